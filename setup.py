@@ -1,0 +1,110 @@
+"""Lists the compiled extensions and finds out, by running a program, whether OpenMP works here.
+
+Environment switches, read at build time:
+
+``SLIDE_DEBUG=1``
+    Bounds checks in every kernel, assertions on every row id, no optimisation.
+``SLIDE_NATIVE=1``
+    ``-march=native``: the binary then runs on this kind of processor only.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools._distutils.ccompiler import new_compiler
+from setuptools._distutils.errors import CompileError, LinkError
+from setuptools._distutils.sysconfig import customize_compiler
+
+KERNELS = [
+    "memory",
+    "parallel",
+    "hashing",
+    "tables",
+    "sampling",
+    "sparse",
+    "optim",
+    "softmax",
+    "dense",
+    "rows",
+    "text",
+]
+
+DEBUG = os.environ.get("SLIDE_DEBUG", "0") == "1"
+NATIVE = os.environ.get("SLIDE_NATIVE", "0") == "1"
+
+OPENMP_PROGRAM = """
+#include <omp.h>
+int main(void) {
+    int sum = 0;
+    #pragma omp parallel for reduction(+:sum) num_threads(2)
+    for (int i = 0; i < 10; i++) sum += i;
+    return sum == 45 && omp_get_max_threads() > 0 ? 0 : 1;
+}
+"""
+
+
+def openmp_flags():
+    """Return (compile flags, link flags) with which an OpenMP program compiles, links and runs, else ([], [])."""
+    if sys.platform == "darwin":
+        candidates = [(["-Xpreprocessor", "-fopenmp"], ["-lomp"]), (["-fopenmp"], ["-fopenmp"])]
+    else:
+        candidates = [(["-fopenmp"], ["-fopenmp"])]
+    for compile_flags, link_flags in candidates:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text(OPENMP_PROGRAM)
+            compiler = new_compiler()
+            customize_compiler(compiler)
+            try:
+                objects = compiler.compile([str(source)], output_dir=folder, extra_postargs=compile_flags)
+                compiler.link_executable(objects, "probe", output_dir=folder, extra_postargs=link_flags)
+                subprocess.run([str(Path(folder, "probe"))], check=True, timeout=60)
+            except (CompileError, LinkError, OSError, subprocess.SubprocessError):
+                continue
+            return compile_flags, link_flags
+    print("slide: no working OpenMP found; the kernels will run on one thread", file=sys.stderr)
+    return [], []
+
+
+def extensions():
+    """Return the cythonized extensions; imported lazily so that metadata commands need neither Cython nor NumPy."""
+    from Cython.Build import cythonize
+
+    compile_flags, link_flags = openmp_flags()
+    flags = ["-O1", "-g", "-DSLIDE_DEBUG"] if DEBUG else ["-O3"]
+    # errno and trap semantics keep sqrt and comparisons from vectorising; values are unaffected.
+    flags += ["-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-unknown-pragmas"]
+    if NATIVE:
+        flags.append("-march=native")
+    simd = Path("slide", "kernels", "simd")
+    modules = [
+        Extension(
+            f"slide.kernels.{name}",
+            [f"slide/kernels/{name}.pyx"],
+            include_dirs=[str(simd)],
+            depends=[str(path) for path in sorted(simd.glob("*.h"))],
+            extra_compile_args=flags + compile_flags,
+            extra_link_args=link_flags,
+        )
+        for name in KERNELS
+    ]
+    return cythonize(
+        modules,
+        nthreads=0 if sys.platform == "darwin" else (os.cpu_count() or 1),
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": DEBUG,
+            "wraparound": False,
+            "initializedcheck": DEBUG,
+            "cdivision": True,
+            "embedsignature": True,
+            "freethreading_compatible": False,
+        },
+    )
+
+
+setup(ext_modules=extensions())

@@ -1,0 +1,69 @@
+"""slide: neural networks with 100,000 to millions of outputs, trained and served on ordinary CPUs.
+
+A re-creation of SLIDE (Chen et al., *SLIDE: In Defense of Smart Algorithms over Hardware Acceleration for Large-Scale
+Deep Learning Systems*, MLSys 2020). A dense network multiplies every output for every sample; this one hashes the
+sample's hidden vector, looks up a few hundred neurons in locality-sensitive hash tables, and computes and updates those
+and a small shared sample of the rest.
+
+The house has two floors; imports run downward only::
+
+    slide/               pure Python: what a user sees
+      cli.py             the `slide` command: train, evaluate, predict, info
+      training.py        fit: epochs, shuffling, evaluation on the way, history
+      checkpoint.py      save and load
+      network.py         Network: owns its layers; train_batch, predict, evaluate
+      layers.py          InputLayer (rows are features), SampledLayer (rows are neurons)
+      index.py           NeuronIndex: hash functions, tables, rebuild schedule
+      families.py        hash families by name
+      metrics.py         P@k, nDCG@k, PSP@k, R@k
+      data/              readers, cache, synthetic data, batches
+      config.py          frozen dataclasses, TOML
+      buffers.py         named large memory
+    slide/kernels/       compiled, without the GIL, knows only arrays
+      memory             HugeBuffer: the one owner of large memory
+      parallel           threads and instruction set
+      rows               RowTable: a layer's parameters, [header | w | m | v] a row
+      hashing            SimHash, DWTA
+      tables             flat bucket tables
+      sampling           vanilla sampling
+      sparse             pairs grouped by row; SpMM, SDDMM
+      dense              shared candidates and exact top-k, through BLAS
+      softmax            cross-entropy over the active set
+      optim              SGD and Adam on touched rows
+      text               the parser behind data/
+      simd/              the C row kernels, once per instruction set
+
+The road of a batch: CSR rows -> hidden activations (`sparse.spmm`) -> bucket indices (`hashing`) -> candidates, labels
+first (`sampling`) -> pairs grouped by row (`sparse.PairGroups`) -> logits (`sparse.sddmm`, `dense.shared_logits`) -> loss
+and deltas (`softmax`) -> gradient and optimiser step in one visit to each row (`optim.step_groups`, `dense.shared_step`)
+-> the same for the rows of the features -> tables rebuilt if due (`index`).
+"""
+
+from slide.config import (
+    ConfigError,
+    HiddenConfig,
+    LSHConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    OutputConfig,
+    RehashConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from slide.info import __version__, show_config
+from slide.network import Network
+
+__all__ = [
+    "ConfigError",
+    "HiddenConfig",
+    "LSHConfig",
+    "Network",
+    "NetworkConfig",
+    "OptimizerConfig",
+    "OutputConfig",
+    "RehashConfig",
+    "RunConfig",
+    "TrainingConfig",
+    "__version__",
+    "show_config",
+]

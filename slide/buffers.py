@@ -1,0 +1,54 @@
+"""Buffers: named large memory of one owner, with its account."""
+
+import numpy as np
+
+from slide.kernels.memory import HugeBuffer
+
+
+class Buffers:
+    """Large arrays by name, each in a `HugeBuffer` of its own that grows when more is asked for.
+
+    Parameters
+    ----------
+    hugepages : bool
+        Ask the kernel for hugepages.
+    """
+
+    def __init__(self, *, hugepages=True):
+        self.hugepages = hugepages
+        self._owned = {}
+
+    def array(self, name, shape, dtype):
+        """Return a C-contiguous array; the same memory as last time under this name where it is large enough.
+
+        Contents are zero when the memory is new and whatever was there before otherwise.
+
+        Parameters
+        ----------
+        name : str
+        shape : tuple of int
+        dtype : dtype
+        """
+        nbytes = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+        buffer = self._owned.get(name)
+        if buffer is None or buffer.nbytes < nbytes:
+            # An eighth more than asked for, so that slowly growing batches do not allocate each time.
+            room = nbytes if buffer is None else nbytes + nbytes // 8
+            buffer = self._owned[name] = HugeBuffer(room, name=name, hugepages=self.hugepages)
+        return buffer.array(shape, dtype)
+
+    def add(self, name, buffer):
+        """Account for a buffer that something else allocated."""
+        self._owned[name] = buffer
+
+    def report(self):
+        """Return a list of dicts with the name, bytes, advice and hugepage bytes of every buffer, in order of creation."""
+        return [
+            {
+                "name": name,
+                "bytes": buffer.nbytes,
+                "advice": buffer.advice,
+                "hugepage_bytes": buffer.hugepage_bytes(),
+            }
+            for name, buffer in self._owned.items()
+        ]

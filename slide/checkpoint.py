@@ -1,0 +1,194 @@
+"""Saved networks: a folder of arrays (NumPy's .npy) and one JSON file, never a pickle.
+
+``network.json`` has the format's version, the sizes, the configuration and what is good to know without loading; beside
+it stand ``input.weights.npy``, ``output.weights.npy``, ``output.bias.npy`` and so on, one for each entry of the layers'
+``state()``. A folder is written under another name and renamed when it is complete, so that a reader never finds half of
+one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from slide.config import ConfigError, NetworkConfig, from_dict, to_dict
+from slide.info import __version__
+from slide.network import Network
+
+FORMAT = "slide-network"
+VERSION = 1
+MANIFEST = "network.json"
+
+
+class CheckpointError(ValueError):
+    """A saved network that is damaged, incomplete or of another version; the message names file and fault."""
+
+
+def save(network: Network, path: str | os.PathLike, *, moments: bool = False) -> None:
+    """Write a network to a folder, replacing a saved network of that name.
+
+    Parameters
+    ----------
+    network : Network
+    path : path-like
+    moments : bool
+        Also write the optimiser's moments: three times the size, and training can go on from there.
+
+    Raises
+    ------
+    FileExistsError
+        `path` exists and is not a saved network.
+    OSError
+        The folder cannot be written; what was at `path` before is as it was.
+    """
+    path = Path(path)
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise FileExistsError(f"{path} exists and is not a saved network; choose another name or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        folder.chmod(0o755)
+        for name, array in _arrays(network, moments).items():
+            _write(folder / f"{name}.npy", lambda file, array=array: np.lib.format.write_array(file, array))
+        text = json.dumps(_manifest(network, moments), indent=2)
+        _write(folder / MANIFEST, lambda file: file.write(text.encode()))
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            os.replace(path, old)
+            os.replace(folder, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(folder, path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def load(path: str | os.PathLike, *, threads: int | None = None) -> Network:
+    """Read a saved network.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder that ``save`` wrote. It may come from anywhere: nothing in it is executed, and every array is
+        checked before it is used.
+    threads : int, optional
+        As for `Network`.
+
+    Returns
+    -------
+    Network
+        Ready to predict; ready to train on if it was saved with its moments.
+
+    Raises
+    ------
+    CheckpointError
+        The folder is not a saved network, or is damaged, incomplete or of another version.
+    """
+    path = Path(path)
+    about = describe(path)
+    try:
+        config = from_dict(NetworkConfig, about["config"])
+        n_features, n_labels, step = (_count(about, name) for name in ("n_features", "n_labels", "step"))
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"{path / MANIFEST}: {error}") from None
+    trainable = about.get("moments") is True
+    _check_sizes(path, n_features, n_labels, config)
+    network = Network(n_features, n_labels, config, threads=threads, trainable=trainable)
+    for name, target in _arrays(network, trainable).items():
+        file = path / f"{name}.npy"
+        try:
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise CheckpointError(f"{file}: {error}; the network was not saved completely or is damaged") from None
+        if array.shape != target.shape or array.dtype != target.dtype:
+            raise CheckpointError(
+                f"{file}: expected {target.dtype} {list(target.shape)}, found {array.dtype} {list(array.shape)}"
+            )
+        target[...] = array
+        if target.dtype.kind == "f" and not np.isfinite(target.sum(dtype=np.float64)):
+            raise CheckpointError(f"{file}: has values that are not finite")
+    network.step = step if trainable else 0
+    return network
+
+
+def describe(path: str | os.PathLike) -> dict:
+    """Return what ``network.json`` of a saved network says, without reading the arrays.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Raises
+    ------
+    CheckpointError
+        The folder is not a saved network, or is of another version.
+    """
+    manifest = Path(path) / MANIFEST
+    try:
+        about = json.loads(manifest.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not a saved network: it has no {MANIFEST}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{manifest}: {error}") from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise CheckpointError(f"{manifest}: not a {FORMAT} file")
+    if about.get("version") != VERSION:
+        raise CheckpointError(
+            f"{manifest}: format version {about.get('version')!r}, this slide {__version__} reads version {VERSION}"
+        )
+    return about
+
+
+def _manifest(network, moments):
+    index = network.output.index
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "slide": __version__,
+        "n_features": network.n_features,
+        "n_labels": network.n_labels,
+        "step": network.step,
+        "moments": moments,
+        "config": to_dict(network.config),
+        "index": None if index is None else index.statistics(),
+    }
+
+
+def _arrays(network, moments):
+    """Views of everything that is saved, by file name."""
+    arrays = {}
+    for prefix, layer in (("input", network.hidden), ("output", network.output)):
+        for name, array in layer.state().items():
+            if moments or name in ("weights", "bias"):
+                arrays[f"{prefix}.{name}"] = array
+    return arrays
+
+
+def _write(file, write):
+    with open(file, "wb") as stream:
+        write(stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _count(about, name):
+    value = about[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        raise ConfigError(f"{name} must be a number from 0 to 2**31 - 1, got {value!r}")
+    return value
+
+
+def _check_sizes(path, n_features, n_labels, config):
+    """Refuse a manifest that promises more than the files hold, before memory is allocated for it."""
+    for prefix, rows in (("input", n_features), ("output", n_labels)):
+        file = path / f"{prefix}.weights.npy"
+        needed = rows * config.hidden.units * 4
+        found = file.stat().st_size if file.is_file() else 0
+        if found < needed or rows < 1:
+            raise CheckpointError(f"{file}: {needed:,} bytes of weights expected for {rows:,} rows, found {found:,}")

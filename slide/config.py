@@ -1,0 +1,409 @@
+"""Configuration: frozen dataclasses, checked when they are made, read from and written to TOML.
+
+A configuration says everything about a run but the data: give the same one, the same seed and the same data, and the
+result is the same to the bit. Every field has a default that works; a wrong value is refused with a `ConfigError` that
+names the field and what it may be.
+"""
+
+import dataclasses
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tomli_w
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+__all__ = [
+    "ConfigError",
+    "HiddenConfig",
+    "LSHConfig",
+    "NetworkConfig",
+    "OptimizerConfig",
+    "OutputConfig",
+    "RehashConfig",
+    "RunConfig",
+    "TrainingConfig",
+]
+
+
+class ConfigError(ValueError):
+    """A configuration field is unknown, of the wrong type or out of range."""
+
+
+def _refuse(config, name, expected):
+    value = getattr(config, name)
+    raise ConfigError(f"{type(config).__name__}.{name} must be {expected}, got {value!r}")
+
+
+def _integer(config, name, low, high, *, optional=False):
+    value = getattr(config, name)
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        _refuse(config, name, f"an integer from {low} to {high}" + (" or left out" if optional else ""))
+
+
+def _number(config, name, low, high, *, open_low=False, open_high=False):
+    value = getattr(config, name)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < low or value > high or (open_low and value == low) or (open_high and value == high):
+        bounds = f"{'above' if open_low else 'from'} {low:g} {'to below' if open_high else 'to'} {high:g}"
+        _refuse(config, name, f"a number {bounds}")
+
+
+def _choice(config, name, choices):
+    if getattr(config, name) not in choices:
+        _refuse(config, name, "one of " + ", ".join(repr(choice) for choice in choices))
+
+
+def _boolean(config, name):
+    if not isinstance(getattr(config, name), bool):
+        _refuse(config, name, "true or false")
+
+
+def _section(config, name, kind):
+    if not isinstance(getattr(config, name), kind):
+        _refuse(config, name, f"a {kind.__name__}")
+
+
+@dataclass(frozen=True)
+class LSHConfig:
+    """The hash family and the tables of a sampled layer.
+
+    Parameters
+    ----------
+    family : str
+        ``"simhash"`` (cosine similarity) or ``"dwta"`` (rank order).
+    k : int, optional
+        Hash codes in a bucket index. By default so many that a bucket holds a few dozen neurons.
+    l : int
+        Tables.
+    projection : str
+        SimHash only: ``"hadamard"`` (fast random rotations) or ``"sparse"`` (random +1, 0, -1 at density 1/3, the
+        paper's).
+    bin_size : int
+        DWTA only: coordinates compared by one code.
+    code_bits : int, optional
+        DWTA only: bits kept of a code; by default as many as tell all places of a bin apart.
+    bucket_bits : int, optional
+        Most bits of a bucket index; longer concatenated codes are mixed down. By default one bucket for each neuron.
+    """
+
+    family: str = "simhash"
+    k: int | None = None
+    l: int = 50  # noqa: E741
+    projection: str = "hadamard"
+    bin_size: int = 8
+    code_bits: int | None = None
+    bucket_bits: int | None = None
+
+    def __post_init__(self):
+        """Check every field."""
+        _choice(self, "family", ("simhash", "dwta"))
+        _integer(self, "k", 1, 32, optional=True)
+        _integer(self, "l", 1, 1024)
+        _choice(self, "projection", ("hadamard", "sparse"))
+        _integer(self, "bin_size", 2, 256)
+        _integer(self, "code_bits", 1, 8, optional=True)
+        _integer(self, "bucket_bits", 1, 30, optional=True)
+
+
+@dataclass(frozen=True)
+class RehashConfig:
+    """When the tables are rebuilt: the t-th time ``period * sum(exp(decay * i) for i < t)`` batches into training.
+
+    Parameters
+    ----------
+    period : int
+        Batches until the first rebuild (N0 in the paper).
+    decay : float
+        How fast the gaps grow (lambda in the paper); 0 keeps them equal.
+    """
+
+    period: int = 50
+    decay: float = 0.1
+
+    def __post_init__(self):
+        """Check every field."""
+        _integer(self, "period", 1, 10**9)
+        _number(self, "decay", 0, 10)
+
+
+@dataclass(frozen=True)
+class HiddenConfig:
+    """The hidden layer, read from the non-zero features alone.
+
+    Parameters
+    ----------
+    units : int
+    activation : str
+        ``"relu"`` or ``"linear"``.
+    """
+
+    units: int = 128
+    activation: str = "relu"
+
+    def __post_init__(self):
+        """Check every field."""
+        _integer(self, "units", 1, 2**16)
+        _choice(self, "activation", ("relu", "linear"))
+
+
+CANDIDATES = ("lsh", "lsh+tail", "lsh+inbatch", "inbatch", "uniform", "full")
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """The output layer: which neurons a training sample computes.
+
+    Parameters
+    ----------
+    candidates : str
+        ``"lsh"``: the sample's own labels and what it finds in the hash tables, the paper's mode.
+        ``"inbatch"``: the labels of every sample of the batch.
+        ``"uniform"``: those, and a uniform sample that the batch shares.
+        ``"lsh+inbatch"``, ``"lsh+tail"``: what the sample finds in the hash tables, and ``"inbatch"`` or
+        ``"uniform"`` beside it.
+        ``"full"``: every neuron.
+    correction : str
+        ``"logq"``: a shared neuron that is no label of the sample, and that it did not find itself, stands for those
+        that were not drawn: its logit is raised by minus the logarithm of its probability of being drawn, which makes
+        the estimate of the softmax's denominator unbiased. ``"none"``: all active neurons count alike.
+    budget : int
+        Neurons a sample takes from the hash tables, at most; its own labels count.
+    tail : int
+        Draws of the uniform sample.
+    lsh : LSHConfig
+    rehash : RehashConfig
+    """
+
+    candidates: str = "lsh+tail"
+    correction: str = "logq"
+    budget: int = 256
+    tail: int = 1024
+    lsh: LSHConfig = field(default_factory=LSHConfig)
+    rehash: RehashConfig = field(default_factory=RehashConfig)
+
+    def __post_init__(self):
+        """Check every field."""
+        _choice(self, "candidates", CANDIDATES)
+        _choice(self, "correction", ("logq", "none"))
+        _integer(self, "budget", 1, 2**24)
+        _integer(self, "tail", 1, 2**24)
+        _section(self, "lsh", LSHConfig)
+        _section(self, "rehash", RehashConfig)
+
+    @property
+    def uses_tables(self):
+        """Whether samples look for neurons in hash tables."""
+        return self.candidates.startswith("lsh")
+
+    @property
+    def uses_labels_of_batch(self):
+        """Whether the labels of every sample are active for all."""
+        return self.candidates not in ("lsh", "full")
+
+    @property
+    def uses_tail(self):
+        """Whether a uniform sample is active for all."""
+        return self.candidates in ("lsh+tail", "uniform")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser, applied to the rows a batch touches.
+
+    Parameters
+    ----------
+    name : str
+        ``"adam"`` or ``"sgd"``.
+    lr : float
+        Learning rate.
+    beta1, beta2, eps : float
+        Adam only.
+    """
+
+    name: str = "adam"
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self):
+        """Check every field."""
+        _choice(self, "name", ("adam", "sgd"))
+        _number(self, "lr", 0, 1e3, open_low=True)
+        _number(self, "beta1", 0, 1, open_high=True)
+        _number(self, "beta2", 0, 1, open_high=True)
+        _number(self, "eps", 0, 1, open_low=True)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """A network, but for its numbers of features and labels, which the data has.
+
+    Parameters
+    ----------
+    hidden : HiddenConfig
+    output : OutputConfig
+    optimizer : OptimizerConfig
+    normalize : bool
+        Scale every sample's features to unit Euclidean length first.
+    seed : int
+        Of the initial weights, the hash functions, the sampling and the shuffling.
+    hugepages : bool
+        Ask the kernel for hugepages.
+    """
+
+    hidden: HiddenConfig = field(default_factory=HiddenConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    normalize: bool = True
+    seed: int = 0
+    hugepages: bool = True
+
+    def __post_init__(self):
+        """Check every field."""
+        _section(self, "hidden", HiddenConfig)
+        _section(self, "output", OutputConfig)
+        _section(self, "optimizer", OptimizerConfig)
+        _boolean(self, "normalize")
+        _integer(self, "seed", 0, 2**63 - 1)
+        _boolean(self, "hugepages")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The training loop.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the data.
+    batch_size : int
+    max_batches : int, optional
+        Stop after so many batches, whatever the epochs say.
+    shuffle : bool
+        Draw a new order of the data for every epoch.
+    eval_points : int
+        Points, drawn at random once, on which quality is followed during training; 0 for none.
+    """
+
+    epochs: int = 5
+    batch_size: int = 128
+    max_batches: int | None = None
+    shuffle: bool = True
+    eval_points: int = 2000
+
+    def __post_init__(self):
+        """Check every field."""
+        _integer(self, "epochs", 1, 10**6)
+        _integer(self, "batch_size", 1, 2**20)
+        _integer(self, "max_batches", 1, 2**31 - 1, optional=True)
+        _boolean(self, "shuffle")
+        _integer(self, "eval_points", 0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run: what ``slide train --config`` reads.
+
+    Parameters
+    ----------
+    network : NetworkConfig
+    training : TrainingConfig
+    """
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self):
+        """Check every field."""
+        _section(self, "network", NetworkConfig)
+        _section(self, "training", TrainingConfig)
+
+    @classmethod
+    def from_toml(cls, path):
+        """Read a configuration; what the file leaves out keeps its default.
+
+        Parameters
+        ----------
+        path : path-like
+
+        Raises
+        ------
+        ConfigError
+            The file is not TOML, or has an unknown or wrong field; the message names file and field.
+        OSError
+            The file cannot be read.
+        """
+        try:
+            text = Path(path).read_bytes().decode("utf-8")
+            return from_dict(cls, tomllib.loads(text))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    def to_toml(self, path):
+        """Write the configuration, every field included.
+
+        Parameters
+        ----------
+        path : path-like
+        """
+        Path(path).write_bytes(tomli_w.dumps(to_dict(self)).encode("utf-8"))
+
+
+def to_dict(config):
+    """Return a configuration as nested dictionaries of plain values; fields that are None are left out.
+
+    Parameters
+    ----------
+    config : dataclass
+    """
+    out = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            value = to_dict(value)
+        if value is not None:
+            out[f.name] = value
+    return out
+
+
+def from_dict(kind, values, *, where=""):
+    """Make a configuration of class `kind` from nested dictionaries.
+
+    Parameters
+    ----------
+    kind : type
+        One of this module's classes.
+    values : dict
+    where : str
+        Path of the section, for messages.
+
+    Raises
+    ------
+    ConfigError
+        A field is unknown or wrong.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"[{where}] must be a section, got {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    arguments = {}
+    for name, value in values.items():
+        path = f"{where}.{name}" if where else name
+        if name not in fields:
+            raise ConfigError(f"unknown setting {path!r}; {where or 'the file'} may have: {', '.join(fields)}")
+        default = fields[name].default_factory
+        if dataclasses.is_dataclass(default):
+            value = from_dict(default, value, where=path)
+        arguments[name] = value
+    try:
+        return kind(**arguments)
+    except ConfigError as error:
+        raise ConfigError(f"[{where}] {error}" if where else str(error)) from None

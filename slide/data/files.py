@@ -1,0 +1,180 @@
+"""Files of bytes: opened whatever their compression, read by whole lines, replaced all at once."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import secrets
+import string
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from slide.data.dataset import DataError
+
+MAGIC = {
+    "gzip": b"\x1f\x8b",
+    "xz": b"\xfd7zXZ\x00",
+    "zip": b"PK\x03\x04",
+}
+SUFFIXES = {".gz": "gzip", ".xz": "xz", ".npz": "zip"}
+CHUNK_BYTES = 8 << 20
+
+
+def sniff(path: Path) -> str:
+    """Tell how the bytes of a file are packed.
+
+    The first bytes decide, not the suffix: a file renamed or unpacked in place is read for what it is.
+
+    Parameters
+    ----------
+    path : Path
+        The file to look into.
+
+    Returns
+    -------
+    {"gzip", "xz", "zip", "plain"}
+
+    Raises
+    ------
+    DataError
+        If there is no such file, if it is a folder or empty, or if it is named as an archive and holds
+        neither that nor text.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(max(map(len, MAGIC.values())))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; name the file in it to be read") from None
+    if not head:
+        raise DataError(f"{path} is empty; the file may not have been written to the end")
+    for packing, magic in MAGIC.items():
+        if head.startswith(magic):
+            return packing
+    named = SUFFIXES.get(path.suffix.lower())
+    if named is not None and not all(byte in string.printable.encode() for byte in head):
+        raise DataError(
+            f"{path} is named as a {named} archive but does not start like one; it may be damaged"
+        )
+    return "plain"
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file of text for reading, unpacked.
+
+    Parameters
+    ----------
+    path : Path
+        Plain text, gzip or xz.
+
+    Returns
+    -------
+    BinaryIO
+
+    Raises
+    ------
+    DataError
+        As :func:`sniff` does, and if the file is a zip archive.
+    """
+    packing = sniff(path)
+    if packing == "gzip":
+        return gzip.open(path, "rb")
+    if packing == "xz":
+        return lzma.open(path, "rb")
+    if packing == "zip":
+        raise DataError(f"{path} is a zip archive, which holds no text; unpack it, or read it as npz")
+    return open(path, "rb", buffering=0)
+
+
+def whole_lines(file: BinaryIO, path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+    """Read a file in chunks of whole lines.
+
+    Parameters
+    ----------
+    file : BinaryIO
+        As :func:`open_bytes` returns it.
+    path : Path
+        Its name, for messages.
+    chunk_bytes : int, default=8 MiB
+        Size of a chunk. It grows to the longest line met.
+
+    Yields
+    ------
+    memoryview
+        Bytes that end with a newline or with the file; valid until the next chunk is asked for.
+
+    Raises
+    ------
+    DataError
+        If an archive is damaged or breaks off.
+    """
+    buffer = bytearray(chunk_bytes)
+    filled = 0
+    unpacked = 0
+    while True:
+        if filled == len(buffer):
+            # A new buffer, not a larger one: the caller may still hold a view of this one.
+            buffer = buffer + bytes(len(buffer))
+        with memoryview(buffer) as view:
+            try:
+                count = file.readinto(view[filled:])
+            except EOFError:
+                raise DataError(
+                    f"{path}: the archive breaks off after {unpacked:,} unpacked bytes; "
+                    "it is truncated, fetch it again"
+                ) from None
+            except (gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+                raise DataError(
+                    f"{path}: the archive is damaged after {unpacked:,} unpacked bytes ({error}); "
+                    "fetch it again"
+                ) from None
+            filled += count
+            unpacked += count
+            if count == 0:
+                if filled:
+                    yield view[:filled]
+                return
+            if filled < len(buffer):
+                continue
+            cut = buffer.rfind(b"\n", 0, filled) + 1
+            if cut == 0:
+                continue
+            yield view[:cut]
+        filled -= cut
+        buffer[:filled] = buffer[cut : cut + filled]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the folder of `path`, and move it there once the block has ended well.
+
+    Readers see the former file or the whole new one, never a part; an error or an interruption leaves the
+    former.
+
+    Parameters
+    ----------
+    path : Path
+        The file to create or replace; its folder must exist.
+
+    Yields
+    ------
+    Path
+        Where the block must write the file.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.partial")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,114 @@
+"""One door for every format: ``load`` finds out what a file is, and keeps parsed text in the cache."""
+
+from __future__ import annotations
+
+import operator
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from slide.data.cache import CacheEntry, default_folder
+from slide.data.dataset import MAX_IDS, Dataset
+from slide.data.files import SUFFIXES, sniff
+from slide.data.npz import read_npz
+from slide.data.text import ZeroBased, looks_like_svmlight, read_svmlight, read_xc
+
+FORMATS = ("auto", "xc", "svmlight", "npz")
+SVMLIGHT_SUFFIXES = (".svm", ".svmlight", ".libsvm")
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    format: Literal["auto", "xc", "svmlight", "npz"] = "auto",
+    n_features: int | None = None,
+    n_labels: int | None = None,
+    zero_based: ZeroBased = "auto",
+    cache: bool = True,
+    cache_dir: str | os.PathLike | None = None,
+) -> Dataset:
+    """Read a data set from a file.
+
+    Repeated features are summed, repeated labels count once, and rows may be unsorted or empty.
+
+    Parameters
+    ----------
+    path : path-like
+        Text, plain or packed with gzip or xz, or a NumPy archive written by :func:`save_npz`. The data set is
+        named after the file.
+    format : {"auto", "xc", "svmlight", "npz"}, default="auto"
+        "xc" is the text of the extreme-classification repository: a header ``points features labels``, then
+        one point a line, ``label,label feature:value feature:value``; a line without labels starts with a
+        space. "svmlight" is the same without a header and with comments. "auto" goes by the file's bytes and
+        suffixes and, for text, by its first line.
+    n_features, n_labels : int, optional
+        Numbers of columns to use in place of the file's. A file without a header says only what its largest
+        ids are: give the training set's numbers when reading its test set.
+    zero_based : bool or "auto", default="auto"
+        For svmlight, whether feature ids count from 0 or from 1; with "auto", from 1 if 0 never occurs.
+    cache : bool, default=True
+        Keep the parsed arrays, and use them as long as the file's size and modification time stay the same.
+    cache_dir : path-like, optional
+        Where; by default ``$SLIDE_CACHE_DIR``, ``$XDG_CACHE_HOME/slide`` or ``~/.cache/slide``.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged or malformed. The message names the file, the line, the text at fault
+        and what was expected.
+    ValueError
+        If an option has a value that is not listed here.
+
+    Examples
+    --------
+    >>> train = load("train.txt.xz")  # doctest: +SKIP
+    >>> test = load("test.svm", n_features=train.n_features, n_labels=train.n_labels)  # doctest: +SKIP
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
+    if zero_based not in (True, False, "auto"):
+        raise ValueError(f'zero_based must be True, False or "auto", not {zero_based!r}')
+    n_features = _check_size("n_features", n_features)
+    n_labels = _check_size("n_labels", n_labels)
+
+    path = Path(path)
+    packing = sniff(path)
+    name = path.name.split(".")[0]
+    if format == "npz" or (format == "auto" and packing == "zip"):
+        return replace(read_npz(path, n_features, n_labels), name=name)
+
+    entry = None
+    folder = default_folder() if cache_dir is None else Path(cache_dir)
+    if cache and folder is not None:
+        options = {"format": format, "n_features": n_features, "n_labels": n_labels, "zero_based": zero_based}
+        entry = CacheEntry.of(path, options, folder)
+    dataset = entry.read() if entry else None
+    if dataset is None:
+        if format == "svmlight" or (format == "auto" and _is_svmlight(path)):
+            dataset = read_svmlight(path, n_features, n_labels, zero_based)
+        else:
+            dataset = read_xc(path, n_features, n_labels)
+        if entry:
+            entry.write(dataset)
+    return replace(dataset, name=name)
+
+
+def _is_svmlight(path: Path) -> bool:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in SUFFIXES:
+        suffixes.pop()
+    return (bool(suffixes) and suffixes[-1] in SVMLIGHT_SUFFIXES) or looks_like_svmlight(path)
+
+
+def _check_size(option: str, size: int | None) -> int | None:
+    if size is None:
+        return None
+    size = operator.index(size)
+    if not 1 <= size <= MAX_IDS:
+        raise ValueError(f"{option} must be between 1 and {MAX_IDS}, not {size}")
+    return size

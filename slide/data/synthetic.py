@@ -1,0 +1,154 @@
+"""Synthetic data of any size, with structure to learn and labels as unevenly used as in the field."""
+
+from __future__ import annotations
+
+from typing import overload
+
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+
+from slide.data.dataset import Dataset
+
+BLOCK = 1 << 12  # points drawn at a time; bounds the memory of the draws, whatever the number of points
+
+# What the random streams are for; part of their keys.
+_STRUCTURE, _TRAIN, _TEST = range(3)
+
+
+@overload
+def make_extreme(
+    n_points: int = ...,
+    n_features: int = ...,
+    n_labels: int = ...,
+    *,
+    features_per_point: int = ...,
+    labels_per_point: int = ...,
+    words_per_label: int = ...,
+    zipf: float = ...,
+    noise: float = ...,
+    seed: int = ...,
+) -> Dataset: ...
+@overload
+def make_extreme(
+    n_points: int = ...,
+    n_features: int = ...,
+    n_labels: int = ...,
+    *,
+    features_per_point: int = ...,
+    labels_per_point: int = ...,
+    words_per_label: int = ...,
+    zipf: float = ...,
+    noise: float = ...,
+    seed: int = ...,
+    test_points: int,
+) -> tuple[Dataset, Dataset]: ...
+def make_extreme(
+    n_points=10_000,
+    n_features=5_000,
+    n_labels=1_000,
+    *,
+    features_per_point=30,
+    labels_per_point=3,
+    words_per_label=10,
+    zipf=1.0,
+    noise=0.2,
+    seed=0,
+    test_points=0,
+):
+    """Draw points whose features are mostly words of their labels.
+
+    Every label has a few feature "words" of its own, drawn uniformly. A point draws its labels with
+    probabilities that fall as a power of a label's rank (Zipf's law), then draws each of its features:
+    usually a word of one of its labels, sometimes any feature. Values count how often a feature was drawn;
+    rows are scaled to unit length. Label ids say nothing about rank.
+
+    Parameters
+    ----------
+    n_points, n_features, n_labels : int, default=10_000, 5_000, 1_000
+        Sizes of the data set.
+    features_per_point, labels_per_point : int, default=30, 3
+        Draws a point; repeats make a row shorter.
+    words_per_label : int, default=10
+        Draws a label; two labels may share a word.
+    zipf : float, default=1.0
+        Exponent of Zipf's law; 0 makes all labels equally frequent.
+    noise : float in [0, 1], default=0.2
+        Share of features drawn without regard to the labels.
+    seed : int, default=0
+        The same arguments give the same data; more points, or a test set, leave the former points as they
+        were.
+    test_points : int, default=0
+        Points of a second data set with the same words and label frequencies.
+
+    Returns
+    -------
+    Dataset, or (train, test) if `test_points` is positive
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, or if `noise` or `zipf` is out of range.
+    """
+    sizes = {
+        "n_points": n_points,
+        "n_features": n_features,
+        "n_labels": n_labels,
+        "features_per_point": features_per_point,
+        "labels_per_point": labels_per_point,
+        "words_per_label": words_per_label,
+    }
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size!r}")
+    if test_points < 0:
+        raise ValueError(f"test_points must not be negative, not {test_points!r}")
+    if not 0 <= noise <= 1:
+        raise ValueError(f"noise must lie between 0 and 1, not {noise!r}")
+    if not 0 <= zipf < np.inf:
+        raise ValueError(f"zipf must be zero or a positive number, not {zipf!r}")
+
+    rng = np.random.default_rng([seed, _STRUCTURE])
+    words = rng.integers(n_features, size=(n_labels, words_per_label), dtype=np.int32)
+    label_by_rank = rng.permutation(n_labels)
+    cumulative = np.cumsum(np.arange(1, n_labels + 1, dtype=np.float64) ** -zipf)
+    cumulative /= cumulative[-1]
+
+    def draw_block(stream, block, size):
+        rng = np.random.default_rng([seed, stream, block])
+        # Always drawn for a whole block, so that a point does not depend on how many there are.
+        ranks = np.searchsorted(cumulative, rng.random((BLOCK, labels_per_point))[:size], side="right")
+        labels = label_by_rank[ranks]
+        shape = (BLOCK, features_per_point)
+        chosen = rng.integers(labels_per_point, size=shape, dtype=np.int32)[:size]
+        word = rng.integers(words_per_label, size=shape, dtype=np.int32)[:size]
+        features = words[np.take_along_axis(labels, chosen, axis=1), word]
+        unrelated = rng.random(shape, dtype=np.float32)[:size] < noise
+        features[unrelated] = rng.integers(n_features, size=shape, dtype=np.int32)[:size][unrelated]
+        X = _count(features, n_features)
+        lengths = np.sqrt(np.add.reduceat(X.data**2, X.indptr[:-1]))
+        X.data /= np.repeat(lengths, np.diff(X.indptr))
+        Y = _count(labels, n_labels)
+        Y.data[:] = 1
+        return X, Y
+
+    def draw(stream, size, name):
+        blocks = [
+            draw_block(stream, block, min(BLOCK, size - start))
+            for block, start in enumerate(range(0, size, BLOCK))
+        ]
+        X, Y = (vstack(matrices, format="csr") for matrices in zip(*blocks, strict=True))
+        return Dataset(X, Y, name=name)
+
+    train = draw(_TRAIN, n_points, "synthetic")
+    if test_points == 0:
+        return train
+    return train, draw(_TEST, test_points, "synthetic test")
+
+
+def _count(ids: np.ndarray, n_columns: int) -> csr_matrix:
+    """Return the CSR matrix of how often each id occurs in each row of `ids`."""
+    ids = np.sort(ids, axis=1)
+    starts = np.flatnonzero(np.diff(ids, axis=1, prepend=-1))
+    counts = np.diff(starts, append=ids.size).astype(np.float32)
+    indptr = np.searchsorted(starts, np.arange(len(ids) + 1) * ids.shape[1])
+    return csr_matrix((counts, ids.ravel()[starts], indptr), shape=(len(ids), n_columns))

@@ -1,0 +1,15 @@
+"""NumPy dtypes of the arrays the kernels read and write; ``types.pxd`` beside it has the matching C types."""
+
+import numpy as np
+
+VALUE = np.dtype(np.float32)
+"""Weights, activations, data values."""
+
+INDEX = np.dtype(np.int32)
+"""Row, feature, label and sample ids."""
+
+OFFSET = np.dtype(np.int64)
+"""CSR row offsets and every element offset."""
+
+CODE = np.dtype(np.uint32)
+"""Bucket indices."""

@@ -1,0 +1,106 @@
+"""Threads and the instruction set: what this process has, and what the kernels use.
+
+Every parallel loop of the package names its number of threads; nothing here or elsewhere changes OpenMP's settings.
+"""
+
+import os
+
+from libc.stdint cimport int64_t
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define SLIDE_OPENMP _OPENMP
+    #else
+    #define SLIDE_OPENMP 0
+    #endif
+    """
+    const int SLIDE_OPENMP
+
+cdef extern from "isa.h" nogil:
+    int slide_isa_supported()
+
+_ISA_NAMES = ("baseline", "avx2", "avx512")
+
+
+cdef int threads_for(int num_threads, long long work, long long grain) noexcept nogil:
+    """As many of `num_threads` as have at least `grain` units of `work` each: small loops stay serial."""
+    cdef long long useful = work // grain + 1
+    return <int>useful if useful < num_threads else num_threads
+
+
+def openmp_version():
+    """Return the OpenMP specification's date the kernels were built with, such as 201511, or 0 without OpenMP."""
+    return SLIDE_OPENMP
+
+
+def isa():
+    """Return the instruction set the row kernels use: ``"baseline"``, ``"avx2"`` or ``"avx512"``.
+
+    The environment variable ``SLIDE_ISA``, read when a kernel is first imported, lowers it.
+    """
+    return _ISA_NAMES[slide_isa_level()]
+
+
+def isa_supported():
+    """Return the best instruction set this processor has, by the same names."""
+    return _ISA_NAMES[slide_isa_supported()]
+
+
+def cpu_quota(root="/sys/fs/cgroup"):
+    """Return the container's CPU quota in cores, or None where there is none.
+
+    Parameters
+    ----------
+    root : str
+        Where the cgroup file system is mounted; version 2 is looked for first, then version 1.
+    """
+    try:
+        with open(os.path.join(root, "cpu.max")) as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        try:
+            with open(os.path.join(root, "cpu", "cpu.cfs_quota_us")) as file:
+                quota = file.read().strip()
+            with open(os.path.join(root, "cpu", "cpu.cfs_period_us")) as file:
+                period = file.read().strip()
+        except OSError:
+            return None
+    try:
+        cores = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return cores if cores > 0 else None
+
+
+def available_cpus():
+    """Return how many cores this process may use: its affinity mask, bounded by the container's quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cpus = len(os.sched_getaffinity(0))
+    else:
+        cpus = os.cpu_count() or 1
+    quota = cpu_quota()
+    if quota is not None:
+        cpus = min(cpus, max(1, int(quota + 0.5)))
+    return cpus
+
+
+def resolve_threads(threads=None):
+    """Return the number of threads to run on.
+
+    Parameters
+    ----------
+    threads : int, optional
+        1 or more; by default ``available_cpus()``. Always 1 in a build without OpenMP.
+
+    Raises
+    ------
+    ValueError
+        `threads` is not a positive integer.
+    """
+    if threads is None:
+        threads = available_cpus()
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads must be a positive integer or None, got {threads!r}")
+    return threads if SLIDE_OPENMP else 1

@@ -1,0 +1,55 @@
+from libc.stdint cimport int32_t, int64_t
+
+from slide.kernels.memory cimport HugeBuffer
+
+
+cdef extern from "rows.h" nogil:
+    const int SLIDE_LANES, SLIDE_HEADER, SLIDE_BIAS, SLIDE_BIAS_M, SLIDE_BIAS_V, SLIDE_LAST_STEP
+    const int SLIDE_SGD, SLIDE_ADAM
+
+    ctypedef struct slide_rule:
+        int32_t kind
+        int32_t step
+        float rate
+        float beta1
+        float beta2
+        float eps
+        float root_scale
+
+    ctypedef struct slide_table:
+        float *base
+        int64_t n_rows
+        int64_t stride
+        int64_t dp
+
+    ctypedef struct slide_groups:
+        const int32_t *rows
+        const int64_t *ptr
+        const int32_t *sample
+        const int32_t *slot
+
+    ctypedef struct slide_row_kernels:
+        void (*spmm)(const slide_table *, const int32_t *, const float *, int64_t, float *) noexcept nogil
+        void (*sddmm)(const slide_table *, const slide_groups *, int64_t, int64_t, const float *,
+                      float *) noexcept nogil
+        void (*step_groups)(const slide_table *, const slide_groups *, int64_t, int64_t, const float *,
+                            const float *, float *, const slide_rule *) noexcept nogil
+        void (*step_gradients)(const slide_table *, const int32_t *, int64_t, const float *, const float *,
+                               const slide_rule *) noexcept nogil
+        void (*step_vector)(float *, float *, float *, const float *, int64_t, const slide_rule *) noexcept nogil
+        void (*sum_parts)(const float *, int64_t, int64_t, const float *, float *, int64_t) noexcept nogil
+        float (*exp_sum)(float *, int64_t, float) noexcept nogil
+        float (*max)(const float *, int64_t, float) noexcept nogil
+        void (*scale)(float *, int64_t, float) noexcept nogil
+        int64_t (*above)(const float *, int64_t, int64_t, float) noexcept nogil
+
+    slide_row_kernels slide_rows_for(int level)
+
+
+cdef class RowTable:
+    cdef slide_table table
+    cdef readonly HugeBuffer buffer
+    cdef readonly int64_t n_rows
+    cdef readonly int64_t dim
+    cdef readonly int64_t padded_dim
+    cdef readonly int moments

@@ -1,0 +1,262 @@
+/* The row kernels themselves; included by rows.h once per instruction set. Vectors H are [samples, dp], unit stride
+ * along dp. All loops over a row run in panels of at most PANEL vectors, which stay in registers. */
+
+#define PANEL 8
+
+/* Lane sums by a fixed tree, so that the sum is the same wherever the vector came from. */
+ROWS_TARGET SLIDE_INLINE float ROWS_FN(reduce)(vf x) {
+    x += VF_ROTATE(x, 8);
+    x += VF_ROTATE(x, 4);
+    x += VF_ROTATE(x, 2);
+    x += VF_ROTATE(x, 1);
+    return x[0];
+}
+
+/* exp(x) for x <= 0 to about 2 ulp; below -87 the result is a tiny normal number, never a denormal. NaN stays NaN.
+ * Range reduction and the minimax polynomial's degree follow Cephes' expf (Moshier). */
+ROWS_TARGET SLIDE_INLINE vf ROWS_FN(exp_nonpositive)(vf x) {
+    const vf low = VF_SET(-87.0f);
+    x = VF_SELECT(x < low, low, x);
+    vf t = x * VF_SET(1.44269504088896341f);
+    vi n = __builtin_convertvector(t - VF_SET(0.5f), vi); /* x <= 0, so truncation rounds to nearest */
+    vf f = __builtin_convertvector(n, vf);
+    vf r = x - f * VF_SET(0.693359375f) - f * VF_SET(-2.12194440e-4f);
+    vf p = VF_SET(1.9875691500e-4f);
+    p = p * r + VF_SET(1.3981999507e-3f);
+    p = p * r + VF_SET(8.3334519073e-3f);
+    p = p * r + VF_SET(4.1665795894e-2f);
+    p = p * r + VF_SET(1.6666665459e-1f);
+    p = p * r + VF_SET(5.0000001201e-1f);
+    p = p * r * r + r + VF_SET(1.0f);
+    return p * (vf)((n + 127) << 23);
+}
+
+/* --- SpMM: out[0:dp] += sum_i value[i] * w[index[i]] --------------------------------------------------------- */
+
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(spmm_panel)(const slide_table *t, const int32_t *index, const float *value,
+                                                  int64_t n, int64_t column, float *out, const int width) {
+    vf sum[PANEL];
+    _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) sum[j] = VF_LOAD(out + column + j * SLIDE_LANES);
+    for (int64_t i = 0; i < n; i++) {
+        if (i + 4 < n) {
+            const float *ahead = slide_row(t, index[i + 4]) + SLIDE_HEADER + column;
+            for (int j = 0; j < width; j++) __builtin_prefetch(ahead + j * SLIDE_LANES);
+        }
+        const float *w = slide_row(t, index[i]) + SLIDE_HEADER + column;
+        const vf x = VF_SET(value[i]);
+        _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) sum[j] += x * VF_LOAD(w + j * SLIDE_LANES);
+    }
+    _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) VF_STORE(out + column + j * SLIDE_LANES, sum[j]);
+}
+
+ROWS_TARGET static void ROWS_FN(slide_spmm)(const slide_table *t, const int32_t *index, const float *value, int64_t n,
+                                            float *out) {
+    int64_t column = 0;
+    for (; column + PANEL * SLIDE_LANES <= t->dp; column += PANEL * SLIDE_LANES)
+        ROWS_FN(spmm_panel)(t, index, value, n, column, out, PANEL);
+    for (; column < t->dp; column += SLIDE_LANES) ROWS_FN(spmm_panel)(t, index, value, n, column, out, 1);
+}
+
+/* --- SDDMM: out[slot] = w[row] . H[sample] + bias[row], groups first..last ------------------------------------- */
+
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(sddmm_group)(const float *w, const slide_groups *g, int64_t i, int64_t end,
+                                                   float bias, int64_t dp, const float *hidden, float *out,
+                                                   const int width) {
+    vf row[PANEL];
+    _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) row[j] = VF_LOAD(w + j * SLIDE_LANES);
+    for (; i < end; i++) {
+        const float *h = hidden + g->sample[i] * dp;
+        vf even = row[0] * VF_LOAD(h), odd = VF_SET(0);
+        _Pragma("GCC unroll 8") for (int j = 1; j < width; j++) {
+            if (j % 2) odd += row[j] * VF_LOAD(h + j * SLIDE_LANES);
+            else even += row[j] * VF_LOAD(h + j * SLIDE_LANES);
+        }
+        for (int64_t column = width * SLIDE_LANES; column < dp; column += SLIDE_LANES)
+            even += VF_LOAD(w + column) * VF_LOAD(h + column);
+        out[g->slot[i]] = ROWS_FN(reduce)(even + odd) + bias;
+    }
+}
+
+ROWS_TARGET static void ROWS_FN(slide_sddmm)(const slide_table *t, const slide_groups *g, int64_t first, int64_t last,
+                                             const float *hidden, float *out) {
+    for (int64_t k = first; k < last; k++) {
+        if (k + 3 < last) slide_prefetch_row(t, g->rows[k + 3], SLIDE_HEADER + t->dp);
+        const float *row = slide_row(t, g->rows[k]);
+        const float *w = row + SLIDE_HEADER;
+        if (t->dp >= PANEL * SLIDE_LANES)
+            ROWS_FN(sddmm_group)(w, g, g->ptr[k], g->ptr[k + 1], row[SLIDE_BIAS], t->dp, hidden, out, PANEL);
+        else
+            ROWS_FN(sddmm_group)(w, g, g->ptr[k], g->ptr[k + 1], row[SLIDE_BIAS], t->dp, hidden, out, 1);
+    }
+}
+
+/* --- The optimiser's step ---------------------------------------------------------------------------------------- */
+
+ROWS_TARGET SLIDE_INLINE vf ROWS_FN(root)(vf x) {
+    float lane[SLIDE_LANES];
+    memcpy(lane, &x, sizeof lane);
+    for (int i = 0; i < SLIDE_LANES; i++) lane[i] = __builtin_sqrtf(lane[i]);
+    memcpy(&x, lane, sizeof lane);
+    return x;
+}
+
+/* w, m, v point at one vector each; g is its gradient. */
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(step_lanes)(float *w, float *m, float *v, vf g, const slide_rule *rule) {
+    if (rule->kind == SLIDE_ADAM) {
+        vf first = VF_SET(rule->beta1) * VF_LOAD(m) + VF_SET(1.0f - rule->beta1) * g;
+        vf second = VF_SET(rule->beta2) * VF_LOAD(v) + VF_SET(1.0f - rule->beta2) * g * g;
+        VF_STORE(m, first);
+        VF_STORE(v, second);
+        vf root = ROWS_FN(root)(second) * VF_SET(rule->root_scale) + VF_SET(rule->eps);
+        VF_STORE(w, VF_LOAD(w) - VF_SET(rule->rate) * first / root);
+    } else {
+        VF_STORE(w, VF_LOAD(w) - VF_SET(rule->rate) * g);
+    }
+}
+
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(step_header)(float *row, float g, const slide_rule *rule) {
+    if (rule->kind == SLIDE_ADAM) {
+        float m = rule->beta1 * row[SLIDE_BIAS_M] + (1.0f - rule->beta1) * g;
+        float v = rule->beta2 * row[SLIDE_BIAS_V] + (1.0f - rule->beta2) * g * g;
+        row[SLIDE_BIAS_M] = m;
+        row[SLIDE_BIAS_V] = v;
+        row[SLIDE_BIAS] -= rule->rate * m / (__builtin_sqrtf(v) * rule->root_scale + rule->eps);
+    } else {
+        row[SLIDE_BIAS] -= rule->rate * g;
+    }
+    memcpy(row + SLIDE_LAST_STEP, &rule->step, sizeof rule->step);
+}
+
+/* One visit to a row: its gradient, its share of the samples' gradient (with the weights before the step), the step. */
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(visit_panel)(float *w, const slide_groups *g, int64_t begin, int64_t end,
+                                                   const float *coef, int64_t dp, const float *hidden, float *dhidden,
+                                                   const slide_rule *rule, const int width) {
+    vf row[PANEL], grad[PANEL];
+    _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) {
+        row[j] = VF_LOAD(w + j * SLIDE_LANES);
+        grad[j] = VF_SET(0);
+    }
+    for (int64_t i = begin; i < end; i++) {
+        const float *h = hidden + g->sample[i] * dp;
+        const vf c = VF_SET(coef[g->slot[i]]);
+        _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) grad[j] += c * VF_LOAD(h + j * SLIDE_LANES);
+        if (dhidden != NULL) {
+            float *d = dhidden + g->sample[i] * dp;
+            _Pragma("GCC unroll 8") for (int j = 0; j < width; j++)
+                VF_STORE(d + j * SLIDE_LANES, VF_LOAD(d + j * SLIDE_LANES) + c * row[j]);
+        }
+    }
+    _Pragma("GCC unroll 8") for (int j = 0; j < width; j++)
+        ROWS_FN(step_lanes)(w + j * SLIDE_LANES, w + dp + j * SLIDE_LANES, w + 2 * dp + j * SLIDE_LANES, grad[j], rule);
+}
+
+ROWS_TARGET static void ROWS_FN(slide_step_groups)(const slide_table *t, const slide_groups *g, int64_t first,
+                                                   int64_t last, const float *coef, const float *hidden, float *dhidden,
+                                                   const slide_rule *rule) {
+    for (int64_t k = first; k < last; k++) {
+        if (k + 2 < last) slide_prefetch_row(t, g->rows[k + 2], t->stride);
+        float *row = slide_row(t, g->rows[k]);
+        int64_t begin = g->ptr[k], end = g->ptr[k + 1], column = 0;
+        for (; column + PANEL * SLIDE_LANES <= t->dp; column += PANEL * SLIDE_LANES)
+            ROWS_FN(visit_panel)(row + SLIDE_HEADER + column, g, begin, end, coef, t->dp, hidden + column,
+                                 dhidden == NULL ? NULL : dhidden + column, rule, PANEL);
+        for (; column < t->dp; column += SLIDE_LANES)
+            ROWS_FN(visit_panel)(row + SLIDE_HEADER + column, g, begin, end, coef, t->dp, hidden + column,
+                                 dhidden == NULL ? NULL : dhidden + column, rule, 1);
+        float bias_gradient = 0.0f;
+        for (int64_t i = begin; i < end; i++) bias_gradient += coef[g->slot[i]];
+        ROWS_FN(step_header)(row, bias_gradient, rule);
+    }
+}
+
+/* Rows ids[0..n] take the step for the gradients grad[n, dp] and grad_bias[n] worked out by a matrix product. */
+ROWS_TARGET static void ROWS_FN(slide_step_gradients)(const slide_table *t, const int32_t *ids, int64_t n,
+                                                      const float *grad, const float *grad_bias,
+                                                      const slide_rule *rule) {
+    for (int64_t k = 0; k < n; k++) {
+        if (k + 2 < n) slide_prefetch_row(t, ids[k + 2], t->stride);
+        float *row = slide_row(t, ids[k]);
+        float *w = row + SLIDE_HEADER;
+        for (int64_t column = 0; column < t->dp; column += SLIDE_LANES)
+            ROWS_FN(step_lanes)(w + column, w + t->dp + column, w + 2 * t->dp + column,
+                                VF_LOAD(grad + k * t->dp + column), rule);
+        ROWS_FN(step_header)(row, grad_bias[k], rule);
+    }
+}
+
+/* A dense parameter vector of n floats, n a multiple of SLIDE_LANES. */
+ROWS_TARGET static void ROWS_FN(slide_step_vector)(float *w, float *m, float *v, const float *grad, int64_t n,
+                                                   const slide_rule *rule) {
+    for (int64_t i = 0; i < n; i += SLIDE_LANES) ROWS_FN(step_lanes)(w + i, m + i, v + i, VF_LOAD(grad + i), rule);
+}
+
+/* --- Per-sample vectors ------------------------------------------------------------------------------------------ */
+
+/* out[0:n] = sum over parts of part[p * distance + 0:n], zero where the ReLU's output `active` (if any) is zero. */
+ROWS_TARGET static void ROWS_FN(slide_sum_parts)(const float *part, int64_t n_parts, int64_t distance,
+                                                 const float *active, float *out, int64_t n) {
+    for (int64_t i = 0; i < n; i += SLIDE_LANES) {
+        vf sum = VF_SET(0);
+        for (int64_t p = 0; p < n_parts; p++) sum += VF_LOAD(part + p * distance + i);
+        if (active != NULL) sum = VF_SELECT(VF_LOAD(active + i) > VF_SET(0), sum, VF_SET(0));
+        VF_STORE(out + i, sum);
+    }
+}
+
+/* x[i] = exp(x[i] - top), returning their sum; top is at least every x. */
+ROWS_TARGET static float ROWS_FN(slide_exp_sum)(float *x, int64_t n, float top) {
+    vf sum = VF_SET(0);
+    int64_t i = 0;
+    for (; i + SLIDE_LANES <= n; i += SLIDE_LANES) {
+        vf e = ROWS_FN(exp_nonpositive)(VF_LOAD(x + i) - VF_SET(top));
+        VF_STORE(x + i, e);
+        sum += e;
+    }
+    if (i < n) {
+        float tail[SLIDE_LANES];
+        for (int j = 0; j < SLIDE_LANES; j++) tail[j] = j < n - i ? x[i + j] - top : 0.0f;
+        VF_STORE(tail, ROWS_FN(exp_nonpositive)(VF_LOAD(tail)));
+        for (int j = 0; j < n - i; j++) x[i + j] = tail[j];
+        for (int j = (int)(n - i); j < SLIDE_LANES; j++) tail[j] = 0.0f;
+        sum += VF_LOAD(tail);
+    }
+    return ROWS_FN(reduce)(sum);
+}
+
+ROWS_TARGET static float ROWS_FN(slide_max)(const float *x, int64_t n, float start) {
+    vf top = VF_SET(start);
+    int64_t i = 0;
+    for (; i + SLIDE_LANES <= n; i += SLIDE_LANES) {
+        vf y = VF_LOAD(x + i);
+        top = VF_SELECT(y > top, y, top);
+    }
+    float best = start;
+    for (int j = 0; j < SLIDE_LANES; j++)
+        if (top[j] > best) best = top[j];
+    for (; i < n; i++)
+        if (x[i] > best) best = x[i];
+    return best;
+}
+
+ROWS_TARGET static void ROWS_FN(slide_scale)(float *x, int64_t n, float factor) {
+    int64_t i = 0;
+    for (; i + SLIDE_LANES <= n; i += SLIDE_LANES) VF_STORE(x + i, VF_LOAD(x + i) * VF_SET(factor));
+    for (; i < n; i++) x[i] *= factor;
+}
+
+/* The first i in begin..n with x[i] > bar, or n: the scan of a top-k selection, which rarely finds one. */
+ROWS_TARGET static int64_t ROWS_FN(slide_above)(const float *x, int64_t begin, int64_t n, float bar) {
+    int64_t i = begin;
+    for (; i + 4 * SLIDE_LANES <= n; i += 4 * SLIDE_LANES) {
+        vi any = (VF_LOAD(x + i) > VF_SET(bar)) | (VF_LOAD(x + i + 16) > VF_SET(bar)) |
+                 (VF_LOAD(x + i + 32) > VF_SET(bar)) | (VF_LOAD(x + i + 48) > VF_SET(bar));
+        int64_t word[8];
+        memcpy(word, &any, sizeof word);
+        if (word[0] | word[1] | word[2] | word[3] | word[4] | word[5] | word[6] | word[7]) break;
+    }
+    for (; i < n; i++)
+        if (x[i] > bar) return i;
+    return n;
+}
+
+#undef PANEL

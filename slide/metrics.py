@@ -1,0 +1,299 @@
+"""Ranking metrics of extreme classification: P@k, nDCG@k, PSP@k and R@k.
+
+Predictions are ids ranked best first, one row a point, and -1 where there is no prediction. The definitions
+are those of the extreme-classification repository [1]_, with which published numbers are compared; the
+propensities are those of [2]_.
+
+**Points without labels** count in every average, as points on which nothing can be won: 0 in P@k, nDCG@k and
+R@k, and 0 in both sums of PSP@k. A row with fewer than k predictions is not excused: precision divides by k
+all the same.
+
+References
+----------
+.. [1] Bhatia et al., "The extreme classification repository: multi-label datasets and code", 2016.
+.. [2] Jain, Prabhu, Varma, "Extreme multi-label loss functions for recommendation, tagging, ranking & other
+missing
+   label applications", KDD 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_matrix
+
+
+def precision_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
+    """Share of true labels among the first k predictions, averaged over points.
+
+    Parameters
+    ----------
+    topk : array of int, shape (n_points, at least k)
+        Predicted label ids, best first; -1 where there is none.
+    Y : sparse matrix, shape (n_points, n_labels)
+        True labels: the non-zero entries.
+    k : int
+        How many predictions to count.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If the shapes disagree, if there are no points, if k is not between 1 and the width of `topk`, if an
+        id is out of range, or if a row predicts a label twice.
+    """
+    topk, Y = _check(topk, Y, [k])
+    return _precision(_hits(topk, Y), k)
+
+
+def ndcg_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
+    """Normalised discounted cumulative gain of the first k predictions, averaged over points.
+
+    A true label at rank r, counted from 1, gains ``1 / log2(r + 1)``. The sum is divided by its largest
+    possible value: that of min(k, number of the point's labels) true labels at the first ranks.
+
+    Parameters
+    ----------
+    topk, Y, k
+        As in :func:`precision_at_k`.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        As :func:`precision_at_k` does.
+    """
+    topk, Y = _check(topk, Y, [k])
+    return _ndcg(_hits(topk, Y), np.diff(Y.indptr), k)
+
+
+def recall_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
+    """Share of a point's labels that are among the first k predictions, averaged over points.
+
+    Parameters
+    ----------
+    topk, Y, k
+        As in :func:`precision_at_k`.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        As :func:`precision_at_k` does.
+    """
+    topk, Y = _check(topk, Y, [k])
+    return _recall(_hits(topk, Y), np.diff(Y.indptr), k)
+
+
+def psp_at_k(topk: ArrayLike, Y: csr_matrix, inv_propensity: ArrayLike, k: int) -> float:
+    """Propensity-scored precision of the first k predictions: finding a rare label counts for more.
+
+    The inverse propensities of the true labels among the first k predictions are summed over all points and
+    divided by the largest sum possible, that of each point's k true labels of lowest propensity.
+
+    Parameters
+    ----------
+    topk, Y, k
+        As in :func:`precision_at_k`.
+    inv_propensity : array of float, shape (n_labels,)
+        As :func:`propensities` returns them for the training set.
+
+    Returns
+    -------
+    float
+        0 if no point has a label.
+
+    Raises
+    ------
+    ValueError
+        As :func:`precision_at_k` does, and if `inv_propensity` has the wrong shape or a value that is not
+        positive.
+    """
+    topk, Y = _check(topk, Y, [k])
+    return _psp(_hits(topk, Y), topk, Y, _check_inv_propensity(inv_propensity, Y), k)
+
+
+def propensities(Y_train: csr_matrix, a: float = 0.55, b: float = 1.5) -> np.ndarray:
+    """Estimate the inverse propensity of every label: how many true uses one recorded use stands for.
+
+    ``1 + (log N - 1) (b + 1)^a (n_l + b)^-a`` for a label used n_l times in N points (Jain et al., section
+    4.1).
+
+    Parameters
+    ----------
+    Y_train : sparse matrix, shape (n_points, n_labels)
+        Labels of the training set: the non-zero entries.
+    a, b : float, default=0.55, 1.5
+        Usual values are 0.5 and 0.4 for Wikipedia, 0.6 and 2.6 for Amazon, 0.55 and 1.5 elsewhere.
+
+    Returns
+    -------
+    array of float64, shape (n_labels,)
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 3 points, for which the formula is meaningless, or if a or b is not positive.
+    """
+    Y_train = _indicator(Y_train)
+    n_points, n_labels = Y_train.shape
+    if n_points < 3:
+        raise ValueError(f"propensities need at least 3 training points, not {n_points}")
+    if not (a > 0 and b > 0):
+        raise ValueError(f"a and b must be positive, not {a!r} and {b!r}")
+    uses = np.bincount(Y_train.indices, minlength=n_labels)
+    return 1.0 + (np.log(n_points) - 1.0) * ((b + 1.0) / (uses + b)) ** a
+
+
+def evaluate_topk(
+    topk: ArrayLike,
+    Y: csr_matrix,
+    ks: Sequence[int] = (1, 3, 5),
+    inv_propensity: ArrayLike | None = None,
+) -> dict[str, float]:
+    """Compute all metrics at several depths, looking the predictions up once.
+
+    Parameters
+    ----------
+    topk : array of int, shape (n_points, at least max(ks))
+        Predicted label ids, best first; -1 where there is none.
+    Y : sparse matrix, shape (n_points, n_labels)
+        True labels: the non-zero entries.
+    ks : sequence of int, default=(1, 3, 5)
+        Depths.
+    inv_propensity : array of float, shape (n_labels,), optional
+        As :func:`propensities` returns them; without them there is no PSP@k.
+
+    Returns
+    -------
+    dict
+        ``"P@1"``, ``"nDCG@1"``, ``"R@1"``, ``"PSP@1"`` and so on, as fractions of 1.
+
+    Raises
+    ------
+    ValueError
+        As :func:`precision_at_k` and :func:`psp_at_k` do, and if `ks` is empty.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_matrix
+    >>> scores = evaluate_topk([[2, 0], [1, -1]], csr_matrix([[1, 0, 1], [0, 0, 1]]), ks=[1, 2])
+    >>> scores["P@1"], scores["R@2"]
+    (0.5, 0.5)
+    """
+    topk, Y = _check(topk, Y, ks)
+    if inv_propensity is not None:
+        inv_propensity = _check_inv_propensity(inv_propensity, Y)
+    hits = _hits(topk, Y)
+    n_true = np.diff(Y.indptr)
+    scores = {}
+    for k in ks:
+        scores[f"P@{k}"] = _precision(hits, k)
+        scores[f"nDCG@{k}"] = _ndcg(hits, n_true, k)
+        scores[f"R@{k}"] = _recall(hits, n_true, k)
+        if inv_propensity is not None:
+            scores[f"PSP@{k}"] = _psp(hits, topk, Y, inv_propensity, k)
+    return scores
+
+
+def _indicator(Y) -> csr_matrix:
+    """Return Y as CSR with sorted columns and without explicit zeros; the argument stays as it is."""
+    Y = csr_matrix(Y)
+    if not Y.has_canonical_format or (Y.data == 0).any():
+        Y = Y.copy()
+        Y.sum_duplicates()
+        Y.eliminate_zeros()
+    return Y
+
+
+def _check(topk, Y, ks) -> tuple[np.ndarray, csr_matrix]:
+    topk = np.asarray(topk)
+    Y = _indicator(Y)
+    if topk.ndim != 2 or topk.dtype.kind not in "iu":
+        raise ValueError(f"topk must be a 2-D array of label ids, not {topk.ndim}-D of {topk.dtype}")
+    n_points, n_labels = Y.shape
+    if len(topk) != n_points:
+        raise ValueError(f"topk has {len(topk)} rows and Y has {n_points}: both need one for each point")
+    if n_points == 0:
+        raise ValueError("there are no points to evaluate")
+    if len(ks) == 0:
+        raise ValueError("ks must name at least one depth")
+    for k in ks:
+        if not 1 <= k <= topk.shape[1]:
+            raise ValueError(f"k must be between 1 and the {topk.shape[1]} predictions of a point, not {k!r}")
+    outside = (topk < -1) | (topk >= n_labels)
+    if outside.any():
+        row, rank = np.argwhere(outside)[0]
+        raise ValueError(
+            f"topk[{row}, {rank}] is {topk[row, rank]}; label ids are below {n_labels}, and -1 marks none"
+        )
+    topk = topk.astype(np.int64, copy=False)
+    ordered = np.sort(topk, axis=1)
+    repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    if repeated.any():
+        row, rank = np.argwhere(repeated)[0]
+        raise ValueError(f"row {row} of topk names label {ordered[row, rank]} twice; it would count twice")
+    return topk, Y
+
+
+def _check_inv_propensity(inv_propensity, Y) -> np.ndarray:
+    inv_propensity = np.asarray(inv_propensity, dtype=np.float64)
+    if inv_propensity.shape != (Y.shape[1],):
+        raise ValueError(
+            f"inv_propensity has shape {inv_propensity.shape}; expected one for each of {Y.shape[1]} labels"
+        )
+    if not (np.isfinite(inv_propensity) & (inv_propensity > 0)).all():
+        raise ValueError("inv_propensity must be positive and finite")
+    return inv_propensity
+
+
+def _hits(topk: np.ndarray, Y: csr_matrix) -> np.ndarray:
+    """Mark the predictions that are true, as a bool array of the shape of `topk`."""
+    n_points, n_labels = Y.shape
+    if Y.nnz == 0:
+        return np.zeros(topk.shape, dtype=bool)
+    # One sorted int64 key for each true label: rows times labels outgrows 32 bits on data of ordinary size.
+    rows = np.arange(n_points, dtype=np.int64)
+    true_keys = np.repeat(rows * n_labels, np.diff(Y.indptr)) + Y.indices
+    keys = rows[:, np.newaxis] * n_labels + topk
+    found = np.searchsorted(true_keys, keys)
+    # The key of "no prediction" would be the last label of the row above.
+    return (topk >= 0) & (true_keys[np.minimum(found, len(true_keys) - 1)] == keys)
+
+
+def _precision(hits, k) -> float:
+    return float(hits[:, :k].sum() / (k * len(hits)))
+
+
+def _ndcg(hits, n_true, k) -> float:
+    discounts = 1.0 / np.log2(np.arange(2, k + 2))
+    # Points without labels have no gain either; any divisor but 0 makes their score 0.
+    ideal = np.cumsum(discounts)[np.clip(n_true, 1, k) - 1]
+    return float((hits[:, :k] @ discounts / ideal).mean())
+
+
+def _recall(hits, n_true, k) -> float:
+    return float((hits[:, :k].sum(axis=1) / np.maximum(n_true, 1)).mean())
+
+
+def _psp(hits, topk, Y, inv_propensity, k) -> float:
+    hits = hits[:, :k]
+    won = inv_propensity[topk[:, :k][hits]].sum()
+    weights = inv_propensity[Y.indices]
+    rows = np.repeat(np.arange(Y.shape[0]), np.diff(Y.indptr))
+    best_first = np.lexsort((-weights, rows))
+    rank = np.arange(Y.nnz) - Y.indptr[rows]
+    best = weights[best_first][rank < k].sum()
+    return float(won / best) if best > 0 else 0.0
