@@ -229,7 +229,7 @@ class OptimizerConfig:
     """
 
     name: str = "adam"
-    lr: float = 1e-3
+    lr: float = 5e-3
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
@@ -290,6 +290,8 @@ class TrainingConfig:
         Stop after so many batches, whatever the epochs say.
     shuffle : bool
         Draw a new order of the data for every epoch.
+    schedule : str
+        Of the learning rate: ``"linear"`` decay to zero over the run, or ``"constant"``.
     eval_points : int
         Points, drawn at random once, on which quality is followed during training; 0 for none.
     """
@@ -298,6 +300,7 @@ class TrainingConfig:
     batch_size: int = 128
     max_batches: int | None = None
     shuffle: bool = True
+    schedule: str = "linear"
     eval_points: int = 2000
 
     def __post_init__(self):
@@ -306,6 +309,7 @@ class TrainingConfig:
         _integer(self, "batch_size", 1, 2**20)
         _integer(self, "max_batches", 1, 2**31 - 1, optional=True)
         _boolean(self, "shuffle")
+        _choice(self, "schedule", ("linear", "constant"))
         _integer(self, "eval_points", 0, 2**31 - 1)
 
 

@@ -122,19 +122,21 @@ class Network:
             f"{self.n_labels:,} labels, {self.step:,} steps)"
         )
 
-    def _rule(self, step):
+    def _rule(self, step, lr_factor=1.0):
         config = self.config.optimizer
         if config.name == "sgd":
-            return optim.sgd(config.lr, step)
-        return optim.adam(config.lr, config.beta1, config.beta2, config.eps, step)
+            return optim.sgd(lr_factor * config.lr, step)
+        return optim.adam(lr_factor * config.lr, config.beta1, config.beta2, config.eps, step)
 
-    def train_batch(self, batch: Batch) -> BatchStats:
+    def train_batch(self, batch: Batch, *, lr_factor: float = 1.0) -> BatchStats:
         """Take one optimiser step.
 
         Parameters
         ----------
         batch : Batch
             See `slide.data.batches.BatchReader`.
+        lr_factor : float
+            Multiplies the configured learning rate: what a schedule sets.
 
         Raises
         ------
@@ -149,11 +151,11 @@ class Network:
             raise RuntimeError("this network is being trained by another thread; one at a time")
         try:
             with one_blas_thread():
-                return self._train_batch(batch)
+                return self._train_batch(batch, lr_factor)
         finally:
             self._training.release()
 
-    def _train_batch(self, batch):
+    def _train_batch(self, batch, lr_factor):
         start = time.perf_counter()
         n, dp, threads = len(batch), self.hidden.padded_dim, self.threads
         if self._gradient is None or self._gradient.n_samples < n:
@@ -164,7 +166,7 @@ class Network:
             self.output.index.rebuild_if_due(self.step, threads)
         hidden = self._buffers.array("hidden", (n, dp), dtypes.VALUE)
         dhidden = self._buffers.array("hidden gradient sum", (n, dp), dtypes.VALUE)
-        rule = self._rule(self.step + 1)
+        rule = self._rule(self.step + 1, lr_factor)
 
         self.hidden.forward(batch, hidden, threads)
         stats = self.output.train(batch, hidden, self._gradient, rule, self.step, threads)

@@ -195,7 +195,9 @@ def _run_epoch(network, data, reader, config, progress, history, on_batch):
             break
         rows = order[first : first + config.batch_size]
         start = time.perf_counter()
-        stats = network.train_batch(reader.read(rows))
+        # The linear schedule reaches zero one batch after the last, so that every batch counts.
+        factor = 1.0 - progress.batch / progress.batches if config.schedule == "linear" else 1.0
+        stats = network.train_batch(reader.read(rows), lr_factor=factor)
         progress.seconds += time.perf_counter() - start
         batches += 1
         progress.batch += 1

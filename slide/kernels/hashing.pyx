@@ -171,7 +171,7 @@ cdef class HadamardSimHash(_BlockHasher):
         self.scratch_floats = self.coordinates * _LANES
         if signs.shape[1] != 3 or signs.shape[2] != self.coordinates or signs.shape[0] * signs.shape[2] < k * l:
             raise ValueError(
-                f"signs must be [{-(-k * l // self.coordinates)} or more, 3, {self.coordinates}], "
+                f"signs must be [{(k * l - 1) // self.coordinates + 1} or more, 3, {self.coordinates}], "
                 f"got [{signs.shape[0]}, {signs.shape[1]}, {signs.shape[2]}]"
             )
         self._kept = signs

@@ -299,8 +299,7 @@ def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float
     """
     cdef int64_t n = rows.shape[0], i, j, total = 0, first, length
     cdef bint with_values = values.shape[0] > 0
-    cdef double square
-    cdef float scale
+    cdef double square, scale
     for i in range(n):
         if not 0 <= rows[i] < indptr.shape[0] - 1:
             raise ValueError(f"row {rows[i]} is not in 0..{indptr.shape[0] - 2}")
@@ -323,9 +322,9 @@ def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float
                     square = 0.0
                     for j in range(length):
                         square += <double>values[first + j] * values[first + j]
-                    scale = <float>(1.0 / sqrt(square)) if normalize and square > 0.0 else 1.0
+                    scale = 1.0 / sqrt(square) if normalize and square > 0.0 else 1.0
                     for j in range(length):
-                        out_values[total + j] = scale * values[first + j]
+                        out_values[total + j] = <float>(scale * values[first + j])
             total += length
             out_indptr[i + 1] = total
     return total
