@@ -26,6 +26,7 @@ KERNELS = [
     "tables",
     "sampling",
     "sparse",
+    "sparse_input",
     "optim",
     "softmax",
     "dense",

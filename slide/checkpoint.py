@@ -1,7 +1,7 @@
 """Saved networks: a folder of arrays (NumPy's .npy) and one JSON file, never a pickle.
 
 ``network.json`` has the format's version, the sizes, the configuration and what is good to know without loading; beside
-it stand ``input.weights.npy``, ``output.weights.npy``, ``output.bias.npy`` and so on, one for each entry of the layers'
+it stand ``hidden.0.weights.npy``, ``output.weights.npy``, ``output.bias.npy`` and so on, one for each entry of the layers'
 ``state()``. A folder is written under another name and renamed when it is complete, so that a reader never finds half of
 one.
 """
@@ -163,7 +163,8 @@ def _manifest(network, moments):
 def _arrays(network, moments):
     """Views of everything that is saved, by file name."""
     arrays = {}
-    for prefix, layer in (("input", network.hidden), ("output", network.output)):
+    layers = [(layer.name, layer) for layer in network.hidden] + [("output", network.output)]
+    for prefix, layer in layers:
         for name, array in layer.state().items():
             if moments or name in ("weights", "bias"):
                 arrays[f"{prefix}.{name}"] = array
@@ -186,9 +187,13 @@ def _count(about, name):
 
 def _check_sizes(path, n_features, n_labels, config):
     """Refuse a manifest that promises more than the files hold, before memory is allocated for it."""
-    for prefix, rows in (("input", n_features), ("output", n_labels)):
+    sizes, dim = [], n_features
+    for i, layer in enumerate(config.hidden):
+        sizes.append((f"hidden.{i}", dim, layer.units))
+        dim = layer.units
+    for prefix, rows, columns in (*sizes, ("output", n_labels, dim)):
         file = path / f"{prefix}.weights.npy"
-        needed = rows * config.hidden.units * 4
+        needed = rows * columns * 4
         found = file.stat().st_size if file.is_file() else 0
         if found < needed or rows < 1:
-            raise CheckpointError(f"{file}: {needed:,} bytes of weights expected for {rows:,} rows, found {found:,}")
+            raise CheckpointError(f"{file}: {needed:,} bytes expected for {rows:,} x {columns:,} weights, found {found:,}")

@@ -115,43 +115,72 @@ class LSHConfig:
 
 @dataclass(frozen=True)
 class RehashConfig:
-    """When the tables are rebuilt: the t-th time ``period * sum(exp(decay * i) for i < t)`` batches into training.
+    """When the tables of a sampled layer are rebuilt.
 
     Parameters
     ----------
+    schedule : str
+        ``"exponential"``: the t-th time ``period * sum(exp(decay * i) for i < t)`` batches into training, the paper's.
+        ``"fixed"``: every `period` batches. ``"drift"``: when, `period` batches after the last look, at least `drift`
+        of the bucket indices of a sample of neurons have changed.
     period : int
         Batches until the first rebuild (N0 in the paper).
     decay : float
-        How fast the gaps grow (lambda in the paper); 0 keeps them equal.
+        How fast the gaps grow (lambda in the paper).
+    drift : float
+        Share of changed bucket indices.
+    renew : int, optional
+        Draw new hash functions at every so many rebuilds; by default never.
     """
 
+    schedule: str = "exponential"
     period: int = 50
     decay: float = 0.1
+    drift: float = 0.1
+    renew: int | None = None
 
     def __post_init__(self):
         """Check every field."""
+        _choice(self, "schedule", ("exponential", "fixed", "drift"))
         _integer(self, "period", 1, 10**9)
         _number(self, "decay", 0, 10)
+        _number(self, "drift", 0, 1)
+        _integer(self, "renew", 1, 10**9, optional=True)
 
 
 @dataclass(frozen=True)
 class HiddenConfig:
-    """The hidden layer, read from the non-zero features alone.
+    """A hidden layer.
 
     Parameters
     ----------
     units : int
     activation : str
         ``"relu"`` or ``"linear"``.
+    candidates : str
+        ``"full"``: every unit is computed. ``"lsh"``: a sample computes the units it finds in hash tables, and the
+        others are zero.
+    budget : int
+        Mode ``"lsh"``: units a sample computes.
+    lsh : LSHConfig
+    rehash : RehashConfig
     """
 
     units: int = 128
     activation: str = "relu"
+    candidates: str = "full"
+    budget: int = 256
+    lsh: LSHConfig = field(default_factory=LSHConfig)
+    rehash: RehashConfig = field(default_factory=RehashConfig)
 
     def __post_init__(self):
         """Check every field."""
         _integer(self, "units", 1, 2**16)
         _choice(self, "activation", ("relu", "linear"))
+        _choice(self, "candidates", ("full", "lsh"))
+        _integer(self, "budget", 1, 2**16)
+        _section(self, "lsh", LSHConfig)
+        _section(self, "rehash", RehashConfig)
 
 
 CANDIDATES = ("lsh", "lsh+tail", "lsh+inbatch", "inbatch", "uniform", "full")
@@ -249,7 +278,8 @@ class NetworkConfig:
 
     Parameters
     ----------
-    hidden : HiddenConfig
+    hidden : HiddenConfig or sequence of HiddenConfig
+        From the features upward, one or more; kept as a tuple.
     output : OutputConfig
     optimizer : OptimizerConfig
     normalize : bool
@@ -260,7 +290,7 @@ class NetworkConfig:
         Ask the kernel for hugepages.
     """
 
-    hidden: HiddenConfig = field(default_factory=HiddenConfig)
+    hidden: tuple[HiddenConfig, ...] = (HiddenConfig(),)
     output: OutputConfig = field(default_factory=OutputConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     normalize: bool = True
@@ -269,7 +299,10 @@ class NetworkConfig:
 
     def __post_init__(self):
         """Check every field."""
-        _section(self, "hidden", HiddenConfig)
+        hidden = (self.hidden,) if isinstance(self.hidden, HiddenConfig) else self.hidden
+        if not isinstance(hidden, (tuple, list)) or not hidden or not all(isinstance(h, HiddenConfig) for h in hidden):
+            _refuse(self, "hidden", "a HiddenConfig or a sequence of one or more")
+        object.__setattr__(self, "hidden", tuple(hidden))
         _section(self, "output", OutputConfig)
         _section(self, "optimizer", OptimizerConfig)
         _boolean(self, "normalize")
@@ -374,6 +407,8 @@ def to_dict(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
             value = to_dict(value)
+        elif isinstance(value, tuple):
+            value = [to_dict(item) for item in value]
         if value is not None:
             out[f.name] = value
     return out
@@ -406,6 +441,11 @@ def from_dict(kind, values, *, where=""):
         default = fields[name].default_factory
         if dataclasses.is_dataclass(default):
             value = from_dict(default, value, where=path)
+        elif isinstance(fields[name].default, tuple):
+            item = type(fields[name].default[0])
+            if not isinstance(value, list):
+                raise ConfigError(f"[[{path}]] must be a list of sections, got {value!r}")
+            value = tuple(from_dict(item, entry, where=f"{path}[{i}]") for i, entry in enumerate(value))
         arguments[name] = value
     try:
         return kind(**arguments)

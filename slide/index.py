@@ -3,7 +3,6 @@
 Owns the hash functions, the tables and the schedule by which the tables follow the weights as these change.
 """
 
-import math
 import time
 
 import numpy as np
@@ -11,6 +10,8 @@ import numpy as np
 from slide.families import FAMILIES
 from slide.kernels import dtypes, tables
 from slide.kernels.sampling import vanilla
+from slide.schedule import RehashSchedule
+
 
 class NeuronIndex:
     """Hash tables over the rows of a parameter table.
@@ -25,29 +26,36 @@ class NeuronIndex:
         Of the hash functions and of the sampling.
     buffers : Buffers
         Where the tables live.
+    name : str
+        Of the layer, for memory reports.
 
     Attributes
     ----------
-    rebuilds : int
-        How often the tables were built.
     rebuild_seconds : float
-        Time spent on it in all.
+        Time spent on building tables and on measuring their drift.
     """
 
-    def __init__(self, table, lsh, rehash, seed, buffers):
+    def __init__(self, table, lsh, rehash, seed, buffers, *, name="index"):
         self.table = table
-        self.rehash = rehash
+        self.lsh = lsh
+        self.schedule = RehashSchedule(rehash)
         self.seed = seed
-        rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0x15DE], dtype=np.uint64)))
-        self.hasher = FAMILIES[lsh.family](lsh, table.dim, table.n_rows, rng)
+        self._draw_functions(0)
         n, n_buckets = table.n_rows, 1 << self.hasher.bucket_bits
-        self.codes = buffers.array("index codes", (self.hasher.l, n), dtypes.CODE)
-        self.offsets = buffers.array("index offsets", (self.hasher.l, n_buckets + 1), dtypes.INDEX)
-        self.ids = buffers.array("index ids", (self.hasher.l, n), dtypes.INDEX)
-        self.rebuilds = 0
+        self.codes = buffers.array(f"{name} table codes", (self.hasher.l, n), dtypes.CODE)
+        self.offsets = buffers.array(f"{name} table offsets", (self.hasher.l, n_buckets + 1), dtypes.INDEX)
+        self.ids = buffers.array(f"{name} table ids", (self.hasher.l, n), dtypes.INDEX)
         self.rebuild_seconds = 0.0
-        self._built_at = None
-        self._due = 0
+        self._built_at: int | None = None
+
+    def _draw_functions(self, generation):
+        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, generation], dtype=np.uint64)))
+        self.hasher = FAMILIES[self.lsh.family](self.lsh, self.table.dim, self.table.n_rows, rng)
+
+    @property
+    def rebuilds(self):
+        """How often the tables were built."""
+        return self.schedule.rebuilds
 
     @staticmethod
     def bytes_needed(n, lsh, bucket_bits):
@@ -67,6 +75,9 @@ class NeuronIndex:
         """
         start = time.perf_counter()
         rows = None
+        if self.schedule.wants_new_functions:
+            self._draw_functions(self.schedule.rebuilds)
+            self._built_at = None
         if self._built_at is not None:
             changed = self.table.last_step > self._built_at
             if 2 * np.count_nonzero(changed) < len(changed):
@@ -74,24 +85,41 @@ class NeuronIndex:
         self.hasher.hash(self.table.weights, self.codes, num_threads, rows)
         tables.build(self.codes, self.offsets, self.ids, num_threads)
         self._built_at = step
-        self._due = step + max(1, round(self.rehash.period * math.exp(self.rehash.decay * self.rebuilds)))
-        self.rebuilds += 1
+        self.schedule.built(step)
         self.rebuild_seconds += time.perf_counter() - start
 
     def rebuild_if_due(self, step, num_threads):
         """Call ``rebuild`` if the schedule says so after `step` steps."""
-        if step >= self._due:
+        if self.schedule.due(step, lambda: self.drift(num_threads)):
             self.rebuild(step, num_threads)
 
-    def sample(self, hidden, forced_ptr, forced_ids, budget, iteration, out_ids, out_counts, num_threads):
+    def drift(self, num_threads, sample=1024):
+        """Return the share of bucket indices that the weights of today would change, on a sample of neurons.
+
+        Parameters
+        ----------
+        num_threads : int
+        sample : int
+            Neurons looked at, drawn anew after each rebuild.
+        """
+        start = time.perf_counter()
+        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, self.rebuilds], dtype=np.uint64)))
+        rows = rng.integers(0, self.table.n_rows, sample)
+        now = np.empty((self.hasher.l, sample), dtypes.CODE)
+        self.hasher.hash(self.table.weights[rows], now, num_threads)
+        share = float(np.mean(now != self.codes[:, rows]))
+        self.rebuild_seconds += time.perf_counter() - start
+        return share
+
+    def sample(self, signal, forced_ptr, forced_ids, budget, iteration, out_ids, out_counts, num_threads):
         """Draw each sample's active set from the tables by vanilla sampling; see `slide.kernels.sampling.vanilla`.
 
         Parameters
         ----------
-        hidden : float32 array [samples, >= dim]
+        signal : Signal
             The queries.
         forced_ptr, forced_ids : arrays
-            Each sample's labels, in CSR form.
+            Each sample's forced ids, in CSR form.
         budget : int
         iteration : int
             Keys the draws, with the seed.
@@ -99,8 +127,13 @@ class NeuronIndex:
         out_counts : int64 array [samples]
         num_threads : int
         """
-        codes = np.empty((self.hasher.l, hidden.shape[0]), dtypes.CODE)
-        self.hasher.hash(hidden, codes, num_threads)
+        codes = np.empty((self.hasher.l, len(out_counts)), dtypes.CODE)
+        if signal.dense is not None:
+            self.hasher.hash(signal.dense, codes, num_threads)
+        else:
+            columns = signal.columns
+            indptr = np.append(columns.begin, columns.end[-1:])
+            self.hasher.hash_sparse(indptr, columns.flat, signal.values, codes, num_threads)
         vanilla(
             codes,
             self.offsets,

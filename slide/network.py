@@ -1,4 +1,4 @@
-"""Network: sparse features, one hidden layer, a huge sampled softmax."""
+"""Network: sparse features, hidden layers, a huge sampled softmax."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from slide.kernels import dtypes, optim
 from slide.kernels.dense import exact_topk
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.sparse import SampleGradient
-from slide.layers import InputLayer, SampledLayer
+from slide.layers import HiddenLayer, make_hidden
+from slide.output import OutputLayer
+from slide.signals import Runs, Signal
 
 PREDICT_BLOCK = 4096
 """Points whose hidden vectors are in memory at a time during prediction."""
@@ -36,6 +38,10 @@ def _threadpools() -> ThreadpoolController:
 def one_blas_thread():
     """Return a context in which BLAS runs on one thread: our own loops are the parallel ones. Restored on exit."""
     return _threadpools().limit(limits=1, user_api="blas")
+
+
+def _features_of(batch: Batch) -> Signal:
+    return Signal(None, Runs(batch.indices, batch.indptr[:-1], batch.indptr[1:]), batch.values)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class BatchStats:
 
 
 class Network:
-    """A network from `n_features` sparse features over one hidden layer to `n_labels` outputs.
+    """A network from `n_features` sparse features over one or more hidden layers to `n_labels` outputs.
 
     Parameters
     ----------
@@ -108,17 +114,23 @@ class Network:
         self._training = threading.Lock()
         self.trainable = trainable
         moments = self._rule(1).moments if trainable else 0
-        self.hidden = InputLayer(n_features, config.hidden, moments, config.seed, self._buffers, self.threads)
-        self.output = SampledLayer(
-            n_labels, config.hidden.units, config.output, moments, config.seed + 1, self._buffers, self.threads
-        )
+        self.hidden: list[HiddenLayer] = []
+        dim = n_features
+        for i, layer in enumerate(config.hidden):
+            rest = (moments, config.seed + i, self._buffers, self.threads)
+            self.hidden.append(make_hidden(f"hidden.{i}", dim, layer, *rest, reads_features=i == 0))
+            dim = layer.units
+        seed = config.seed + len(config.hidden)
+        self.output = OutputLayer(n_labels, dim, config.output, moments, seed, self._buffers, self.threads)
         if trainable:
-            self.output.make_index()
-        self._gradient: SampleGradient | None = None
+            for layer in (*self.hidden, self.output):
+                layer.make_index()
+        self._gradients: list[SampleGradient | None] = [None] * len(self.hidden)
 
     def __repr__(self) -> str:
+        units = " + ".join(str(layer.units) for layer in self.config.hidden)
         return (
-            f"Network({self.n_features:,} features, {self.config.hidden.units} hidden units, "
+            f"Network({self.n_features:,} features, {units} hidden units, "
             f"{self.n_labels:,} labels, {self.step:,} steps)"
         )
 
@@ -157,21 +169,21 @@ class Network:
 
     def _train_batch(self, batch, lr_factor):
         start = time.perf_counter()
-        n, dp, threads = len(batch), self.hidden.padded_dim, self.threads
-        if self._gradient is None or self._gradient.n_samples < n:
-            self._gradient = SampleGradient(n, dp)
-            self._buffers.add("hidden gradient", self._gradient.buffer_owner)
-        self._gradient.clear()
-        if self.output.index is not None:
-            self.output.index.rebuild_if_due(self.step, threads)
-        hidden = self._buffers.array("hidden", (n, dp), dtypes.VALUE)
-        dhidden = self._buffers.array("hidden gradient sum", (n, dp), dtypes.VALUE)
+        n, threads = len(batch), self.threads
+        for layer in (*self.hidden, self.output):
+            if layer.index is not None:
+                layer.index.rebuild_if_due(self.step, threads)
         rule = self._rule(self.step + 1, lr_factor)
 
-        self.hidden.forward(batch, hidden, threads)
-        stats = self.output.train(batch, hidden, self._gradient, rule, self.step, threads)
-        self._gradient.sum_into(dhidden, hidden if self.hidden.relu else None, threads)
-        self.hidden.step(batch, dhidden, rule, threads)
+        signals = [_features_of(batch)]
+        for layer in self.hidden:
+            signals.append(layer.forward(signals[-1], self.step, threads))
+        stats = self.output.train(batch, signals[-1], self._gradient(-1, n), rule, self.step, threads)
+        for i in reversed(range(len(self.hidden))):
+            layer, out = self.hidden[i], signals[i + 1].dense
+            dout = self._buffers.array(f"{layer.name} gradient sum", out.shape, dtypes.VALUE)
+            self._gradients[i].sum_into(dout, out if layer.relu else None, threads)
+            layer.step(signals[i], dout, self._gradient(i - 1, n) if i else None, rule, threads)
         self.step += 1
         if not np.isfinite(stats.loss):
             raise FloatingPointError(
@@ -179,6 +191,15 @@ class Network:
                 f"Lower the learning rate (now {self.config.optimizer.lr:g}) or check the features' scale"
             )
         return BatchStats(stats.loss, stats.precision, stats.active, time.perf_counter() - start)
+
+    def _gradient(self, i, n):
+        """Where the gradient with respect to hidden layer i's output is gathered, empty and with room for n samples."""
+        gradient, layer = self._gradients[i], self.hidden[i]
+        if gradient is None or gradient.n_samples < n:
+            gradient = self._gradients[i] = SampleGradient(n, layer.padded_dim)
+            self._buffers.add(f"{layer.name} gradient", gradient.buffer_owner)
+        gradient.clear()
+        return gradient
 
     def predict(
         self, X: csr_matrix, k: int = 5, *, exclude: csr_matrix | None = None
@@ -212,7 +233,7 @@ class Network:
         X = self._features(X)
         if not 1 <= k:
             raise ValueError(f"k must be 1 or more, got {k}")
-        n, dp = X.shape[0], self.hidden.padded_dim
+        n = X.shape[0]
         ids = np.empty((n, k), dtypes.INDEX)
         scores = np.empty((n, k), dtypes.VALUE)
         ptr, banned = np.zeros(0, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
@@ -226,13 +247,14 @@ class Network:
             for first in range(0, n, PREDICT_BLOCK):
                 rows = np.arange(first, min(n, first + PREDICT_BLOCK), dtype=dtypes.OFFSET)
                 block = slice(first, first + len(rows))
-                hidden = np.empty((len(rows), dp), dtypes.VALUE)
-                self.hidden.forward(reader.read(rows), hidden, self.threads)
+                signal = _features_of(reader.read(rows))
+                for layer in self.hidden:
+                    signal = layer.predict(signal, self.threads)
                 if exclude is not None:
                     ends = exclude.indptr[first : first + len(rows) + 1].astype(dtypes.OFFSET)
                     banned = exclude.indices[ends[0] : ends[-1]].astype(dtypes.INDEX, copy=False)
                     ptr = ends - ends[0]
-                exact_topk(self.output.table, hidden, ptr, banned, ids[block], scores[block], self.threads)
+                exact_topk(self.output.table, signal.dense, ptr, banned, ids[block], scores[block], self.threads)
         return ids, scores
 
     def evaluate(
@@ -291,6 +313,11 @@ class Network:
         from slide import checkpoint
 
         return checkpoint.load(path, threads=threads)
+
+    @property
+    def rehash_seconds(self) -> float:
+        """Seconds spent on the hash tables of all layers since the network was made."""
+        return sum(layer.index.rebuild_seconds for layer in (*self.hidden, self.output) if layer.index is not None)
 
     def memory_report(self) -> list[dict]:
         """Return one dict for each large buffer: name, bytes, advice, and how many bytes are in hugepages."""

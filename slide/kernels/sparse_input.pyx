@@ -1,0 +1,215 @@
+"""SDDMM and the row step for samples that are sparse themselves: only their own columns of a row are read.
+
+The counterparts of ``sparse.sddmm`` and ``optim.step_groups`` where a sample is a CSR row (the features, or the active
+units of a sampled layer below) and not a dense vector.
+"""
+
+from cython.parallel cimport prange, threadid
+from libc.math cimport sqrt
+from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memcpy, memset
+
+from slide.kernels.memory cimport HugeBuffer
+from slide.kernels.optim cimport StepRule
+from slide.kernels.parallel cimport slide_isa_level
+from slide.kernels.rows cimport (
+    SLIDE_ADAM,
+    SLIDE_BIAS,
+    SLIDE_HEADER,
+    SLIDE_LAST_STEP,
+    RowTable,
+    slide_groups,
+    slide_row_kernels,
+    slide_rows_for,
+    slide_rule,
+    slide_table,
+)
+from slide.kernels.sparse cimport PairGroups, SampleGradient
+
+from slide.kernels.optim import check_moments
+
+cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
+
+cdef struct Samples:
+    const int64_t *begin
+    const int64_t *end
+    const int32_t *column
+    const float *value
+
+
+cdef Samples _samples(const int64_t[::1] begin, const int64_t[::1] end, const int32_t[::1] columns,
+                      const float[::1] values, RowTable table, PairGroups groups, int64_t slots) except *:
+    """Check everything at the door and return the samples as pointers."""
+    cdef Samples samples
+    cdef int64_t n = begin.shape[0], s, i, last = 0
+    if end.shape[0] != n or n < groups.n_samples:
+        raise ValueError(f"begin and end must have {groups.n_samples} entries, got {n} and {end.shape[0]}")
+    if columns.shape[0] != values.shape[0]:
+        raise ValueError(f"{columns.shape[0]} columns, but {values.shape[0]} values")
+    for s in range(n):
+        if begin[s] < last or end[s] < begin[s] or end[s] > columns.shape[0]:
+            raise ValueError(f"sample {s}'s run {begin[s]}..{end[s]} is out of order or range")
+        last = end[s]
+        for i in range(begin[s], end[s]):
+            if not 0 <= columns[i] < table.dim:
+                raise ValueError(f"sample {s} has column {columns[i]}, the rows have {table.dim}")
+    if groups.n_pairs and (groups.highest_row >= table.n_rows or groups.highest_slot >= slots):
+        raise ValueError(
+            f"pairs reach row {groups.highest_row} and slot {groups.highest_slot}, "
+            f"but there are {table.n_rows} rows and {slots} slots"
+        )
+    samples.begin = &begin[0] if n else NULL
+    samples.end = &end[0] if n else NULL
+    samples.column = &columns[0] if columns.shape[0] else NULL
+    samples.value = &values[0] if columns.shape[0] else NULL
+    return samples
+
+
+def sddmm(RowTable table, PairGroups groups, const int64_t[::1] begin, const int64_t[::1] end,
+          const int32_t[::1] columns, const float[::1] values, float[::1] out, int num_threads):
+    """SDDMM with sparse samples: ``out[slot] = sum_i values[i] * weights[row, columns[i]] + bias[row]`` for each pair.
+
+    Parameters
+    ----------
+    table : RowTable
+    groups : PairGroups
+    begin, end : int64 arrays [samples]
+        Sample s has the entries ``begin[s]..end[s]``; runs do not overlap and rise with the sample.
+    columns : int32 array
+    values : float32 array
+    out : float32 array
+        Written at the pairs' slots alone.
+    num_threads : int
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, or a column is out of range.
+    """
+    cdef Samples samples = _samples(begin, end, columns, values, table, groups, out.shape[0])
+    if groups.n_pairs == 0:
+        return
+    cdef slide_groups view = groups.view()
+    cdef float *logits = &out[0]
+    cdef int64_t p
+    for p in prange(groups.n_parts, nogil=True, num_threads=num_threads, schedule="dynamic", chunksize=1):
+        _score(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], &samples, logits)
+
+
+cdef void _score(const slide_table *table, const slide_groups *groups, int64_t first, int64_t last,
+                 const Samples *samples, float *out) noexcept nogil:
+    cdef int64_t g, i, j, s
+    cdef const float *row
+    cdef float total
+    for g in range(first, last):
+        row = table.base + groups.rows[g] * table.stride
+        for i in range(groups.ptr[g], groups.ptr[g + 1]):
+            s = groups.sample[i]
+            total = 0.0
+            for j in range(samples.begin[s], samples.end[s]):
+                total = total + samples.value[j] * row[SLIDE_HEADER + samples.column[j]]
+            out[groups.slot[i]] = total + row[SLIDE_BIAS]
+
+
+def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients, const int64_t[::1] begin,
+                const int64_t[::1] end, const int32_t[::1] columns, const float[::1] values, SampleGradient gradient,
+                bint touched_only, StepRule rule, int num_threads):
+    """Step every grouped row, once, for ``g[row] = sum over its pairs of coefficient * sample``, the samples sparse.
+
+    Parameters
+    ----------
+    table : RowTable
+    groups : PairGroups
+    coefficients : float32 array
+        Read at the pairs' slots.
+    begin, end, columns, values : arrays
+        The samples, as in ``sddmm``.
+    gradient : SampleGradient or None
+        Receives ``coefficient * w[row]``, of the weights before the step, at the samples' own columns.
+    touched_only : bool
+        Step the columns that some sample of the row has, and leave the others' moments as they are. Otherwise the whole
+        row takes the step, as it does with dense samples.
+    rule : StepRule
+    num_threads : int
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, or a column is out of range.
+    """
+    cdef Samples samples = _samples(begin, end, columns, values, table, groups, coefficients.shape[0])
+    check_moments(table, rule)
+    cdef int64_t part_floats = 0, p
+    cdef float *dsample = NULL
+    if gradient is not None:
+        if gradient.dim != table.padded_dim or gradient.n_samples < groups.n_samples:
+            raise ValueError(f"gradient is for {gradient.n_samples} samples of {gradient.dim}, not for this batch")
+        part_floats = gradient.n_samples * gradient.dim
+        dsample = gradient.add_parts(groups.n_parts)
+    if groups.n_pairs == 0:
+        return
+    # A row's gradient, which is zero between rows, its touched columns, and the group that last touched each column.
+    cdef int64_t slot = 3 * table.padded_dim
+    cdef HugeBuffer scratch = HugeBuffer(num_threads * slot * 4, name="row gradients")
+    cdef float *work = <float *>scratch.data
+    cdef slide_groups view = groups.view()
+    cdef const float *coef = &coefficients[0]
+    for p in prange(groups.n_parts, nogil=True, num_threads=num_threads, schedule="dynamic", chunksize=1):
+        if dsample != NULL:
+            memset(dsample + p * part_floats, 0, groups.n_samples * table.padded_dim * sizeof(float))
+        _step(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], coef, &samples,
+              NULL if dsample == NULL else dsample + p * part_floats, touched_only, &rule.rule,
+              work + threadid() * slot)
+
+
+cdef void _step(const slide_table *table, const slide_groups *groups, int64_t first, int64_t last, const float *coef,
+                const Samples *samples, float *dsample, bint touched_only, const slide_rule *rule,
+                float *grad) noexcept nogil:
+    cdef int32_t *touched = <int32_t *>(grad + table.dp)
+    cdef int32_t *mark = touched + table.dp
+    cdef int64_t g, i, j, s, n
+    cdef float *row
+    cdef float *w
+    cdef float c, bias
+    cdef int32_t column
+    for g in range(first, last):
+        row = table.base + groups.rows[g] * table.stride
+        w = row + SLIDE_HEADER
+        bias = 0.0
+        n = 0
+        for i in range(groups.ptr[g], groups.ptr[g + 1]):
+            s = groups.sample[i]
+            c = coef[groups.slot[i]]
+            bias = bias + c
+            for j in range(samples.begin[s], samples.end[s]):
+                column = samples.column[j]
+                if mark[column] != g + 1:
+                    mark[column] = <int32_t>(g + 1)
+                    touched[n] = column
+                    n = n + 1
+                grad[column] += c * samples.value[j]
+                if dsample != NULL:
+                    dsample[s * table.dp + column] += c * w[column]
+        if touched_only:
+            for i in range(n):
+                column = touched[i]
+                _step_column(w + column, table.dp, grad[column], rule)
+            # The header keeps bias, m and v side by side.
+            _step_column(row + SLIDE_BIAS, 1, bias, rule)
+            memcpy(row + SLIDE_LAST_STEP, &rule.step, sizeof(int32_t))
+        else:
+            KERNELS.step_gradients(table, groups.rows + g, 1, grad, &bias, rule)
+        for i in range(n):
+            grad[touched[i]] = 0.0
+
+
+cdef inline void _step_column(float *w, int64_t distance, float g, const slide_rule *rule) noexcept nogil:
+    """One weight, its moments `distance` and 2 * `distance` floats behind it."""
+    cdef float *m = w + distance
+    cdef float *v = w + 2 * distance
+    if rule.kind == SLIDE_ADAM:
+        m[0] = rule.beta1 * m[0] + (1.0 - rule.beta1) * g
+        v[0] = rule.beta2 * v[0] + (1.0 - rule.beta2) * g * g
+        w[0] -= rule.rate * m[0] / (sqrt(v[0]) * rule.root_scale + rule.eps)
+    else:
+        w[0] -= rule.rate * g

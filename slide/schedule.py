@@ -1,0 +1,58 @@
+"""When a sampled layer's hash tables are rebuilt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from slide.config import RehashConfig
+
+
+class RehashSchedule:
+    """Tells after which batches to rebuild, and when with new hash functions.
+
+    Parameters
+    ----------
+    config : RehashConfig
+
+    Attributes
+    ----------
+    rebuilds : int
+        Rebuilds so far.
+    """
+
+    def __init__(self, config: RehashConfig):
+        self.config = config
+        self.rebuilds = 0
+        self._next = 0
+
+    def due(self, step: int, drift: Callable[[], float]) -> bool:
+        """Return whether to rebuild before the batch that follows `step` steps.
+
+        Parameters
+        ----------
+        step : int
+        drift : callable
+            Measures the share of changed bucket indices; called only where the schedule depends on it, and then once
+            every ``config.period`` steps.
+        """
+        if step < self._next:
+            return False
+        if self.config.schedule == "drift" and self.rebuilds and drift() < self.config.drift:
+            self._next = step + self.config.period
+            return False
+        return True
+
+    def built(self, step: int) -> None:
+        """Take note of a rebuild after `step` steps."""
+        gap = float(self.config.period)
+        if self.config.schedule == "exponential":
+            gap *= math.exp(min(self.config.decay * self.rebuilds, 50.0))
+        self._next = step + max(1, round(gap))
+        self.rebuilds += 1
+
+    @property
+    def wants_new_functions(self) -> bool:
+        """Whether the next rebuild draws new hash functions."""
+        renew = self.config.renew
+        return renew is not None and self.rebuilds > 0 and self.rebuilds % renew == 0

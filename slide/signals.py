@@ -1,0 +1,152 @@
+"""What flows between layers: a batch of vectors, dense, sparse or both; and the pairs (sample, row) a batch computes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from slide.buffers import Buffers
+from slide.index import NeuronIndex
+from slide.kernels import dtypes, optim, sparse, sparse_input
+from slide.kernels.optim import StepRule
+from slide.kernels.rows import RowTable
+from slide.kernels.sparse import PairGroups, SampleGradient
+
+SPARSE_BELOW = 1 / 24
+"""Share of non-zero columns under which a layer reads only those of the samples below it: a scalar multiplication at a
+random column costs about as much as one on a whole vector register."""
+
+
+class Runs(NamedTuple):
+    """A few entries of a flat array for each sample: ``flat[begin[s]:end[s]]``."""
+
+    flat: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Entries of each sample."""
+        return self.end - self.begin
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return, for every entry of every sample in order, its sample and its place in `flat`."""
+        lengths = self.lengths
+        samples = np.repeat(np.arange(len(lengths)), lengths)
+        within = np.arange(len(samples)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return samples, np.repeat(self.begin, lengths) + within
+
+
+class Signal(NamedTuple):
+    """A layer's input for each sample of a batch.
+
+    Attributes
+    ----------
+    dense : float32 array [samples, padded_dim] or None
+        None for the features.
+    columns : Runs or None
+        Ids of the columns that are not zero, None where all may be.
+    values : float32 array or None
+        Their values, parallel to ``columns.flat``.
+    """
+
+    dense: np.ndarray | None
+    columns: Runs | None
+    values: np.ndarray | None
+
+    @property
+    def reads_sparse(self) -> bool:
+        """Whether a layer above should read the non-zero columns alone."""
+        if self.dense is None:
+            return True
+        return self.columns is not None and self.columns.lengths.mean() < SPARSE_BELOW * self.dense.shape[1]
+
+
+class Pairs:
+    """The (sample, row) pairs of one layer, batch after batch: their ids, their grouping, their logits.
+
+    Parameters
+    ----------
+    name : str
+        Of the layer, for memory reports.
+    table : RowTable
+        Whose rows the pairs name.
+    buffers : Buffers
+    """
+
+    def __init__(self, name: str, table: RowTable, buffers: Buffers):
+        self._name = name
+        self._table = table
+        self._buffers = buffers
+        self._groups: PairGroups | None = None
+
+    def room(self, what: str, n: int, capacity: int) -> np.ndarray:
+        """Return an int32 array [n, capacity] for ids of pairs, the same memory for every batch."""
+        return self._buffers.array(f"{self._name} {what}", (n, capacity), dtypes.INDEX)
+
+    def draw(
+        self, index: NeuronIndex, signal: Signal, forced: Runs, budget: int, iteration: int, threads: int
+    ) -> Runs:
+        """Draw every sample's active rows from the hash tables.
+
+        Parameters
+        ----------
+        index : NeuronIndex
+        signal : Signal
+            The samples.
+        forced : Runs
+            Rows that are active in any case, from the first sample's first on without gaps.
+        budget : int
+        iteration : int
+            Keys the draws.
+        threads : int
+        """
+        n = len(forced.begin)
+        capacity = max(min(budget, self._table.n_rows), int(forced.lengths.max(initial=0)))
+        ids = self.room("candidates", n, capacity)
+        begin = np.arange(n, dtype=dtypes.OFFSET) * capacity
+        counts = np.zeros(n, dtypes.OFFSET)
+        ptr = np.append(forced.begin, forced.end[-1:])
+        index.sample(signal, ptr, forced.flat, min(budget, self._table.n_rows), iteration, ids, counts, threads)
+        return Runs(ids.reshape(-1), begin, begin + counts)
+
+    def group(self, rows: Runs) -> PairGroups:
+        """Group the pairs by row."""
+        if self._groups is None or self._groups.capacity < len(rows.flat):
+            self._groups = PairGroups(len(rows.flat) + len(rows.flat) // 8)
+            self._buffers.add(f"{self._name} pairs", self._groups.buffer_owner)
+        self._groups.group(rows.flat, rows.begin, rows.end, self._table.n_rows)
+        return self._groups
+
+    def logits(self, groups: PairGroups, rows: Runs, signal: Signal, threads: int) -> np.ndarray:
+        """Return the pairs' logits, parallel to ``rows.flat``."""
+        out = self._buffers.array(f"{self._name} logits", rows.flat.shape, dtypes.VALUE)
+        if signal.reads_sparse:
+            sparse_input.sddmm(self._table, groups, *_entries(signal), out, threads)
+        else:
+            sparse.sddmm(self._table, groups, signal.dense, out, threads)
+        return out
+
+    def step(
+        self,
+        groups: PairGroups,
+        deltas: np.ndarray,
+        signal: Signal,
+        gradient: SampleGradient | None,
+        rule: StepRule,
+        threads: int,
+    ) -> None:
+        """Update the pairs' rows for their logits' gradients `deltas`; add the samples' gradient to `gradient`."""
+        if signal.reads_sparse:
+            # Of the features only those present are stepped; there may be millions.
+            touched_only = signal.dense is None
+            sparse_input.step_groups(
+                self._table, groups, deltas, *_entries(signal), gradient, touched_only, rule, threads
+            )
+        else:
+            optim.step_groups(self._table, groups, deltas, signal.dense, gradient, rule, threads)
+
+
+def _entries(signal):
+    return signal.columns.begin, signal.columns.end, signal.columns.flat, signal.values
