@@ -13,6 +13,7 @@ from slide.kernels.sampling import vanilla
 from slide.schedule import RehashSchedule
 
 
+
 class NeuronIndex:
     """Hash tables over the rows of a parameter table.
 

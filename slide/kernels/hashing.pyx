@@ -41,8 +41,8 @@ cdef class _BlockHasher:
     cdef _set_shape(self, int64_t dim, int k, int l, int width, int bucket_bits):
         if dim < 1:
             raise ValueError(f"dim must be positive, got {dim}")
-        if k < 1 or l < 1 or width < 1:
-            raise ValueError(f"k, l and the code width must be positive, got {k}, {l} and {width}")
+        if k < 1 or l < 1 or not 1 <= width <= 16:
+            raise ValueError(f"k and l must be positive and the code width 1 to 16, got {k}, {l} and {width}")
         if k * width > 32:
             raise ValueError(f"k codes of {width} bits must fit 32 bits, got k = {k}")
         if not 1 <= bucket_bits <= 30:
