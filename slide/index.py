@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from slide.families import FAMILIES
+from slide.families import make_hasher
 from slide.kernels import dtypes, tables
 from slide.kernels.sampling import vanilla
 
@@ -39,7 +39,7 @@ class NeuronIndex:
         self.rehash = rehash
         self.seed = seed
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0x15DE], dtype=np.uint64)))
-        self.hasher = FAMILIES[lsh.family](lsh, table.dim, table.n_rows, rng)
+        self.hasher = make_hasher(lsh, table.dim, table.n_rows, rng)
         n, n_buckets = table.n_rows, 1 << self.hasher.bucket_bits
         self.codes = buffers.array("index codes", (self.hasher.l, n), dtypes.CODE)
         self.offsets = buffers.array("index offsets", (self.hasher.l, n_buckets + 1), dtypes.INDEX)
