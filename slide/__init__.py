@@ -23,7 +23,7 @@ The house has two floors; imports run downward only::
       memory             HugeBuffer: the one owner of large memory
       parallel           threads and instruction set
       rows               RowTable: a layer's parameters, [header | w | m | v] a row
-      hashing            SimHash, DWTA
+      hashing            SimHash, WTA, DWTA, MinHash
       tables             flat bucket tables
       sampling           vanilla sampling
       sparse             pairs grouped by row; SpMM, SDDMM
@@ -50,20 +50,24 @@ from slide.config import (
     RunConfig,
     TrainingConfig,
 )
+from slide.families import HashFamily, PythonHasher, register_family
 from slide.info import __version__, show_config
 from slide.network import Network
 
 __all__ = [
     "ConfigError",
+    "HashFamily",
     "HiddenConfig",
     "LSHConfig",
     "Network",
     "NetworkConfig",
     "OptimizerConfig",
     "OutputConfig",
+    "PythonHasher",
     "RehashConfig",
     "RunConfig",
     "TrainingConfig",
     "__version__",
+    "register_family",
     "show_config",
 ]

@@ -7,6 +7,7 @@ names the field and what it may be.
 
 import dataclasses
 import math
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,12 @@ def _choice(config, name, choices):
         _refuse(config, name, "one of " + ", ".join(repr(choice) for choice in choices))
 
 
+def _name(config, name):
+    value = getattr(config, name)
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w*(-\w+)*", value):
+        _refuse(config, name, "a name of letters, digits, hyphens and underscores")
+
+
 def _boolean(config, name):
     if not isinstance(getattr(config, name), bool):
         _refuse(config, name, "true or false")
@@ -78,7 +85,8 @@ class LSHConfig:
     Parameters
     ----------
     family : str
-        ``"simhash"`` (cosine similarity) or ``"dwta"`` (rank order).
+        ``"simhash"`` (cosine similarity), ``"wta"`` (rank order), ``"dwta"`` (rank order, zeros counting as missing),
+        ``"minhash"`` (overlap of the largest coordinates), or a name given to `slide.families.register_family`.
     k : int, optional
         Hash codes in a bucket index. By default so many that a bucket holds a few dozen neurons.
     l : int
@@ -87,9 +95,12 @@ class LSHConfig:
         SimHash only: ``"hadamard"`` (fast random rotations) or ``"sparse"`` (random +1, 0, -1 at density 1/3, the
         paper's).
     bin_size : int
-        DWTA only: coordinates compared by one code.
+        WTA, DWTA and MinHash: coordinates that one code looks at.
     code_bits : int, optional
-        DWTA only: bits kept of a code; by default as many as tell all places of a bin apart.
+        WTA and DWTA: bits kept of a code, by default as many as tell all places of a bin apart. MinHash: bits of a
+        code, by default 8.
+    top : int, optional
+        MinHash only: how many of a vector's largest coordinates make its set; by default a quarter of all.
     bucket_bits : int, optional
         Most bits of a bucket index; longer concatenated codes are mixed down. By default one bucket for each neuron.
     """
@@ -100,16 +111,18 @@ class LSHConfig:
     projection: str = "hadamard"
     bin_size: int = 8
     code_bits: int | None = None
+    top: int | None = None
     bucket_bits: int | None = None
 
     def __post_init__(self):
         """Check every field."""
-        _choice(self, "family", ("simhash", "dwta"))
+        _name(self, "family")
         _integer(self, "k", 1, 32, optional=True)
         _integer(self, "l", 1, 1024)
         _choice(self, "projection", ("hadamard", "sparse"))
         _integer(self, "bin_size", 2, 256)
         _integer(self, "code_bits", 1, 8, optional=True)
+        _integer(self, "top", 1, 2**31 - 1, optional=True)
         _integer(self, "bucket_bits", 1, 30, optional=True)
 
 

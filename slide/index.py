@@ -7,11 +7,10 @@ import time
 
 import numpy as np
 
-from slide.families import FAMILIES
+from slide.families import make_hasher
 from slide.kernels import dtypes, tables
 from slide.kernels.sampling import vanilla
 from slide.schedule import RehashSchedule
-
 
 
 class NeuronIndex:
@@ -51,7 +50,7 @@ class NeuronIndex:
 
     def _draw_functions(self, generation):
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, generation], dtype=np.uint64)))
-        self.hasher = FAMILIES[self.lsh.family](self.lsh, self.table.dim, self.table.n_rows, rng)
+        self.hasher = make_hasher(self.lsh, self.table.dim, self.table.n_rows, rng)
 
     @property
     def rebuilds(self):

@@ -16,26 +16,67 @@
 #define SLIDE_EMPTY 0xFFFFFFFFu
 #define SLIDE_MAX_BORROWS 128
 
-/* K codes of `width` bits side by side are one code of L. It is the bucket index where it fits `bucket_bits`; a wider
- * one is mixed down (Fibonacci hashing), so that every index bit depends on every code. */
+/* K codes below `radix` are the digits of one number below total = radix^K; `total_bits` is its binary logarithm where
+ * it is a power of two, else -1. The bucket index keeps bucket_bits of it, at most log2(total). */
 typedef struct {
     int32_t k, l;
-    int32_t width;
+    uint32_t radix;
     int32_t bucket_bits;
+    uint64_t total;
+    int32_t total_bits;
 } slide_code_shape;
 
-/* WTA bins that are empty (all their coordinates zero) take the code of another bin, found by a hash of (bin,
- * attempt) that is the same for every vector: Chen and Shrivastava, Densified Winner Take All, UAI 2018. */
+/* The nearest prime below 2^32 over the golden ratio; it shares no factor with any radix, so that multiplying by it
+ * modulo radix^K loses nothing. */
+#define SLIDE_MULTIPLIER 0x9E3779B1u
+
+/* An empty bin takes the code of another bin of the same vector, found by a hash of (bin, attempt) that is the same
+ * for every vector: optimal densification (Shrivastava, ICML 2017; for WTA, Chen and Shrivastava, UAI 2018). */
 static inline uint32_t slide_borrow(const uint32_t *code, int64_t n_bins, int64_t bin, uint64_t seed) {
     for (int attempt = 1; attempt <= SLIDE_MAX_BORROWS; attempt++) {
         int64_t other = slide_below(slide_key(seed, (uint64_t)bin, (uint64_t)attempt), (uint32_t)n_bins);
         if (code[other * SLIDE_LANES] != SLIDE_EMPTY) return code[other * SLIDE_LANES];
     }
-    for (int64_t step = 1; step < n_bins; step++) {
-        int64_t other = (bin + step) % n_bins;
-        if (code[other * SLIDE_LANES] != SLIDE_EMPTY) return code[other * SLIDE_LANES];
+    int64_t other = bin;
+    while (code[other * SLIDE_LANES] == SLIDE_EMPTY) other = other + 1 < n_bins ? other + 1 : 0;
+    return code[other * SLIDE_LANES];
+}
+
+/* Sixteen sparse rows as one block of those coordinates alone that any of them has, ascending, behind a first
+ * coordinate that is zero for all: place[c] is where coordinate c went, 0 if nowhere. The cost is that of the
+ * entries, whatever the dimension. place and marks, one bit a coordinate, come in zero and are left so by
+ * slide_forget. Returns the coordinates of the block. */
+static int64_t slide_compact(const int64_t *indptr, int64_t rows, const int32_t *indices, const float *values,
+                             int64_t dim, uint64_t *marks, int32_t *place, int32_t *coordinates, float *block) {
+    int64_t n = 1;
+    for (int64_t i = indptr[0]; i < indptr[rows]; i++) marks[indices[i] >> 6] |= 1ull << (indices[i] & 63);
+    memset(block, 0, SLIDE_LANES * sizeof(float));
+    for (int64_t word = 0; word < (dim + 63) / 64; word++)
+        for (uint64_t rest = marks[word]; rest != 0; rest &= rest - 1) {
+            int32_t c = (int32_t)(word * 64 + __builtin_ctzll(rest));
+            memset(block + n * SLIDE_LANES, 0, SLIDE_LANES * sizeof(float));
+            coordinates[n] = c;
+            place[c] = (int32_t)n++;
+        }
+    for (int64_t j = 0; j < rows; j++)
+        for (int64_t i = indptr[j]; i < indptr[j + 1]; i++)
+            block[(int64_t)place[indices[i]] * SLIDE_LANES + j] += values[i];
+    return n;
+}
+
+static void slide_forget(const int32_t *coordinates, int64_t n, uint64_t *marks, int32_t *place) {
+    for (int64_t i = 1; i < n; i++) {
+        marks[coordinates[i] >> 6] = 0;
+        place[coordinates[i]] = 0;
     }
-    return 0; /* the zero vector */
+}
+
+/* Sixteen sparse rows as a block of all n coordinates. */
+static void slide_scatter(const int64_t *indptr, int64_t rows, const int32_t *indices, const float *values, int64_t n,
+                          float *block) {
+    memset(block, 0, (size_t)n * SLIDE_LANES * sizeof(float));
+    for (int64_t j = 0; j < rows; j++)
+        for (int64_t i = indptr[j]; i < indptr[j + 1]; i++) block[(int64_t)indices[i] * SLIDE_LANES + j] += values[i];
 }
 
 #define HASH_FN(name) name##_baseline
@@ -62,7 +103,13 @@ typedef struct {
     void (*load)(const float *const *, int64_t, int64_t, float *);
     void (*hadamard)(const float *, int64_t, const float *, float *, const slide_code_shape *, uint32_t *);
     void (*sparse_signs)(const float *, const int32_t *, const int64_t *, const slide_code_shape *, uint32_t *);
-    void (*dwta)(const float *, const int32_t *, int64_t, uint64_t, uint32_t *, const slide_code_shape *, uint32_t *);
+    void (*column_signs)(const float *, const int32_t *, int64_t, const int64_t *, const int32_t *, float *,
+                         const slide_code_shape *, uint32_t *);
+    void (*hide_zeros)(float *, int64_t);
+    void (*keep_top)(float *, int64_t, int32_t);
+    void (*winners)(const float *, const int32_t *, const int32_t *, int64_t, int64_t, uint32_t *);
+    void (*first_members)(const float *, const int32_t *, const int32_t *, int64_t, int64_t, uint32_t *);
+    void (*combine)(const uint32_t *, uint64_t, const slide_code_shape *, uint32_t *);
 } slide_hash_kernels;
 
 static inline slide_hash_kernels slide_hash_for(int level) {
@@ -71,7 +118,12 @@ static inline slide_hash_kernels slide_hash_for(int level) {
     k.load = SLIDE_DISPATCH(level, slide_load_block);
     k.hadamard = SLIDE_DISPATCH(level, slide_hadamard);
     k.sparse_signs = SLIDE_DISPATCH(level, slide_sparse_signs);
-    k.dwta = SLIDE_DISPATCH(level, slide_dwta);
+    k.column_signs = SLIDE_DISPATCH(level, slide_column_signs);
+    k.hide_zeros = SLIDE_DISPATCH(level, slide_hide_zeros);
+    k.keep_top = SLIDE_DISPATCH(level, slide_keep_top);
+    k.winners = SLIDE_DISPATCH(level, slide_winners);
+    k.first_members = SLIDE_DISPATCH(level, slide_first_members);
+    k.combine = SLIDE_DISPATCH(level, slide_combine);
     return k;
 }
 

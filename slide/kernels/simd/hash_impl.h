@@ -7,9 +7,24 @@ HASH_TARGET static void HASH_FN(slide_load_block)(const float *const *rows, int6
     memset(block + d * SLIDE_LANES, 0, (size_t)(n - d) * SLIDE_LANES * sizeof(float));
 }
 
+/* A table's code to its bucket. Codes that are equally likely fall into equally full buckets: for a power of two the
+ * mixing is a bijection, of which the upper bits are kept, and each of them depends on every hash code; otherwise the
+ * products modulo `total`, all distinct, are cut into 2^bucket_bits ranges. */
 HASH_TARGET SLIDE_INLINE void HASH_FN(store_bucket)(vu code, const slide_code_shape *shape, uint32_t *out) {
-    if (shape->k * shape->width > shape->bucket_bits) code = (code * 0x9E3779B1u) >> (32 - shape->bucket_bits);
-    *(vu *)out = code;
+    if (shape->total_bits == shape->bucket_bits) {
+        *(vu *)out = code;
+    } else if (shape->total_bits > 0) {
+        uint32_t mask = (uint32_t)(shape->total - 1);
+        code = (code * SLIDE_MULTIPLIER) & mask;
+        code ^= code >> ((shape->total_bits + 1) / 2);
+        code = (code * SLIDE_MULTIPLIER) & mask;
+        *(vu *)out = code >> (shape->total_bits - shape->bucket_bits);
+    } else {
+        for (int j = 0; j < SLIDE_LANES; j++) {
+            uint64_t mixed = (uint64_t)code[j] * SLIDE_MULTIPLIER % shape->total;
+            out[j] = (uint32_t)((mixed << shape->bucket_bits) / shape->total);
+        }
+    }
 }
 
 /* In place on block[n][16], n a power of two: the unnormalised fast Walsh-Hadamard transform. */
@@ -67,34 +82,126 @@ HASH_TARGET static void HASH_FN(slide_sparse_signs)(const float *block, const in
     }
 }
 
-/* DWTA: bin f holds the coordinates index[f * bin_size ...]; its code is the place of the largest non-zero one.
- * codes is scratch for [k * l, 16]. */
-HASH_TARGET static void HASH_FN(slide_dwta)(const float *block, const int32_t *index, int64_t bin_size, uint64_t seed,
-                                            uint32_t *codes, const slide_code_shape *shape, uint32_t *out) {
-    int64_t n_bins = (int64_t)shape->k * shape->l;
-    vi any_empty = {0};
-    for (int64_t bin = 0; bin < n_bins; bin++) {
-        vf best = VF_SET(0);
+/* As slide_sparse_signs, for a block of n coordinates of which the first is padding: coordinate c has the entries
+ * terms[ptr[c]..ptr[c+1]], 2f for a function f that adds it, 2f + 1 for one that subtracts it. sums is scratch for
+ * [k * l, 16]. */
+HASH_TARGET static void HASH_FN(slide_column_signs)(const float *block, const int32_t *coordinates, int64_t n,
+                                                    const int64_t *ptr, const int32_t *terms, float *sums,
+                                                    const slide_code_shape *shape, uint32_t *out) {
+    memset(sums, 0, (size_t)shape->k * shape->l * SLIDE_LANES * sizeof(float));
+    for (int64_t c = 1; c < n; c++) {
+        vf x[2] = {VF_LOAD(block + c * SLIDE_LANES), -VF_LOAD(block + c * SLIDE_LANES)};
+        for (int64_t i = ptr[coordinates[c]]; i < ptr[coordinates[c] + 1]; i++) {
+            float *sum = sums + (int64_t)(terms[i] >> 1) * SLIDE_LANES;
+            VF_STORE(sum, VF_LOAD(sum) + x[terms[i] & 1]);
+        }
+    }
+    for (int64_t table = 0; table < shape->l; table++) {
+        vu code = {0};
+        for (int bit = 0; bit < shape->k; bit++, sums += SLIDE_LANES) {
+            vi positive = VF_LOAD(sums) > VF_SET(0);
+            code = (code << 1) | ((vu)positive & 1u);
+        }
+        HASH_FN(store_bucket)(code, shape, out + table * SLIDE_LANES);
+    }
+}
+
+/* Zeros become minus infinity, which wins no bin. */
+HASH_TARGET static void HASH_FN(slide_hide_zeros)(float *block, int64_t n) {
+    for (int64_t c = 0; c < n; c++) {
+        vf x = VF_LOAD(block + c * SLIDE_LANES);
+        VF_STORE(block + c * SLIDE_LANES, VF_SELECT(x == VF_SET(0), VF_SET(-__builtin_inff()), x));
+    }
+}
+
+/* Each vector becomes its set, all bits for a member and none for the rest: the `top` largest of its non-zero
+ * coordinates, lower ones first among equals, or all where there are no more. The smallest member is found by bisection
+ * on the floats' order-preserving integer keys. */
+HASH_TARGET static void HASH_FN(slide_keep_top)(float *block, int64_t n, int32_t top) {
+    const vi lowest = (vi){0} + INT32_MIN, wanted = (vi){0} + top;
+    vi *keys = (vi *)block;
+    vi count = {0};
+    for (int64_t c = 0; c < n; c++) {
+        vi bits = keys[c], there = VF_LOAD(block + c * SLIDE_LANES) != VF_SET(0);
+        keys[c] = VI_SELECT(there, bits ^ ((bits >> 31) & INT32_MAX), lowest);
+        count -= there;
+    }
+    const vi few = count <= wanted;
+    vi settled = few;
+    vu least = {0};
+    for (int bit = 31; bit >= 0; bit--) {
+        int settled_lanes = 0;
+        for (int j = 0; j < SLIDE_LANES; j++) settled_lanes -= settled[j];
+        if (settled_lanes == SLIDE_LANES) break;
+        vu trial = least | (1u << bit);
+        vi limit = (vi)trial ^ lowest;
+        count = (vi){0};
+        for (int64_t c = 0; c < n; c++) count -= keys[c] >= limit;
+        vi enough = (count >= wanted) & ~settled;
+        least = VI_SELECT((vu)enough, trial, least);
+        settled |= enough & (count == wanted);
+    }
+    const vi limit = VI_SELECT(few, lowest + 1, (vi)least ^ lowest);
+    vi room = wanted;
+    for (int64_t c = 0; c < n; c++) room += keys[c] > limit;
+    for (int64_t c = 0; c < n; c++) {
+        vi equal = (keys[c] == limit) & (room > 0);
+        room += equal;
+        keys[c] = equal | (keys[c] > limit);
+    }
+}
+
+/* Bin f holds the coordinates index[f * bin_size ...]; its code is the label of the largest, the first of equals.
+ * codes is [bins, 16]. */
+HASH_TARGET static void HASH_FN(slide_winners)(const float *block, const int32_t *index, const int32_t *labels,
+                                               int64_t bins, int64_t bin_size, uint32_t *codes) {
+    for (int64_t bin = 0; bin < bins; bin++, index += bin_size, labels += bin_size) {
+        vf best = VF_SET(-__builtin_inff());
         vi code = (vi){0} + (int32_t)SLIDE_EMPTY;
         for (int64_t i = 0; i < bin_size; i++) {
-            vf x = VF_LOAD(block + index[bin * bin_size + i] * SLIDE_LANES);
-            vi take = (x != VF_SET(0)) & ((x > best) | (code == (int32_t)SLIDE_EMPTY));
+            vf x = VF_LOAD(block + (int64_t)index[i] * SLIDE_LANES);
+            vi take = x > best;
             best = VF_SELECT(take, x, best);
-            code = VI_SELECT(take, (vi){0} + (int32_t)i, code);
+            code = VI_SELECT(take, (vi){0} + labels[i], code);
         }
-        any_empty |= code == (int32_t)SLIDE_EMPTY;
         *(vi *)(codes + bin * SLIDE_LANES) = code;
     }
+}
+
+/* As slide_winners, for the first coordinate of a bin that is a member of the set. */
+HASH_TARGET static void HASH_FN(slide_first_members)(const float *block, const int32_t *index, const int32_t *labels,
+                                                     int64_t bins, int64_t bin_size, uint32_t *codes) {
+    for (int64_t bin = 0; bin < bins; bin++, index += bin_size, labels += bin_size) {
+        vi code = (vi){0} + (int32_t)SLIDE_EMPTY;
+        for (int64_t i = bin_size - 1; i >= 0; i--) {
+            vi member = *(const vi *)(block + (int64_t)index[i] * SLIDE_LANES);
+            code = VI_SELECT(member, (vi){0} + labels[i], code);
+        }
+        *(vi *)(codes + bin * SLIDE_LANES) = code;
+    }
+}
+
+/* Codes [k * l, 16] to bucket indices, empty bins filled from others; a vector all of whose bins are empty has code 0
+ * in each. */
+HASH_TARGET static void HASH_FN(slide_combine)(const uint32_t *codes, uint64_t seed, const slide_code_shape *shape,
+                                               uint32_t *out) {
+    int64_t bins = (int64_t)shape->k * shape->l;
+    vi some = {0}, all = ~(vi){0};
+    for (int64_t bin = 0; bin < bins; bin++) {
+        vi empty = *(const vi *)(codes + bin * SLIDE_LANES) == (int32_t)SLIDE_EMPTY;
+        some |= empty;
+        all &= empty;
+    }
     int borrow = 0;
-    for (int j = 0; j < SLIDE_LANES; j++) borrow |= any_empty[j];
+    for (int j = 0; j < SLIDE_LANES; j++) borrow |= some[j];
     for (int64_t table = 0; table < shape->l; table++) {
         vu code = {0};
         for (int64_t bin = table * shape->k; bin < (table + 1) * shape->k; bin++) {
-            vu part = *(vu *)(codes + bin * SLIDE_LANES);
+            vu part = *(const vu *)(codes + bin * SLIDE_LANES);
             if (borrow)
                 for (int j = 0; j < SLIDE_LANES; j++)
-                    if (part[j] == SLIDE_EMPTY) part[j] = slide_borrow(codes + j, n_bins, bin, seed);
-            code = (code << shape->width) | (part & ((1u << shape->width) - 1u));
+                    if (part[j] == SLIDE_EMPTY) part[j] = all[j] ? 0 : slide_borrow(codes + j, bins, bin, seed);
+            code = code * shape->radix + part;
         }
         HASH_FN(store_bucket)(code, shape, out + table * SLIDE_LANES);
     }
