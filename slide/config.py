@@ -18,6 +18,8 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover
     import tomli as tomllib
 
+from slide.policies import POLICIES
+
 __all__ = [
     "ConfigError",
     "HiddenConfig",
@@ -27,6 +29,7 @@ __all__ = [
     "OutputConfig",
     "RehashConfig",
     "RunConfig",
+    "SamplingConfig",
     "TrainingConfig",
 ]
 
@@ -92,6 +95,11 @@ class LSHConfig:
         DWTA only: bits kept of a code; by default as many as tell all places of a bin apart.
     bucket_bits : int, optional
         Most bits of a bucket index; longer concatenated codes are mixed down. By default one bucket for each neuron.
+    capacity : int, optional
+        The most neurons a bucket keeps; by default all. With a capacity every rebuild reads all codes again.
+    insertion : str
+        Which ones a full bucket keeps: ``"fifo"`` (the last ones, by id) or ``"reservoir"`` (random ones, each
+        with the same probability).
     """
 
     family: str = "simhash"
@@ -101,6 +109,8 @@ class LSHConfig:
     bin_size: int = 8
     code_bits: int | None = None
     bucket_bits: int | None = None
+    capacity: int | None = None
+    insertion: str = "fifo"
 
     def __post_init__(self):
         """Check every field."""
@@ -111,6 +121,36 @@ class LSHConfig:
         _integer(self, "bin_size", 2, 256)
         _integer(self, "code_bits", 1, 8, optional=True)
         _integer(self, "bucket_bits", 1, 30, optional=True)
+        _integer(self, "capacity", 1, 2**31 - 1, optional=True)
+        _choice(self, "insertion", ("fifo", "reservoir"))
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Which of the neurons that a sample finds in the hash tables it takes.
+
+    Parameters
+    ----------
+    policy : str
+        ``"vanilla"`` (tables in random order until the budget is met), ``"topk"`` (those found in the most tables),
+        ``"threshold"`` (those found in `min_tables` or more, the most frequent ones where they exceed the budget), or
+        another name in `slide.policies.POLICIES`.
+    min_tables : int
+        Threshold only: tables a neuron must be found in.
+    fill : str
+        Where fewer than the budget are found: ``"none"`` (the set stays smaller) or ``"uniform"`` (neurons drawn
+        uniformly from the rest fill it up).
+    """
+
+    policy: str = "vanilla"
+    min_tables: int = 2
+    fill: str = "none"
+
+    def __post_init__(self):
+        """Check every field."""
+        _choice(self, "policy", tuple(POLICIES))
+        _integer(self, "min_tables", 1, 1024)
+        _choice(self, "fill", ("none", "uniform"))
 
 
 @dataclass(frozen=True)
@@ -180,6 +220,7 @@ class OutputConfig:
         Draws of the uniform sample.
     lsh : LSHConfig
     rehash : RehashConfig
+    sampling : SamplingConfig
     """
 
     candidates: str = "lsh+tail"
@@ -188,6 +229,7 @@ class OutputConfig:
     tail: int = 1024
     lsh: LSHConfig = field(default_factory=LSHConfig)
     rehash: RehashConfig = field(default_factory=RehashConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self):
         """Check every field."""
@@ -197,6 +239,12 @@ class OutputConfig:
         _integer(self, "tail", 1, 2**24)
         _section(self, "lsh", LSHConfig)
         _section(self, "rehash", RehashConfig)
+        _section(self, "sampling", SamplingConfig)
+        if self.uses_tables and self.sampling.policy == "threshold" and self.sampling.min_tables > self.lsh.l:
+            raise ConfigError(
+                f"SamplingConfig.min_tables must be at most the number of tables, {self.lsh.l}, "
+                f"got {self.sampling.min_tables}"
+            )
 
     @property
     def uses_tables(self):

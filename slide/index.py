@@ -8,9 +8,11 @@ import time
 
 import numpy as np
 
+from slide.config import SamplingConfig
 from slide.families import FAMILIES
 from slide.kernels import dtypes, tables
-from slide.kernels.sampling import vanilla
+from slide.policies import POLICIES, Query
+
 
 class NeuronIndex:
     """Hash tables over the rows of a parameter table.
@@ -25,6 +27,8 @@ class NeuronIndex:
         Of the hash functions and of the sampling.
     buffers : Buffers
         Where the tables live.
+    sampling : SamplingConfig, optional
+        The policy of ``sample``; vanilla by default.
 
     Attributes
     ----------
@@ -34,8 +38,11 @@ class NeuronIndex:
         Time spent on it in all.
     """
 
-    def __init__(self, table, lsh, rehash, seed, buffers):
+    def __init__(self, table, lsh, rehash, seed, buffers, *, sampling=None):
         self.table = table
+        self.sampling = sampling or SamplingConfig()
+        self.capacity = lsh.capacity or 0
+        self.reservoir = lsh.insertion == "reservoir"
         self.rehash = rehash
         self.seed = seed
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0x15DE], dtype=np.uint64)))
@@ -43,7 +50,10 @@ class NeuronIndex:
         n, n_buckets = table.n_rows, 1 << self.hasher.bucket_bits
         self.codes = buffers.array("index codes", (self.hasher.l, n), dtypes.CODE)
         self.offsets = buffers.array("index offsets", (self.hasher.l, n_buckets + 1), dtypes.INDEX)
-        self.ids = buffers.array("index ids", (self.hasher.l, n), dtypes.INDEX)
+        self.ids = buffers.array(
+            "index ids", (self.hasher.l, tables.room(n, n_buckets, self.capacity)), dtypes.INDEX
+        )
+        self._dropped = np.zeros(self.hasher.l, dtypes.OFFSET)
         self.rebuilds = 0
         self.rebuild_seconds = 0.0
         self._built_at = None
@@ -52,12 +62,14 @@ class NeuronIndex:
     @staticmethod
     def bytes_needed(n, lsh, bucket_bits):
         """Return the bytes of the tables over `n` neurons, without making them."""
-        return lsh.l * (2 * n + (1 << bucket_bits) + 1) * 4
+        n_buckets = 1 << bucket_bits
+        return lsh.l * (n + tables.room(n, n_buckets, lsh.capacity or 0) + n_buckets + 1) * 4
 
     def rebuild(self, step, num_threads):
         """Bring the tables up to date with the weights.
 
-        Only rows updated since the last time are hashed anew, unless most were.
+        Only rows updated since the last time are hashed anew and moved, unless most were. A bucket with a capacity has
+        forgotten whom it turned away, so tables with one are built anew from the codes.
 
         Parameters
         ----------
@@ -71,8 +83,22 @@ class NeuronIndex:
             changed = self.table.last_step > self._built_at
             if 2 * np.count_nonzero(changed) < len(changed):
                 rows = np.flatnonzero(changed).astype(dtypes.INDEX)
+        moves = rows is not None and not self.capacity
+        old = np.take(self.codes, rows, axis=1) if moves else None
         self.hasher.hash(self.table.weights, self.codes, num_threads, rows)
-        tables.build(self.codes, self.offsets, self.ids, num_threads)
+        if moves:
+            tables.update(rows, old, self.codes, self.offsets, self.ids, num_threads)
+        else:
+            tables.build(
+                self.codes,
+                self.offsets,
+                self.ids,
+                num_threads,
+                capacity=self.capacity,
+                reservoir=self.reservoir,
+                seed=self.seed,
+                dropped=self._dropped,
+            )
         self._built_at = step
         self._due = step + max(1, round(self.rehash.period * math.exp(self.rehash.decay * self.rebuilds)))
         self.rebuilds += 1
@@ -84,7 +110,7 @@ class NeuronIndex:
             self.rebuild(step, num_threads)
 
     def sample(self, hidden, forced_ptr, forced_ids, budget, iteration, out_ids, out_counts, num_threads):
-        """Draw each sample's active set from the tables by vanilla sampling; see `slide.kernels.sampling.vanilla`.
+        """Draw each sample's active set from the tables by the configured policy; see `slide.policies`.
 
         Parameters
         ----------
@@ -101,10 +127,11 @@ class NeuronIndex:
         """
         codes = np.empty((self.hasher.l, hidden.shape[0]), dtypes.CODE)
         self.hasher.hash(hidden, codes, num_threads)
-        vanilla(
+        query = Query(
             codes,
             self.offsets,
             self.ids,
+            self.table.n_rows,
             forced_ptr,
             forced_ids,
             budget,
@@ -114,9 +141,13 @@ class NeuronIndex:
             out_counts,
             num_threads,
         )
+        POLICIES[self.sampling.policy](query, self.sampling)
 
     def statistics(self):
-        """Return a dict that describes the tables: family, k, l, buckets, their occupancy, rebuilds and time spent."""
+        """Return a dict that describes the tables: family, k, l, buckets, occupancy, overflow, rebuilds and their time.
+
+        Overflow is the share of neurons that a table turned away because their bucket was full, mean over the tables.
+        """
         sizes = np.diff(self.offsets, axis=1)
         used = sizes[sizes > 0]
         return {
@@ -127,6 +158,7 @@ class NeuronIndex:
             "buckets_used": float(np.count_nonzero(sizes) / sizes.size),
             "bucket_mean": float(used.mean()) if used.size else 0.0,
             "bucket_max": int(sizes.max()),
+            "overflow": float(self._dropped.mean() / max(self.table.n_rows, 1)),
             "rebuilds": self.rebuilds,
             "rebuild_seconds": self.rebuild_seconds,
         }

@@ -170,7 +170,10 @@ class SampledLayer:
     def make_index(self) -> None:
         """Make the hash tables that training looks neurons up in, where the configuration wants them."""
         if self.config.uses_tables:
-            self.index = NeuronIndex(self.table, self.config.lsh, self.config.rehash, self.seed, self._buffers)
+            config = self.config
+            self.index = NeuronIndex(
+                self.table, config.lsh, config.rehash, self.seed, self._buffers, sampling=config.sampling
+            )
 
     def set_label_frequency(self, frequency: np.ndarray) -> None:
         """Tell the layer how common each label is, which the logQ correction needs.
