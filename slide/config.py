@@ -28,6 +28,7 @@ __all__ = [
     "OutputConfig",
     "RehashConfig",
     "RunConfig",
+    "SamplingConfig",
     "TrainingConfig",
 ]
 
@@ -103,6 +104,11 @@ class LSHConfig:
         MinHash only: how many of a vector's largest coordinates make its set; by default a quarter of all.
     bucket_bits : int, optional
         Most bits of a bucket index; longer concatenated codes are mixed down. By default one bucket for each neuron.
+    capacity : int, optional
+        The most neurons a bucket keeps; by default all. With a capacity every rebuild reads all codes again.
+    insertion : str
+        Which ones a full bucket keeps: ``"fifo"`` (the last ones, by id) or ``"reservoir"`` (random ones, each
+        with the same probability).
     """
 
     family: str = "simhash"
@@ -113,6 +119,8 @@ class LSHConfig:
     code_bits: int | None = None
     top: int | None = None
     bucket_bits: int | None = None
+    capacity: int | None = None
+    insertion: str = "fifo"
 
     def __post_init__(self):
         """Check every field."""
@@ -124,6 +132,36 @@ class LSHConfig:
         _integer(self, "code_bits", 1, 8, optional=True)
         _integer(self, "top", 1, 2**31 - 1, optional=True)
         _integer(self, "bucket_bits", 1, 30, optional=True)
+        _integer(self, "capacity", 1, 2**31 - 1, optional=True)
+        _choice(self, "insertion", ("fifo", "reservoir"))
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Which of the neurons that a sample finds in the hash tables it takes.
+
+    Parameters
+    ----------
+    policy : str
+        ``"vanilla"`` (tables in random order until the budget is met), ``"topk"`` (those found in the most tables),
+        ``"threshold"`` (those found in `min_tables` or more, the most frequent ones where they exceed the budget), or
+        another name in `slide.policies.POLICIES`.
+    min_tables : int
+        Threshold only: tables a neuron must be found in.
+    fill : str
+        Where fewer than the budget are found: ``"none"`` (the set stays smaller) or ``"uniform"`` (neurons drawn
+        uniformly from the rest fill it up).
+    """
+
+    policy: str = "vanilla"
+    min_tables: int = 2
+    fill: str = "none"
+
+    def __post_init__(self):
+        """Check every field."""
+        _name(self, "policy")
+        _integer(self, "min_tables", 1, 1024)
+        _choice(self, "fill", ("none", "uniform"))
 
 
 @dataclass(frozen=True)
@@ -161,6 +199,18 @@ class RehashConfig:
         _integer(self, "renew", 1, 10**9, optional=True)
 
 
+def _sampled(config):
+    """Check the sections that every layer with hash tables has."""
+    _section(config, "lsh", LSHConfig)
+    _section(config, "rehash", RehashConfig)
+    _section(config, "sampling", SamplingConfig)
+    if config.sampling.policy == "threshold" and config.sampling.min_tables > config.lsh.l:
+        raise ConfigError(
+            f"SamplingConfig.min_tables must be at most the number of tables, {config.lsh.l}, "
+            f"got {config.sampling.min_tables}"
+        )
+
+
 @dataclass(frozen=True)
 class HiddenConfig:
     """A hidden layer.
@@ -177,6 +227,8 @@ class HiddenConfig:
         Mode ``"lsh"``: units a sample computes.
     lsh : LSHConfig
     rehash : RehashConfig
+    sampling : SamplingConfig
+        By default a sample that finds too few units computes random ones beside them.
     """
 
     units: int = 128
@@ -185,6 +237,7 @@ class HiddenConfig:
     budget: int = 256
     lsh: LSHConfig = field(default_factory=LSHConfig)
     rehash: RehashConfig = field(default_factory=RehashConfig)
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(fill="uniform"))
 
     def __post_init__(self):
         """Check every field."""
@@ -192,8 +245,7 @@ class HiddenConfig:
         _choice(self, "activation", ("relu", "linear"))
         _choice(self, "candidates", ("full", "lsh"))
         _integer(self, "budget", 1, 2**16)
-        _section(self, "lsh", LSHConfig)
-        _section(self, "rehash", RehashConfig)
+        _sampled(self)
 
 
 CANDIDATES = ("lsh", "lsh+tail", "lsh+inbatch", "inbatch", "uniform", "full")
@@ -222,6 +274,7 @@ class OutputConfig:
         Draws of the uniform sample.
     lsh : LSHConfig
     rehash : RehashConfig
+    sampling : SamplingConfig
     """
 
     candidates: str = "lsh+tail"
@@ -230,6 +283,7 @@ class OutputConfig:
     tail: int = 1024
     lsh: LSHConfig = field(default_factory=LSHConfig)
     rehash: RehashConfig = field(default_factory=RehashConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self):
         """Check every field."""
@@ -237,8 +291,7 @@ class OutputConfig:
         _choice(self, "correction", ("logq", "none"))
         _integer(self, "budget", 1, 2**24)
         _integer(self, "tail", 1, 2**24)
-        _section(self, "lsh", LSHConfig)
-        _section(self, "rehash", RehashConfig)
+        _sampled(self)
 
     @property
     def uses_tables(self):
@@ -428,7 +481,7 @@ def to_dict(config):
 
 
 def from_dict(kind, values, *, where=""):
-    """Make a configuration of class `kind` from nested dictionaries.
+    """Make a configuration of class `kind` from nested dictionaries; what they leave out keeps its default.
 
     Parameters
     ----------
@@ -443,24 +496,28 @@ def from_dict(kind, values, *, where=""):
     ConfigError
         A field is unknown or wrong.
     """
+    return _changed(kind(), values, where)
+
+
+def _changed(config, values, where):
+    """Return the configuration with the fields that `values` has, in nested dictionaries, changed."""
     if not isinstance(values, dict):
         raise ConfigError(f"[{where}] must be a section, got {values!r}")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    arguments = {}
+    names = [f.name for f in dataclasses.fields(config)]
+    changes = {}
     for name, value in values.items():
         path = f"{where}.{name}" if where else name
-        if name not in fields:
-            raise ConfigError(f"unknown setting {path!r}; {where or 'the file'} may have: {', '.join(fields)}")
-        default = fields[name].default_factory
-        if dataclasses.is_dataclass(default):
-            value = from_dict(default, value, where=path)
-        elif isinstance(fields[name].default, tuple):
-            item = type(fields[name].default[0])
+        if name not in names:
+            raise ConfigError(f"unknown setting {path!r}; {where or 'the file'} may have: {', '.join(names)}")
+        now = getattr(config, name)
+        if dataclasses.is_dataclass(now):
+            value = _changed(now, value, path)
+        elif isinstance(now, tuple):
             if not isinstance(value, list):
                 raise ConfigError(f"[[{path}]] must be a list of sections, got {value!r}")
-            value = tuple(from_dict(item, entry, where=f"{path}[{i}]") for i, entry in enumerate(value))
-        arguments[name] = value
+            value = tuple(from_dict(type(now[0]), item, where=f"{path}[{i}]") for i, item in enumerate(value))
+        changes[name] = value
     try:
-        return kind(**arguments)
+        return dataclasses.replace(config, **changes)
     except ConfigError as error:
         raise ConfigError(f"[{where}] {error}" if where else str(error)) from None

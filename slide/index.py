@@ -1,16 +1,24 @@
-"""NeuronIndex: which neurons' weights are similar to a given hidden vector.
+"""NeuronIndex: which neurons' weights are similar to a given vector.
 
 Owns the hash functions, the tables and the schedule by which the tables follow the weights as these change.
 """
+
+from __future__ import annotations
 
 import time
 
 import numpy as np
 
+from slide.buffers import Buffers
+from slide.config import LSHConfig, RehashConfig, SamplingConfig
 from slide.families import make_hasher
 from slide.kernels import dtypes, tables
-from slide.kernels.sampling import vanilla
+from slide.kernels.rows import RowTable
+from slide.policies import Query, make_policy
 from slide.schedule import RehashSchedule
+
+DRIFT_SAMPLE = 1024
+"""Neurons whose bucket indices are looked at to measure drift."""
 
 
 class NeuronIndex:
@@ -22,6 +30,8 @@ class NeuronIndex:
         The neurons; must outlive the index.
     lsh : LSHConfig
     rehash : RehashConfig
+    sampling : SamplingConfig
+        The policy of ``sample``.
     seed : int
         Of the hash functions and of the sampling.
     buffers : Buffers
@@ -31,20 +41,41 @@ class NeuronIndex:
 
     Attributes
     ----------
+    hasher : HashFamily
+    codes : uint32 array [l, n]
+        Every neuron's bucket in every table, when the tables were built.
+    offsets : int32 array [l, n_buckets + 1]
+    ids : int32 array [l, n or less]
+        The tables; see `slide.kernels.tables`.
     rebuild_seconds : float
         Time spent on building tables and on measuring their drift.
     """
 
-    def __init__(self, table, lsh, rehash, seed, buffers, *, name="index"):
+    def __init__(
+        self,
+        table: RowTable,
+        lsh: LSHConfig,
+        rehash: RehashConfig,
+        sampling: SamplingConfig,
+        seed: int,
+        buffers: Buffers,
+        *,
+        name: str = "index",
+    ):
         self.table = table
         self.lsh = lsh
+        self.sampling = sampling
         self.schedule = RehashSchedule(rehash)
         self.seed = seed
+        self._policy = make_policy(sampling)
         self._draw_functions(0)
-        n, n_buckets = table.n_rows, 1 << self.hasher.bucket_bits
+        n, n_buckets, capacity = table.n_rows, 1 << self.hasher.bucket_bits, lsh.capacity or 0
         self.codes = buffers.array(f"{name} table codes", (self.hasher.l, n), dtypes.CODE)
         self.offsets = buffers.array(f"{name} table offsets", (self.hasher.l, n_buckets + 1), dtypes.INDEX)
-        self.ids = buffers.array(f"{name} table ids", (self.hasher.l, n), dtypes.INDEX)
+        self.ids = buffers.array(
+            f"{name} table ids", (self.hasher.l, tables.room(n, n_buckets, capacity)), dtypes.INDEX
+        )
+        self._dropped = np.zeros(self.hasher.l, dtypes.OFFSET)
         self.rebuild_seconds = 0.0
         self._built_at: int | None = None
 
@@ -53,19 +84,21 @@ class NeuronIndex:
         self.hasher = make_hasher(self.lsh, self.table.dim, self.table.n_rows, rng)
 
     @property
-    def rebuilds(self):
+    def rebuilds(self) -> int:
         """How often the tables were built."""
         return self.schedule.rebuilds
 
     @staticmethod
-    def bytes_needed(n, lsh, bucket_bits):
+    def bytes_needed(n: int, lsh: LSHConfig, bucket_bits: int) -> int:
         """Return the bytes of the tables over `n` neurons, without making them."""
-        return lsh.l * (2 * n + (1 << bucket_bits) + 1) * 4
+        n_buckets = 1 << bucket_bits
+        return lsh.l * (n + tables.room(n, n_buckets, lsh.capacity or 0) + n_buckets + 1) * 4
 
-    def rebuild(self, step, num_threads):
+    def rebuild(self, step: int, num_threads: int) -> None:
         """Bring the tables up to date with the weights.
 
-        Only rows updated since the last time are hashed anew, unless most were.
+        Only rows updated since the last time are hashed anew and moved, unless most were. A bucket with a capacity has
+        forgotten whom it turned away, so tables with one are built anew from the codes.
 
         Parameters
         ----------
@@ -74,70 +107,106 @@ class NeuronIndex:
         num_threads : int
         """
         start = time.perf_counter()
-        rows = None
         if self.schedule.wants_new_functions:
             self._draw_functions(self.schedule.rebuilds)
             self._built_at = None
+        rows = None
         if self._built_at is not None:
             changed = self.table.last_step > self._built_at
             if 2 * np.count_nonzero(changed) < len(changed):
                 rows = np.flatnonzero(changed).astype(dtypes.INDEX)
+        moves = rows is not None and not self.lsh.capacity
+        old = np.take(self.codes, rows, axis=1) if moves else None
         self.hasher.hash(self.table.weights, self.codes, num_threads, rows)
-        tables.build(self.codes, self.offsets, self.ids, num_threads)
+        if moves:
+            tables.update(rows, old, self.codes, self.offsets, self.ids, num_threads)
+        else:
+            tables.build(
+                self.codes,
+                self.offsets,
+                self.ids,
+                num_threads,
+                capacity=self.lsh.capacity or 0,
+                reservoir=self.lsh.insertion == "reservoir",
+                seed=self.seed,
+                dropped=self._dropped,
+            )
         self._built_at = step
         self.schedule.built(step)
         self.rebuild_seconds += time.perf_counter() - start
 
-    def rebuild_if_due(self, step, num_threads):
+    def rebuild_if_due(self, step: int, num_threads: int) -> None:
         """Call ``rebuild`` if the schedule says so after `step` steps."""
         if self.schedule.due(step, lambda: self.drift(num_threads)):
             self.rebuild(step, num_threads)
 
-    def drift(self, num_threads, sample=1024):
+    def drift(self, num_threads: int) -> float:
         """Return the share of bucket indices that the weights of today would change, on a sample of neurons.
 
         Parameters
         ----------
         num_threads : int
-        sample : int
-            Neurons looked at, drawn anew after each rebuild.
         """
         start = time.perf_counter()
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, self.rebuilds], dtype=np.uint64)))
-        rows = rng.integers(0, self.table.n_rows, sample)
-        now = np.empty((self.hasher.l, sample), dtypes.CODE)
+        rows = rng.integers(0, self.table.n_rows, DRIFT_SAMPLE)
+        now = np.empty((self.hasher.l, DRIFT_SAMPLE), dtypes.CODE)
         self.hasher.hash(self.table.weights[rows], now, num_threads)
         share = float(np.mean(now != self.codes[:, rows]))
         self.rebuild_seconds += time.perf_counter() - start
         return share
 
-    def sample(self, signal, forced_ptr, forced_ids, budget, iteration, out_ids, out_counts, num_threads):
-        """Draw each sample's active set from the tables by vanilla sampling; see `slide.kernels.sampling.vanilla`.
+    def hash(self, signal, num_threads: int) -> np.ndarray:
+        """Return the buckets of every sample, a uint32 array [l, samples].
+
+        Parameters
+        ----------
+        signal : Signal
+        num_threads : int
+        """
+        if signal.dense is not None:
+            codes = np.empty((self.hasher.l, len(signal.dense)), dtypes.CODE)
+            self.hasher.hash(signal.dense, codes, num_threads)
+        else:
+            columns = signal.columns
+            codes = np.empty((self.hasher.l, len(columns.begin)), dtypes.CODE)
+            indptr = np.append(columns.begin, columns.end[-1:])
+            self.hasher.hash_sparse(indptr, columns.flat, signal.values, codes, num_threads)
+        return codes
+
+    def sample(
+        self,
+        signal,
+        forced_ptr: np.ndarray,
+        forced_ids: np.ndarray,
+        budget: int,
+        iteration: int,
+        out_ids: np.ndarray,
+        out_counts: np.ndarray,
+        num_threads: int,
+    ) -> None:
+        """Draw each sample's active set from the tables by the configured policy; see `slide.policies`.
 
         Parameters
         ----------
         signal : Signal
             The queries.
-        forced_ptr, forced_ids : arrays
+        forced_ptr, forced_ids : int64, int32 arrays
             Each sample's forced ids, in CSR form.
         budget : int
         iteration : int
             Keys the draws, with the seed.
         out_ids : int32 array [samples, capacity]
+            Written.
         out_counts : int64 array [samples]
+            Written.
         num_threads : int
         """
-        codes = np.empty((self.hasher.l, len(out_counts)), dtypes.CODE)
-        if signal.dense is not None:
-            self.hasher.hash(signal.dense, codes, num_threads)
-        else:
-            columns = signal.columns
-            indptr = np.append(columns.begin, columns.end[-1:])
-            self.hasher.hash_sparse(indptr, columns.flat, signal.values, codes, num_threads)
-        vanilla(
-            codes,
+        query = Query(
+            self.hash(signal, num_threads),
             self.offsets,
             self.ids,
+            self.table.n_rows,
             forced_ptr,
             forced_ids,
             budget,
@@ -147,19 +216,24 @@ class NeuronIndex:
             out_counts,
             num_threads,
         )
+        self._policy(query, self.sampling)
 
-    def statistics(self):
-        """Return a dict that describes the tables: family, k, l, buckets, their occupancy, rebuilds and time spent."""
+    def statistics(self) -> dict:
+        """Return a dict that describes the tables: family, k, l, buckets, occupancy, overflow, rebuilds and their time.
+
+        Overflow is the share of neurons that a table turned away because their bucket was full, mean over the tables.
+        """
         sizes = np.diff(self.offsets, axis=1)
         used = sizes[sizes > 0]
         return {
-            "family": type(self.hasher).__name__,
+            "family": self.lsh.family,
             "k": self.hasher.k,
             "l": self.hasher.l,
             "buckets": sizes.shape[1],
             "buckets_used": float(np.count_nonzero(sizes) / sizes.size),
             "bucket_mean": float(used.mean()) if used.size else 0.0,
             "bucket_max": int(sizes.max()),
+            "overflow": float(self._dropped.mean() / max(self.table.n_rows, 1)),
             "rebuilds": self.rebuilds,
             "rebuild_seconds": self.rebuild_seconds,
         }

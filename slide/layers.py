@@ -204,8 +204,9 @@ class SampledLayer(HiddenLayer):
 
     def make_index(self) -> None:
         """See `HiddenLayer.make_index`."""
+        config = self.config
         self.index = NeuronIndex(
-            self.table, self.config.lsh, self.config.rehash, self._seed, self._buffers, name=self.name
+            self.table, config.lsh, config.rehash, config.sampling, self._seed, self._buffers, name=self.name
         )
 
     def forward(self, signal: Signal, iteration: int, threads: int) -> Signal:

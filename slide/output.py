@@ -80,8 +80,9 @@ class OutputLayer:
     def make_index(self) -> None:
         """Make the hash tables that training looks neurons up in, where the configuration wants them."""
         if self.config.uses_tables:
+            config = self.config
             self.index = NeuronIndex(
-                self.table, self.config.lsh, self.config.rehash, self.seed, self._buffers, name="output"
+                self.table, config.lsh, config.rehash, config.sampling, self.seed, self._buffers, name="output"
             )
 
     def set_label_frequency(self, frequency: np.ndarray) -> None:

@@ -1,4 +1,10 @@
-"""Sampling policies: which of the ids found in the tables become a sample's active set."""
+"""Sampling policies: which of the ids found in the tables become a sample's active set.
+
+Every policy has the same contract. A sample's active set is its forced ids first, in the order given, then ids from its
+buckets, up to the budget. Forced ids count towards the budget and are all in even where they exceed it. No id appears
+twice. Where too few are found the set stays smaller than the budget, or is filled up with ids drawn uniformly from all
+those not yet in it. All draws depend on (seed, iteration, sample) alone.
+"""
 
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
@@ -6,30 +12,47 @@ from libc.string cimport memset
 
 from slide.kernels.memory cimport HugeBuffer
 from slide.kernels.parallel cimport threads_for
+from slide.kernels.tables cimport (
+    Counter,
+    Slot,
+    Tables,
+    bucket,
+    bucket_total,
+    count_buckets,
+    counter_add,
+    counter_clear,
+    slide_prefetch,
+    slots_shift,
+    view_tables,
+)
 
 cdef extern from "rng.h" nogil:
     uint64_t slide_key(uint64_t seed, uint64_t a, uint64_t b)
     uint64_t slide_mix(uint64_t x)
     uint32_t slide_below(uint64_t r, uint32_t n)
 
-cdef struct Tables:
-    const uint32_t *codes      # [l, codes_ld]
-    int64_t codes_ld
-    const int32_t *offsets     # [l, n_buckets + 1]
-    int64_t n_buckets
-    const int32_t *ids         # [l, n]
-    int64_t n
-    int64_t l
+cdef enum:
+    _LINE = 64
 
 cdef struct Seen:
     int32_t *slots             # open addressing, -1 for free
     uint32_t mask
+
+cdef struct Sets:
+    const int64_t *forced_ptr  # [samples + 1]
+    const int32_t *forced_ids
+    int32_t *ids               # [samples, capacity]
+    int64_t capacity
+    int64_t n                  # ids are below it
+    int64_t budget
+    bint fill
 
 
 def vanilla(
     const uint32_t[:, ::1] codes,
     const int32_t[:, ::1] offsets,
     const int32_t[:, ::1] ids,
+    int64_t n,
     const int64_t[::1] forced_ptr,
     const int32_t[::1] forced_ids,
     int64_t budget,
@@ -38,21 +61,23 @@ def vanilla(
     int32_t[:, ::1] out_ids,
     int64_t[::1] out_counts,
     int num_threads,
+    *,
+    bint fill=False,
 ):
     """Probe the tables in random order until the budget is met: the paper's vanilla sampling.
 
-    A sample's active set is its forced ids first, then what its buckets hold, table after table in an order of its own,
-    each bucket read from a random place in it, until the set has `budget` ids or the tables are exhausted. Forced ids
-    count towards the budget and are all in even where they exceed it. No id appears twice. Where too few are found the
-    set is smaller than the budget. The draws depend on (seed, iteration, sample) alone.
+    A sample has an order of the tables of its own, and reads each bucket from a random place in it, so that a bucket
+    that is read in part favours nobody.
 
     Parameters
     ----------
     codes : uint32 array [l, >= samples]
         The samples' buckets.
     offsets : int32 array [l, n_buckets + 1]
-    ids : int32 array [l, n]
+    ids : int32 array [l, >= ids kept]
         The tables, as ``tables.build`` leaves them.
+    n : int
+        Ids are below it.
     forced_ptr : int64 array [samples + 1]
     forced_ids : int32 array
         Sample s's forced ids, without repetition, are ``forced_ids[forced_ptr[s]:forced_ptr[s + 1]]``.
@@ -64,24 +89,98 @@ def vanilla(
     out_counts : int64 array [samples]
         Written: the size of each set.
     num_threads : int
+    fill : bool
+        Fill sets below the budget with uniform draws, as far as there are ids.
 
     Raises
     ------
     ValueError
         Shapes do not fit, or an id or bucket is out of range.
     """
-    cdef int64_t samples = out_ids.shape[0], capacity = out_ids.shape[1], most_forced = 0, s, i
+    cdef int64_t samples = out_ids.shape[0], s
     cdef Tables tables
-    tables.l = codes.shape[0]
-    tables.n = ids.shape[1]
-    tables.n_buckets = offsets.shape[1] - 1
-    tables.codes_ld = codes.shape[1]
-    if offsets.shape[0] != tables.l or ids.shape[0] != tables.l or codes.shape[1] < samples or tables.n_buckets < 1:
-        raise ValueError("codes, offsets and ids must have a row for each table, and codes a column for each sample")
+    cdef Sets sets
+    view_tables(&tables, codes, offsets, ids, samples)
+    _view_sets(&sets, n, forced_ptr, forced_ids, budget, fill, out_ids, out_counts)
+    cdef int threads = threads_for(num_threads, samples, 4)
+    cdef int64_t size = <int64_t>1 << (32 - slots_shift(sets.capacity))
+    cdef int64_t slot = ((size + tables.l) * sizeof(int32_t) + _LINE) // _LINE * _LINE
+    cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="sampling scratch")
+    cdef char *work = <char *>scratch.data
+    for s in prange(samples, nogil=True, num_threads=threads, schedule="dynamic", chunksize=4):
+        out_counts[s] = _vanilla_one(&tables, &sets, s, slide_key(seed, iteration, s),
+                                     <int32_t *>(work + threadid() * slot), size)
+
+
+def ranked(
+    const uint32_t[:, ::1] codes,
+    const int32_t[:, ::1] offsets,
+    const int32_t[:, ::1] ids,
+    int64_t n,
+    const int64_t[::1] forced_ptr,
+    const int32_t[::1] forced_ids,
+    int64_t budget,
+    uint64_t seed,
+    uint64_t iteration,
+    int32_t[:, ::1] out_ids,
+    int64_t[::1] out_counts,
+    int num_threads,
+    *,
+    int64_t min_tables=1,
+    bint fill=False,
+):
+    """Take the ids found in the most tables, of those found in at least `min_tables`: the paper's top-K and threshold.
+
+    Ids come in falling order of the number of tables they were found in. Where the budget cuts through ids of equal
+    number, which of them stay is drawn at random.
+
+    Parameters
+    ----------
+    codes, offsets, ids, n, forced_ptr, forced_ids, budget, seed, iteration, out_ids, out_counts, num_threads
+        As of ``vanilla``.
+    min_tables : int
+        1 for top-K; more for the hard threshold.
+    fill : bool
+        As of ``vanilla``; ids found in too few tables may be drawn.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, an id or bucket is out of range, or `min_tables` is not positive.
+    """
+    cdef int64_t samples = out_ids.shape[0], most = 0, s
+    cdef Tables tables
+    cdef Sets sets
+    if min_tables < 1:
+        raise ValueError(f"min_tables must be positive, got {min_tables}")
+    view_tables(&tables, codes, offsets, ids, samples)
+    _view_sets(&sets, n, forced_ptr, forced_ids, budget, fill, out_ids, out_counts)
+    for s in range(samples):
+        most = max(most, bucket_total(&tables, s))
+    # A counter holds the forced ids beside those found; the same slots serve as the set that is filled.
+    most += sets.capacity
+    cdef int threads = threads_for(num_threads, samples, 4)
+    cdef int64_t slots = <int64_t>1 << (32 - slots_shift(most))
+    cdef int64_t slot = (slots * sizeof(Slot) + (2 * most + tables.l + 1) * sizeof(int32_t) + _LINE) // _LINE * _LINE
+    cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="sampling scratch")
+    cdef char *work = <char *>scratch.data
+    for s in prange(samples, nogil=True, num_threads=threads, schedule="dynamic", chunksize=4):
+        out_counts[s] = _ranked_one(&tables, &sets, s, slide_key(seed, iteration, s), min_tables,
+                                    work + threadid() * slot, slots, most)
+
+
+cdef int _view_sets(Sets *sets, int64_t n, const int64_t[::1] forced_ptr, const int32_t[::1] forced_ids,
+                    int64_t budget, bint fill, int32_t[:, ::1] out_ids, const int64_t[::1] out_counts) except -1:
+    """Check what the policies have in common, and look into it."""
+    cdef int64_t samples = out_ids.shape[0], most_forced = 0, s, i
+    sets.capacity = out_ids.shape[1]
+    sets.n = n
+    sets.budget = budget
+    sets.fill = fill
+    if not 0 <= n < 2**31:
+        raise ValueError(f"n must be between 0 and 2**31 - 1, got {n}")
     if forced_ptr.shape[0] != samples + 1 or out_counts.shape[0] != samples:
         raise ValueError(f"forced_ptr and out_counts must fit {samples} samples")
-    if samples == 0:
-        return
     if forced_ptr[0] != 0 or forced_ptr[samples] > forced_ids.shape[0]:
         raise ValueError(f"forced_ptr must rise from 0 to at most {forced_ids.shape[0]}")
     for s in range(samples):
@@ -89,56 +188,35 @@ def vanilla(
             raise ValueError(f"forced_ptr falls after sample {s}")
         most_forced = max(most_forced, forced_ptr[s + 1] - forced_ptr[s])
     for i in range(forced_ptr[samples]):
-        if not 0 <= forced_ids[i] < tables.n:
-            raise ValueError(f"forced id {forced_ids[i]} is not in 0..{tables.n - 1}")
-    if capacity < max(budget, most_forced):
-        raise ValueError(f"out_ids has room for {capacity} ids a sample, {max(budget, most_forced)} are asked for")
-    cdef int64_t t
-    for t in range(tables.l):
-        for s in range(samples):
-            if codes[t, s] >= tables.n_buckets:
-                raise ValueError(f"sample {s} has bucket {codes[t, s]} in table {t}, of {tables.n_buckets}")
-
-    cdef int threads = threads_for(num_threads, samples, 4)
-    cdef int64_t size = 16
-    while size < 2 * capacity:
-        size *= 2
-    cdef int64_t slot = size + (tables.l + 15) // 16 * 16
-    cdef HugeBuffer scratch = HugeBuffer(threads * slot * sizeof(int32_t), name="sampling scratch")
-    cdef int32_t *work = <int32_t *>scratch.data
-    cdef int32_t *out = &out_ids[0, 0]
-    cdef const int64_t *first = &forced_ptr[0]
-    cdef const int32_t *forced = &forced_ids[0] if forced_ids.shape[0] else NULL
-    tables.codes = &codes[0, 0] if tables.l else NULL
-    tables.offsets = &offsets[0, 0] if tables.l else NULL
-    tables.ids = &ids[0, 0] if tables.l and tables.n else NULL
-    for s in prange(samples, nogil=True, num_threads=threads, schedule="dynamic", chunksize=4):
-        out_counts[s] = _vanilla_one(
-            &tables, s, forced + first[s], first[s + 1] - first[s], budget, slide_key(seed, iteration, s),
-            work + threadid() * slot, size, out + s * capacity,
+        if not 0 <= forced_ids[i] < n:
+            raise ValueError(f"forced id {forced_ids[i]} is not in 0..{n - 1}")
+    if sets.capacity < max(budget, most_forced):
+        raise ValueError(
+            f"out_ids has room for {sets.capacity} ids a sample, {max(budget, most_forced)} are asked for"
         )
+    sets.forced_ptr = &forced_ptr[0]
+    sets.forced_ids = &forced_ids[0] if forced_ids.shape[0] else NULL
+    sets.ids = &out_ids[0, 0] if samples and sets.capacity else NULL
+    return 0
 
 
-cdef int64_t _vanilla_one(const Tables *tables, int64_t sample, const int32_t *forced, int64_t n_forced,
-                          int64_t budget, uint64_t key, int32_t *work, int64_t size,
-                          int32_t *out) noexcept nogil:
+cdef int64_t _vanilla_one(const Tables *tables, const Sets *sets, int64_t sample, uint64_t key, int32_t *work,
+                          int64_t size) noexcept nogil:
     cdef Seen seen
     cdef int32_t *order = work + size
-    cdef int64_t found = 0, i, j, t, begin, length, start
-    cdef const int32_t *bucket
-    cdef const int32_t *offsets
+    cdef int32_t *out = sets.ids + sample * sets.capacity
+    cdef int64_t found = 0, i, j, t, length
+    cdef const int32_t *found_ids
     cdef int32_t id_
-    seen.slots = work
-    seen.mask = <uint32_t>(size - 1)
-    memset(work, 0xFF, size * sizeof(int32_t))
-    for i in range(n_forced):
-        _add(&seen, forced[i])
-        out[found] = forced[i]
+    _seen_clear(&seen, work, size)
+    for i in range(sets.forced_ptr[sample], sets.forced_ptr[sample + 1]):
+        _seen_add(&seen, sets.forced_ids[i])
+        out[found] = sets.forced_ids[i]
         found += 1
     for t in range(tables.l):
         order[t] = <int32_t>t
     for t in range(tables.l):
-        if found >= budget:
+        if found >= sets.budget:
             break
         # The next table of a random order, drawn only as far as it is used (Fisher and Yates).
         key = slide_mix(key)
@@ -146,28 +224,99 @@ cdef int64_t _vanilla_one(const Tables *tables, int64_t sample, const int32_t *f
         id_ = order[j]
         order[j] = order[t]
         order[t] = id_
-        offsets = tables.offsets + <int64_t>id_ * (tables.n_buckets + 1) + tables.codes[id_ * tables.codes_ld + sample]
-        begin = offsets[0]
-        length = offsets[1] - begin
+        found_ids = bucket(tables, id_, sample, &length)
         if length == 0:
             continue
-        bucket = tables.ids + <int64_t>id_ * tables.n + begin
         key = slide_mix(key)
-        start = slide_below(key, <uint32_t>length)
+        j = slide_below(key, <uint32_t>length)
         for i in range(length):
-            j = start + i
-            if j >= length:
-                j -= length
-            id_ = bucket[j]
-            if _add(&seen, id_):
+            id_ = found_ids[j]
+            j += 1
+            if j == length:
+                j = 0
+            if _seen_add(&seen, id_):
                 out[found] = id_
                 found += 1
-                if found >= budget:
+                if found >= sets.budget:
                     break
+    if sets.fill:
+        found = _fill(sets, &seen, out, found, key)
     return found
 
 
-cdef inline bint _add(Seen *seen, int32_t id_) noexcept nogil:
+cdef int64_t _ranked_one(const Tables *tables, const Sets *sets, int64_t sample, uint64_t key, int64_t min_tables,
+                         char *work, int64_t slots, int64_t most) noexcept nogil:
+    cdef Counter counter
+    cdef int32_t *out = sets.ids + sample * sets.capacity
+    cdef int64_t first = sets.forced_ptr[sample], forced = sets.forced_ptr[sample + 1] - first
+    cdef int64_t found = forced, room = max(0, sets.budget - forced), i, above, cut, spare, left
+    cdef int32_t *starts
+    counter.slots = <Slot *>work
+    counter.ids = <int32_t *>(counter.slots + slots)
+    counter.counts = counter.ids + most
+    starts = counter.counts + most
+    counter_clear(&counter, bucket_total(tables, sample) + forced)
+    counter_add(&counter, sets.forced_ids + first, forced)
+    count_buckets(tables, sample, &counter)
+
+    # Candidates stand behind the forced ids. starts[c] counts those found in c tables, and then is where they go.
+    memset(starts, 0, (tables.l + 1) * sizeof(int32_t))
+    for i in range(forced, counter.size):
+        starts[counter.counts[i]] += 1
+    above = 0
+    cut = tables.l + 1
+    spare = 0
+    while cut > min_tables and above < room:
+        cut -= 1
+        spare = starts[cut]
+        starts[cut] = <int32_t>above
+        above += spare
+    # All that were found more often than `cut` are in; of the last class, `left` of its `spare` are.
+    left = spare - max(0, above - room)
+    for i in range(forced):
+        out[i] = sets.forced_ids[first + i]
+    for i in range(forced, counter.size):
+        if counter.counts[i] < cut:
+            continue
+        if counter.counts[i] == cut:
+            # Selection sampling (Knuth, volume 2, algorithm S): each of the class is as likely to stay.
+            key = slide_mix(key)
+            spare -= 1
+            if slide_below(key, <uint32_t>spare + 1) >= left:
+                continue
+            left -= 1
+        out[forced + starts[counter.counts[i]]] = counter.ids[i]
+        starts[counter.counts[i]] += 1
+        found += 1
+    cdef Seen seen
+    if sets.fill and found < sets.budget:
+        _seen_clear(&seen, <int32_t *>work, slots)
+        for i in range(found):
+            _seen_add(&seen, out[i])
+        found = _fill(sets, &seen, out, found, key)
+    return found
+
+
+cdef int64_t _fill(const Sets *sets, Seen *seen, int32_t *out, int64_t found, uint64_t key) noexcept nogil:
+    """Fill a set with uniform draws up to the budget, or to all ids there are; return its size."""
+    cdef int64_t goal = min(sets.budget, sets.n)
+    cdef int32_t id_
+    while found < goal:
+        key = slide_mix(key)
+        id_ = <int32_t>slide_below(key, <uint32_t>sets.n)
+        if _seen_add(seen, id_):
+            out[found] = id_
+            found += 1
+    return found
+
+
+cdef inline void _seen_clear(Seen *seen, int32_t *slots, int64_t size) noexcept nogil:
+    seen.slots = slots
+    seen.mask = <uint32_t>(size - 1)
+    memset(slots, 0xFF, size * sizeof(int32_t))
+
+
+cdef inline bint _seen_add(Seen *seen, int32_t id_) noexcept nogil:
     """Put the id into the set; False where it was there already. The set is never more than half full."""
     cdef uint32_t place = (<uint32_t>id_ * 0x9E3779B1u) & seen.mask
     while seen.slots[place] != -1:

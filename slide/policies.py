@@ -1,0 +1,90 @@
+"""Sampling policies by name: which of the neurons a sample finds in its tables become active.
+
+A policy is a function ``policy(query, config)`` that fills the active sets of a `Query` from its tables, with the
+options of a `slide.config.SamplingConfig`. Another one needs a function here, or anywhere, and a line in `POLICIES`;
+the configuration then accepts its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from slide.config import ConfigError, SamplingConfig
+from slide.kernels import sampling
+
+
+class Query(NamedTuple):
+    """What a policy reads, and where it writes: the positional arguments of the policies in `slide.kernels.sampling`.
+
+    Attributes
+    ----------
+    codes : uint32 array [l, samples]
+        The samples' buckets.
+    offsets : int32 array [l, n_buckets + 1]
+    ids : int32 array [l, room]
+        The tables.
+    n : int
+        Neurons.
+    forced_ptr : int64 array [samples + 1]
+    forced_ids : int32 array
+        Each sample's labels, in CSR form: active in any case, first, and part of the budget.
+    budget : int
+        The most neurons of a sample, but for its labels.
+    seed, iteration : int
+        Keys of the draws.
+    out_ids : int32 array [samples, capacity]
+    out_counts : int64 array [samples]
+        Written: the active sets, without repetition, and their sizes.
+    num_threads : int
+    """
+
+    codes: np.ndarray
+    offsets: np.ndarray
+    ids: np.ndarray
+    n: int
+    forced_ptr: np.ndarray
+    forced_ids: np.ndarray
+    budget: int
+    seed: int
+    iteration: int
+    out_ids: np.ndarray
+    out_counts: np.ndarray
+    num_threads: int
+
+
+def vanilla(query, config):
+    """Probe the tables in random order until the budget is met."""
+    sampling.vanilla(*query, fill=config.fill == "uniform")
+
+
+def topk(query, config):
+    """Take the neurons found in the most tables; of those found in equally many, random ones."""
+    sampling.ranked(*query, min_tables=1, fill=config.fill == "uniform")
+
+
+def threshold(query, config):
+    """Take the neurons found in ``config.min_tables`` tables or more, by `topk` where the budget cannot hold them."""
+    sampling.ranked(*query, min_tables=config.min_tables, fill=config.fill == "uniform")
+
+
+POLICIES = {"vanilla": vanilla, "topk": topk, "threshold": threshold}
+
+
+def make_policy(config: SamplingConfig) -> Callable[[Query, SamplingConfig], None]:
+    """Return the policy that a configuration names.
+
+    Parameters
+    ----------
+    config : SamplingConfig
+
+    Raises
+    ------
+    ConfigError
+        No policy has that name.
+    """
+    if config.policy not in POLICIES:
+        raise ConfigError(f"SamplingConfig.policy must be one of {', '.join(POLICIES)}, got {config.policy!r}")
+    return POLICIES[config.policy]
