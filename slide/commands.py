@@ -56,7 +56,7 @@ SETTINGS = {
     "batch_size": "training.batch_size",
     "max_batches": "training.max_batches",
     "lr": "network.optimizer.lr",
-    "hidden": "network.hidden.units",
+    "hidden": "network.hidden",
     "candidates": "network.output.candidates",
     "budget": "network.output.budget",
     "seed": "network.seed",
@@ -173,13 +173,14 @@ def info(args: argparse.Namespace) -> int:
         return 0
     about = checkpoint.describe(args.model)
     try:
-        units = about["config"]["hidden"]["units"]
-        about["parameters"] = (about["n_features"] + 1) * units + about["n_labels"] * (units + 1)
+        units = [layer["units"] for layer in about["config"]["hidden"]]
+        widths = [about["n_features"], *units, about["n_labels"]]
+        about["parameters"] = sum((below + 1) * above for below, above in itertools.pairwise(widths))
         about["bytes"] = sum(file.stat().st_size for file in args.model.iterdir())
         sections = {
             f"Network in {args.model}": {
                 "features": about["n_features"],
-                "hidden units": units,
+                "hidden units": " + ".join(map(str, units)),
                 "labels": about["n_labels"],
                 "parameters": about["parameters"],
                 "bytes on disk": about["bytes"],
@@ -280,16 +281,8 @@ def _load_as(path, args, n_features, n_labels, model):
 
 def _check_memory(data, config):
     """Refuse a network that is clearly larger than the memory this machine has left."""
-    units, output = config.network.hidden.units, config.network.output
-    moments = {"adam": 2, "sgd": 0}[config.network.optimizer.name]
-    needs = {
-        "input weights": RowTable.bytes_needed(data.n_features, units, moments),
-        "output weights": RowTable.bytes_needed(data.n_labels, units, moments),
-    }
-    if output.uses_tables:
-        hasher = FAMILIES[output.lsh.family](output.lsh, units, data.n_labels, np.random.default_rng())
-        needs["hash tables"] = NeuronIndex.bytes_needed(data.n_labels, output.lsh, hasher.bucket_bits)
-    if output.candidates == "full":
+    needs = Network.bytes_needed(data.n_features, data.n_labels, config.network)
+    if config.network.output.candidates == "full":
         needs["logits of a batch"] = 4 * data.n_labels * min(config.training.batch_size, data.n_points)
     available = psutil.virtual_memory().available
     total = sum(needs.values())

@@ -247,6 +247,11 @@ class HiddenConfig:
         _integer(self, "budget", 1, 2**16)
         _sampled(self)
 
+    @property
+    def uses_tables(self):
+        """Whether samples look for units in hash tables."""
+        return self.candidates == "lsh"
+
 
 CANDIDATES = ("lsh", "lsh+tail", "lsh+inbatch", "inbatch", "uniform", "full")
 

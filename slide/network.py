@@ -18,9 +18,12 @@ from slide.buffers import Buffers
 from slide.config import NetworkConfig
 from slide.data.batches import Batch, BatchReader
 from slide.data.dataset import as_float32_csr
+from slide.families import make_hasher
+from slide.index import NeuronIndex
 from slide.kernels import dtypes, optim
 from slide.kernels.dense import exact_topk
 from slide.kernels.parallel import resolve_threads
+from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient
 from slide.layers import HiddenLayer, make_hidden
 from slide.output import OutputLayer
@@ -42,6 +45,12 @@ def one_blas_thread():
 
 def _features_of(batch: Batch) -> Signal:
     return Signal(None, Runs(batch.indices, batch.indptr[:-1], batch.indptr[1:]), batch.values)
+
+
+def _rule(config, step, lr_factor=1.0):
+    if config.name == "sgd":
+        return optim.sgd(lr_factor * config.lr, step)
+    return optim.adam(lr_factor * config.lr, config.beta1, config.beta2, config.eps, step)
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ class Network:
         self._buffers = Buffers(hugepages=config.hugepages)
         self._training = threading.Lock()
         self.trainable = trainable
-        moments = self._rule(1).moments if trainable else 0
+        moments = _rule(config.optimizer, 1).moments if trainable else 0
         self.hidden: list[HiddenLayer] = []
         dim = n_features
         for i, layer in enumerate(config.hidden):
@@ -127,18 +136,34 @@ class Network:
                 layer.make_index()
         self._gradients: list[SampleGradient | None] = [None] * len(self.hidden)
 
+    @staticmethod
+    def bytes_needed(n_features: int, n_labels: int, config: NetworkConfig) -> dict[str, int]:
+        """Return what a network's large arrays take, in bytes by name, without making them.
+
+        Parameters
+        ----------
+        n_features, n_labels : int
+        config : NetworkConfig
+        """
+        moments = _rule(config.optimizer, 1).moments
+        needs, dim = {}, n_features
+        layers = [(f"hidden.{i}", layer.units, layer) for i, layer in enumerate(config.hidden)]
+        for name, rows, layer in (*layers, ("output", n_labels, config.output)):
+            full_input = name == "hidden.0" and layer.candidates == "full"
+            shape = (dim, rows) if full_input else (rows, dim)
+            needs[f"{name} weights"] = RowTable.bytes_needed(*shape, moments)
+            if layer.uses_tables:
+                hasher = make_hasher(layer.lsh, dim, rows, np.random.default_rng(0))
+                needs[f"{name} tables"] = NeuronIndex.bytes_needed(rows, layer.lsh, hasher.bucket_bits)
+            dim = rows
+        return needs
+
     def __repr__(self) -> str:
         units = " + ".join(str(layer.units) for layer in self.config.hidden)
         return (
             f"Network({self.n_features:,} features, {units} hidden units, "
             f"{self.n_labels:,} labels, {self.step:,} steps)"
         )
-
-    def _rule(self, step, lr_factor=1.0):
-        config = self.config.optimizer
-        if config.name == "sgd":
-            return optim.sgd(lr_factor * config.lr, step)
-        return optim.adam(lr_factor * config.lr, config.beta1, config.beta2, config.eps, step)
 
     def train_batch(self, batch: Batch, *, lr_factor: float = 1.0) -> BatchStats:
         """Take one optimiser step.
@@ -173,7 +198,7 @@ class Network:
         for layer in (*self.hidden, self.output):
             if layer.index is not None:
                 layer.index.rebuild_if_due(self.step, threads)
-        rule = self._rule(self.step + 1, lr_factor)
+        rule = _rule(self.config.optimizer, self.step + 1, lr_factor)
 
         signals = [_features_of(batch)]
         for layer in self.hidden:
