@@ -43,13 +43,15 @@ cdef class _Coded:
         if k < 1 or l < 1 or radix < 1:
             raise ValueError(f"k, l and the values of a code must be positive, got {k}, {l} and {radix}")
         cdef uint64_t total = 1
-        cdef int bits = 0, i
-        for i in range(k):
+        cdef int bits = 0, _i
+        for _i in range(k):
             if total * <uint64_t>radix > <uint64_t>1 << 32:
                 raise ValueError(f"k codes of {radix} values must fit 32 bits, got k = {k}")
             total *= radix
         while total >> (bits + 1):
             bits += 1
+        if radix > <int64_t>1 << 31:
+            raise ValueError(f"a code must have at most 2**31 values, got {radix}")
         if not 1 <= bucket_bits <= 30:
             raise ValueError(f"bucket_bits must be between 1 and 30, got {bucket_bits}")
         self.shape.k = k
@@ -555,8 +557,8 @@ def _check_bins(index, bins, dim):
 
 
 def _check_width(width):
-    if not 1 <= width <= 32:
-        raise ValueError(f"the code width must be from 1 to 32, got {width}")
+    if not 1 <= width <= 30:
+        raise ValueError(f"the code width must be from 1 to 30, got {width}")
 
 
 def _terms_by_coordinate(index, ptr, dim):
