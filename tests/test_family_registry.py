@@ -199,7 +199,7 @@ def test_every_family_trains(name):
 
     train, test = make_extreme(1500, 600, 100, test_points=300)
     config = NetworkConfig(output=OutputConfig(candidates="lsh", budget=40, lsh=LSHConfig(family=name, l=10)))
-    network = Network(600, 100, config, threads=2)
+    network = Network(600, 100, config, threads=1)
     network.fit(train.X, train.Y)
     assert network.output.index.rebuilds > 0
     assert network.evaluate(test.X, test.Y)["P@1"] > 0.3
