@@ -4,9 +4,9 @@ Run with::
 
     pytest bench/bench_hashing.py --benchmark-columns=min,median,rounds
 
-``extra_info`` (with ``--benchmark-json=FILE``, or printed by ``--benchmark-verbose``) has the vectors a second, and for
-the collision rates the root mean square of the z-scores, which is about 1 where the formula holds, and of the deviations
-of the share of agreeing codes in one hasher of k * l functions, which is what a query meets.
+With ``--benchmark-json=FILE``, ``extra_info`` has the vectors a second; for the collision rates it has the root mean
+square of their z-scores, about 1 or less where the formula holds, and that of the deviation of one hasher's share of
+agreeing codes from the formula, which is what a query meets, beside what independent functions would give.
 """
 
 import numpy as np

@@ -33,10 +33,10 @@ The house has two floors; imports run downward only::
       text               the parser behind data/
       simd/              the C row kernels, once per instruction set
 
-The road of a batch: CSR rows -> hidden activations (`sparse.spmm`) -> bucket indices (`hashing`) -> candidates, labels
-first (`sampling`) -> pairs grouped by row (`sparse.PairGroups`) -> logits (`sparse.sddmm`, `dense.shared_logits`) -> loss
-and deltas (`softmax`) -> gradient and optimiser step in one visit to each row (`optim.step_groups`, `dense.shared_step`)
--> the same for the rows of the features -> tables rebuilt if due (`index`).
+The road of a batch: tables rebuilt if due (`index`) -> CSR rows -> hidden activations (`sparse.spmm`) -> bucket indices
+(`hashing`) -> candidates, labels first (`sampling`) -> pairs grouped by row (`sparse.PairGroups`) -> logits
+(`sparse.sddmm`, `dense.shared_logits`) -> loss and deltas (`softmax`) -> gradient and optimiser step in one visit to
+each row (`optim.step_groups`, `dense.shared_step`) -> the same for the rows of the features.
 """
 
 from slide.config import (

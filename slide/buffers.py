@@ -42,7 +42,7 @@ class Buffers:
         self._owned[name] = buffer
 
     def report(self):
-        """Return a list of dicts with the name, bytes, advice and hugepage bytes of every buffer, in order of creation."""
+        """Return a dict for each buffer, in order of creation: its name, bytes, advice and bytes in hugepages."""
         return [
             {
                 "name": name,

@@ -2,8 +2,8 @@
 
 ``network.json`` has the format's version, the sizes, the configuration and what is good to know without loading; beside
 it stand ``input.weights.npy``, ``output.weights.npy``, ``output.bias.npy`` and so on, one for each entry of the layers'
-``state()``. A folder is written under another name and renamed when it is complete, so that a reader never finds half of
-one.
+``state()``. A folder is written under another name and renamed when it is complete, so that a reader never finds half
+of one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,11 @@ def save(network: Network, path: str | os.PathLike, *, moments: bool = False) ->
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             os.replace(path, old)
-            os.replace(folder, path)
+            try:
+                os.replace(folder, path)
+            except BaseException:
+                os.replace(old, path)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(folder, path)
@@ -99,19 +104,24 @@ def load(path: str | os.PathLike, *, threads: int | None = None) -> Network:
         raise CheckpointError(f"{path / MANIFEST}: {error}") from None
     trainable = about.get("moments") is True
     _check_sizes(path, n_features, n_labels, config)
-    network = Network(n_features, n_labels, config, threads=threads, trainable=trainable)
+    try:
+        network = Network(n_features, n_labels, config, threads=threads, trainable=trainable)
+    except ConfigError as error:
+        raise CheckpointError(f"{path / MANIFEST}: {error}") from None
     for name, target in _arrays(network, trainable).items():
         file = path / f"{name}.npy"
         try:
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            array = np.lib.format.open_memmap(file, mode="r")
+        except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
             raise CheckpointError(f"{file}: {error}; the network was not saved completely or is damaged") from None
         if array.shape != target.shape or array.dtype != target.dtype:
             raise CheckpointError(
                 f"{file}: expected {target.dtype} {list(target.shape)}, found {array.dtype} {list(array.shape)}"
             )
         target[...] = array
-        if target.dtype.kind == "f" and not np.isfinite(target.sum(dtype=np.float64)):
+        with np.errstate(invalid="ignore", over="ignore"):
+            finite = target.dtype.kind != "f" or np.isfinite(target.sum(dtype=np.float64))
+        if not finite:
             raise CheckpointError(f"{file}: has values that are not finite")
     network.step = step if trainable else 0
     return network

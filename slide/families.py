@@ -59,7 +59,7 @@ class HashFamily(Protocol):
 
     dim: int
     k: int
-    l: int
+    l: int  # noqa: E741
     bucket_bits: int
 
     def hash(self, x: np.ndarray, out: np.ndarray, num_threads: int, rows: np.ndarray | None = None) -> None:
@@ -441,7 +441,9 @@ def _check_k(k, width):
 def _bins(config, dim, bins, rng):
     """Random bins of coordinates, int32 [bins, bin_size]: whole pieces of random permutations, so none repeats one."""
     if config.bin_size > dim:
-        raise ConfigError(f"LSHConfig.bin_size must be at most the dimension hashed, {dim}, got {config.bin_size}")
+        raise ConfigError(
+            f"LSHConfig.bin_size must be at most the dimension hashed, {dim}, got {config.bin_size}"
+        )
     whole = dim // config.bin_size
     permutations = -(-bins // whole)
     order = np.argsort(rng.random((permutations, dim)), axis=1)[:, : whole * config.bin_size]

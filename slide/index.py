@@ -12,6 +12,7 @@ from slide.families import make_hasher
 from slide.kernels import dtypes, tables
 from slide.kernels.sampling import vanilla
 
+
 class NeuronIndex:
     """Hash tables over the rows of a parameter table.
 

@@ -210,16 +210,17 @@ class Network:
             The number of columns does not fit the network, or k is not positive.
         """
         X = self._features(X)
-        if not 1 <= k:
+        if k < 1:
             raise ValueError(f"k must be 1 or more, got {k}")
         n, dp = X.shape[0], self.hidden.padded_dim
         ids = np.empty((n, k), dtypes.INDEX)
         scores = np.empty((n, k), dtypes.VALUE)
         ptr, banned = np.zeros(0, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
         if exclude is not None:
-            exclude = csr_matrix(exclude)
+            exclude = csr_matrix(exclude, copy=True)
             if exclude.shape[0] != n:
                 raise ValueError(f"exclude has {exclude.shape[0]} rows for {n} points")
+            exclude.eliminate_zeros()
             exclude.sort_indices()
         reader = BatchReader(X, None, min(PREDICT_BLOCK, max(n, 1)), normalize=self.config.normalize)
         with one_blas_thread():

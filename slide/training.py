@@ -173,7 +173,7 @@ def fit(
     while progress.batch < progress.batches and not history.stopped:
         progress.epoch += 1
         record = _run_epoch(network, data, reader, config, progress, history, on_batch)
-        if probe is not None:
+        if probe is not None and not history.stopped:
             progress.quality = network.evaluate(probe.X, probe.Y, mask_inputs=mask_inputs)
         history.epochs.append(Epoch(**record, quality=progress.quality))
         log.debug("epoch %d: %s", progress.epoch, history.epochs[-1])

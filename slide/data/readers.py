@@ -77,9 +77,11 @@ def load(
     n_labels = _check_size("n_labels", n_labels)
 
     path = Path(path)
-    packing = sniff(path)
+    sniff(path)  # Refuses what is no file before the cache looks for it.
     name = path.name.split(".")[0]
-    if format == "npz" or (format == "auto" and packing == "zip"):
+    if format == "auto":
+        format = detect_format(path)
+    if format == "npz":
         return replace(read_npz(path, n_features, n_labels), name=name)
 
     entry = None
@@ -89,7 +91,7 @@ def load(
         entry = CacheEntry.of(path, options, folder)
     dataset = entry.read() if entry else None
     if dataset is None:
-        if format == "svmlight" or (format == "auto" and _is_svmlight(path)):
+        if format == "svmlight":
             dataset = read_svmlight(path, n_features, n_labels, zero_based)
         else:
             dataset = read_xc(path, n_features, n_labels)
@@ -98,11 +100,31 @@ def load(
     return replace(dataset, name=name)
 
 
-def _is_svmlight(path: Path) -> bool:
+def detect_format(path: str | os.PathLike) -> Literal["xc", "svmlight", "npz"]:
+    """Tell the format of a file by its bytes and suffixes and, for text, by its first line.
+
+    Parameters
+    ----------
+    path : path-like
+        The file to look into.
+
+    Returns
+    -------
+    {"xc", "svmlight", "npz"}
+
+    Raises
+    ------
+    DataError
+        If the file is missing, empty or damaged.
+    """
+    path = Path(path)
+    if sniff(path) == "zip":
+        return "npz"
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in SUFFIXES:
         suffixes.pop()
-    return (bool(suffixes) and suffixes[-1] in SVMLIGHT_SUFFIXES) or looks_like_svmlight(path)
+    named_svmlight = bool(suffixes) and suffixes[-1] in SVMLIGHT_SUFFIXES
+    return "svmlight" if named_svmlight or looks_like_svmlight(path) else "xc"
 
 
 def _check_size(option: str, size: int | None) -> int | None:

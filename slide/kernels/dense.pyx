@@ -14,7 +14,7 @@ import numpy as np
 
 from slide.kernels.memory cimport HugeBuffer
 from slide.kernels.optim cimport StepRule
-from slide.kernels.parallel cimport slide_isa_level
+from slide.kernels.parallel cimport slide_isa_level, threads_for
 from slide.kernels.rows cimport (
     SLIDE_BIAS,
     SLIDE_HEADER,
@@ -83,14 +83,15 @@ def shared_logits(RowTable table, const int32_t[::1] ids, const float[::1] offse
     if n == 0 or samples == 0:
         return
     cdef int64_t chunks = (n + _CHUNK - 1) // _CHUNK, slot = _CHUNK * table.padded_dim
-    cdef HugeBuffer scratch = HugeBuffer(num_threads * slot * 4, name="shared rows")
+    cdef int threads = threads_for(num_threads, n * samples * table.padded_dim, 1 << 20)
+    cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="shared rows")
     cdef float *work = <float *>scratch.data
     cdef const int32_t *id_ = &ids[0]
     cdef const float *h = &hidden[0, 0]
     cdef const float *offset = &offsets[0] if offsets.shape[0] else NULL
     cdef float *logits = &out[0, 0]
     cdef int64_t ld = out.shape[1]
-    for c in prange(chunks, nogil=True, num_threads=num_threads, schedule="dynamic", chunksize=1):
+    for c in prange(chunks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         _score_chunk(&table.table, id_ + c * _CHUNK, <const float *>NULL if offset == NULL else offset + c * _CHUNK,
                      min(n - c * _CHUNK, _CHUNK), h, samples, work + threadid() * slot, logits + c * _CHUNK, ld)
 
@@ -141,21 +142,22 @@ def shared_step(RowTable table, const int32_t[::1] ids, const float[:, ::1] delt
     cdef int64_t chunks = (n + _CHUNK - 1) // _CHUNK
     cdef int64_t parts = min(chunks, _SHARED_PARTS), part_floats = gradient.n_samples * gradient.dim
     cdef int64_t slot = 2 * _CHUNK * table.padded_dim + _CHUNK
-    cdef HugeBuffer scratch = HugeBuffer(num_threads * slot * 4, name="shared rows")
+    cdef int threads = threads_for(num_threads, n * samples * table.padded_dim, 1 << 20)
+    cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="shared rows")
     cdef float *work = <float *>scratch.data
     cdef float *dhidden = gradient.add_parts(parts)
     cdef const int32_t *id_ = &ids[0]
     cdef const float *delta = &deltas[0, 0]
     cdef const float *h = &hidden[0, 0]
     cdef int64_t ld = deltas.shape[1]
-    for p in prange(parts, nogil=True, num_threads=num_threads, schedule="dynamic", chunksize=1):
+    for p in prange(parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         _step_part(&table.table, id_, n, p * chunks // parts, (p + 1) * chunks // parts, delta, ld, h, samples,
-                   work + threadid() * slot, dhidden + p * part_floats, &rule.rule)
+                   work + threadid() * slot, dhidden + p * part_floats, part_floats, &rule.rule)
 
 
 cdef void _step_part(const slide_table *table, const int32_t *ids, int64_t n, int64_t first, int64_t last,
                      const float *deltas, int64_t ld, const float *hidden, int64_t samples, float *work,
-                     float *dhidden, const slide_rule *rule) noexcept nogil:
+                     float *dhidden, int64_t part_floats, const slide_rule *rule) noexcept nogil:
     cdef float *packed = work
     cdef float *grad = work + _CHUNK * table.dp
     cdef float *grad_bias = grad + _CHUNK * table.dp
@@ -163,7 +165,7 @@ cdef void _step_part(const slide_table *table, const int32_t *ids, int64_t n, in
     cdef int rows, count = <int>samples, k = <int>table.dp, ldb = <int>ld
     cdef float one = 1.0, zero = 0.0
     cdef int64_t c, s, i
-    memset(dhidden, 0, samples * table.dp * sizeof(float))
+    memset(dhidden, 0, part_floats * sizeof(float))
     for c in range(first, last):
         rows = <int>min(n - c * _CHUNK, _CHUNK)
         delta = deltas + c * _CHUNK
@@ -201,9 +203,9 @@ def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] ex
     Raises
     ------
     ValueError
-        Shapes do not fit.
+        Shapes do not fit, or excluded ids are not in order.
     """
-    cdef int64_t n = hidden.shape[0], k = out_ids.shape[1], dp = table.padded_dim, i
+    cdef int64_t n = hidden.shape[0], k = out_ids.shape[1], dp = table.padded_dim, i, j
     if hidden.shape[1] != dp or out_ids.shape[0] != n or out_scores.shape[0] != n or out_scores.shape[1] != k:
         raise ValueError(f"hidden must be [samples, {dp}], out_ids and out_scores [samples, k]")
     if exclude_ptr.shape[0] not in (0, n + 1):
@@ -211,6 +213,10 @@ def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] ex
     if exclude_ptr.shape[0]:
         if exclude_ptr[0] != 0 or exclude_ptr[n] > exclude_ids.shape[0] or np.any(np.diff(exclude_ptr) < 0):
             raise ValueError("exclude_ptr must rise from 0 to at most the number of excluded ids")
+        for i in range(n):
+            for j in range(exclude_ptr[i] + 1, exclude_ptr[i + 1]):
+                if exclude_ids[j] < exclude_ids[j - 1]:
+                    raise ValueError(f"sample {i}'s excluded ids are not ascending")
     if n == 0 or k == 0:
         return
     cdef int64_t sample_blocks = (n + _SAMPLE_BLOCK - 1) // _SAMPLE_BLOCK
@@ -219,7 +225,8 @@ def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] ex
     cdef int64_t segments = min(label_blocks, (_SEARCH_TASKS + sample_blocks - 1) // sample_blocks)
     cdef int64_t tasks = sample_blocks * segments, t
     cdef int64_t slot = _SAMPLE_BLOCK * _LABEL_BLOCK
-    cdef HugeBuffer scratch = HugeBuffer(num_threads * slot * 4, name="top-k logits")
+    cdef int threads = threads_for(num_threads, n * table.n_rows * dp, 1 << 20)
+    cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="top-k logits")
     cdef HugeBuffer best = HugeBuffer(segments * n * k * 8, name="top-k segments")
     cdef float *work = <float *>scratch.data
     cdef float *scores = <float *>best.data
@@ -227,7 +234,7 @@ def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] ex
     cdef const float *h = &hidden[0, 0]
     cdef const int64_t *skip_ptr = &exclude_ptr[0] if exclude_ptr.shape[0] else NULL
     cdef const int32_t *skip = &exclude_ids[0] if exclude_ids.shape[0] else NULL
-    for t in prange(tasks, nogil=True, num_threads=num_threads, schedule="dynamic", chunksize=1):
+    for t in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         _search(&table.table, h, (t // segments) * _SAMPLE_BLOCK, min((t // segments + 1) * _SAMPLE_BLOCK, n),
                 (t % segments) * label_blocks // segments, (t % segments + 1) * label_blocks // segments,
                 skip_ptr, skip, k, work + threadid() * slot, ids + (t % segments) * n * k,

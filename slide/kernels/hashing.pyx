@@ -171,10 +171,10 @@ cdef class _BlockHasher(_Coded):
         cdef int64_t size = index.shape[1]
         self._set_dim(dim)
         _check_width(width)
+        _check_bins(index, <int64_t>k * l, dim)
         if size % min(size, 1 << width):
             raise ValueError(f"2**width must divide the bin size, {size}, or be no smaller, got a width of {width}")
         self._set_shape(k, l, min(size, 1 << width), bucket_bits)
-        _check_bins(index, k * l, dim)
         # Equal coordinates, such as zeros, go to the lower one and so, over the bins, to all places alike.
         order = np.argsort(index, axis=1)
         self._set_bins(np.take_along_axis(np.asarray(index), order, axis=1), order % self.shape.radix)
@@ -529,14 +529,14 @@ cdef class MinHash(_BlockHasher):
         self._set_dim(dim)
         _check_width(width)
         self._set_shape(k, l, 1 << width, bucket_bits)
-        _check_bins(index, k * l, dim)
+        _check_bins(index, <int64_t>k * l, dim)
         if top < 1:
             raise ValueError(f"top must be positive, got {top}")
         labels = np.empty((index.shape[0], index.shape[1]), np.int32)
         cdef int32_t[:, ::1] label = labels
         for bin in range(index.shape[0]):
             for i in range(index.shape[1]):
-                # The bin is negative here so that no label shares its key with a borrower's attempt.
+                # ~bin, not bin, so that no label shares its key with a borrower's attempt.
                 label[bin, i] = slide_key(seed, <uint64_t>~bin, i) & ((1u << width) - 1)
         self._set_bins(index, labels)
         self.kind = _MINHASH

@@ -10,7 +10,7 @@ from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from slide.kernels.parallel cimport slide_isa_level
+from slide.kernels.parallel cimport slide_isa_level, threads_for
 from slide.kernels.rows cimport SLIDE_ADAM, SLIDE_SGD, RowTable, slide_groups, slide_row_kernels, slide_rows_for
 from slide.kernels.sparse cimport PairGroups, SampleGradient
 
@@ -113,9 +113,10 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
     cdef const float *h = &hidden[0, 0]
     cdef const float *coef = &coefficients[0]
     cdef int64_t p
-    for p in prange(groups.n_parts, nogil=True, num_threads=num_threads, schedule="dynamic", chunksize=1):
+    cdef int threads = threads_for(num_threads, (groups.n_pairs + groups.n_groups) * table.padded_dim, 1 << 15)
+    for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         if dhidden != NULL:
-            memset(dhidden + p * part_floats, 0, groups.n_samples * gradient.dim * sizeof(float))
+            memset(dhidden + p * part_floats, 0, part_floats * sizeof(float))
         KERNELS.step_groups(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], coef, h,
                             NULL if dhidden == NULL else dhidden + p * part_floats, &rule.rule)
 

@@ -5,8 +5,6 @@ Every parallel loop of the package names its number of threads; nothing here or 
 
 import os
 
-from libc.stdint cimport int64_t
-
 cdef extern from *:
     """
     #ifdef _OPENMP
@@ -25,9 +23,9 @@ _ISA_NAMES = ("baseline", "avx2", "avx512")
 
 
 cdef int threads_for(int num_threads, long long work, long long grain) noexcept nogil:
-    """As many of `num_threads` as have at least `grain` units of `work` each: small loops stay serial."""
-    cdef long long useful = work // grain + 1
-    return <int>useful if useful < num_threads else num_threads
+    """As many of `num_threads` as have `grain` units of `work` each, and one at least: small loops stay serial."""
+    cdef long long useful = min(work // grain + 1, <long long>num_threads)
+    return <int>max(useful, 1)
 
 
 def openmp_version():

@@ -1,8 +1,8 @@
 """RowTable: the parameters of one layer, a row for each feature or neuron.
 
-A row is ``[header | w | m | v]``: bias and last step in the header, then the weights and the optimiser's moments side by
-side, so that a visit to a row is one stream from one page. Each part is padded to 64 bytes and the padding stays zero.
-The layout is spelled out in ``simd/rows.h``; nothing outside this class and those kernels depends on it.
+A row is ``[header | w | m | v]``: bias and last step in the header, then the weights and the optimiser's moments side
+by side, so that a visit to a row is one stream from one page. Each part is padded to 64 bytes and the padding stays
+zero. The layout is spelled out in ``simd/rows.h``; nothing outside this class and those kernels depends on it.
 """
 
 cimport cython

@@ -199,7 +199,7 @@ def split_shared(const int32_t[::1] place, int32_t[:, ::1] ids, int64_t[::1] cou
     ValueError
         Shapes do not fit, or an id is out of range.
     """
-    cdef int64_t samples = ids.shape[0], capacity = ids.shape[1], s, i
+    cdef int64_t samples = ids.shape[0], capacity = ids.shape[1], s
     cdef int bad = 0
     if counts.shape[0] != samples or out_counts.shape[0] != samples:
         raise ValueError(f"counts and out_counts must fit {samples} samples")

@@ -65,7 +65,8 @@ def softmax_cross_entropy(
 
     Sample s is normalised over its active set: the first `n_shared` columns of ``shared[s]``, which every sample has,
     then ``own[begin[s]:end[s]]``. Each of its labels has target 1 / |labels|. The largest logit is subtracted first, so
-    any finite logits are safe; a NaN or an infinity among them makes the loss NaN. A sample without labels has loss 0
+    any finite logits are safe; a NaN or plus infinity among them makes the loss NaN, minus infinity rules a neuron out
+    (and makes the loss infinite if it is a label). A sample without labels has loss 0
     and gradient 0.
 
     Parameters

@@ -272,8 +272,8 @@ cdef class SampleGradient:
         cdef float *to = &out[0, 0]
         cdef int threads = threads_for(num_threads, n * self.n_parts, 256)
         for s in prange(n, nogil=True, num_threads=threads, schedule="static"):
-            KERNELS.sum_parts(self.data + s * dim, self.n_parts, distance, <const float *>NULL if on == NULL else on + s * dim,
-                              to + s * dim, dim)
+            KERNELS.sum_parts(self.data + s * dim, self.n_parts, distance,
+                              <const float *>NULL if on == NULL else on + s * dim, to + s * dim, dim)
         self.n_parts = 0
 
 
@@ -332,7 +332,7 @@ def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float
 
 def spmm(RowTable table, const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] values,
          const float[::1] bias, bint relu, float[:, ::1] out, int num_threads):
-    """SpMM: ``out[s] = bias + sum_i values[i] * table.weights[indices[i]]`` over sample s's entries, then ReLU if asked.
+    """SpMM: ``out[s] = bias + sum_i values[i] * weights[indices[i]]`` over sample s's entries, then ReLU if asked.
 
     With a sampled layer's deltas as values this is the transposed product that carries the gradient down.
 
@@ -410,7 +410,8 @@ def sddmm(RowTable table, PairGroups groups, const float[:, ::1] hidden, float[:
     cdef const float *h = &hidden[0, 0]
     cdef float *logits = &out[0]
     cdef int64_t p
-    for p in prange(groups.n_parts, nogil=True, num_threads=num_threads, schedule="dynamic", chunksize=1):
+    cdef int threads = threads_for(num_threads, groups.n_pairs * table.padded_dim, 1 << 16)
+    for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         KERNELS.sddmm(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], h, logits)
 
 
@@ -418,7 +419,8 @@ def check_grouped(RowTable table, PairGroups groups, hidden, slots):
     """Raise ValueError unless the grouped pairs fit the table, the hidden vectors and an array of so many slots."""
     if hidden.shape[1] != table.padded_dim or hidden.shape[0] < groups.n_samples:
         raise ValueError(
-            f"hidden must be [{groups.n_samples} or more, {table.padded_dim}], got [{hidden.shape[0]}, {hidden.shape[1]}]"
+            f"hidden must be [{groups.n_samples} or more, {table.padded_dim}], "
+            f"got [{hidden.shape[0]}, {hidden.shape[1]}]"
         )
     if groups.n_pairs and (groups.highest_row >= table.n_rows or groups.highest_slot >= slots):
         raise ValueError(

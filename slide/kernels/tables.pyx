@@ -7,6 +7,8 @@ id and bucket of each table, whatever the occupancy; nothing overflows.
 from cython.parallel cimport prange
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
+from slide.kernels.parallel cimport threads_for
+
 
 def build(const uint32_t[:, ::1] codes, int32_t[:, ::1] offsets, int32_t[:, ::1] ids, int num_threads):
     """Fill the tables from every id's bucket index, by a counting sort per table.
@@ -42,7 +44,8 @@ def build(const uint32_t[:, ::1] codes, int32_t[:, ::1] offsets, int32_t[:, ::1]
     cdef int32_t *offset = &offsets[0, 0]
     cdef int32_t *id_ = &ids[0, 0]
     cdef int bad = 0
-    for t in prange(l, nogil=True, num_threads=num_threads, schedule="dynamic", chunksize=1):
+    cdef int threads = threads_for(num_threads, l * (n + n_buckets), 1 << 15)
+    for t in prange(l, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         bad += _build_one(code + t * n, n, n_buckets, offset + t * (n_buckets + 1), id_ + t * n)
     if bad:
         raise ValueError(f"codes must be below the number of buckets, {n_buckets}")

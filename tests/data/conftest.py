@@ -1,17 +1,6 @@
-import os
-from pathlib import Path
-
 import pytest
 
 from slide.data import load
-
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path_factory, monkeypatch):
-    """Keep the tests out of the user's cache."""
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("SLIDE_CACHE_DIR", str(folder))
-    return folder
 
 
 @pytest.fixture
@@ -34,13 +23,3 @@ def load_text(write):
         return load(write(content, name), cache=False, **options)
 
     return load_text
-
-
-@pytest.fixture(scope="session")
-def real_data():
-    """The folder of public data sets that are not part of the repository."""
-    default = Path(__file__).resolve().parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("SLIDE_TEST_DATA", default))
-    if not folder.is_dir():
-        pytest.skip(f"there is no folder {folder}; SLIDE_TEST_DATA names the one with the public data sets")
-    return folder

@@ -140,7 +140,14 @@ def random_bins(rng, bins, dim, size):
     return np.array([rng.permutation(dim)[:size] for _ in range(bins)], np.int32)
 
 
-BINS = [(1, 7, 1, 1, 30), (1, 40, 3, 2, 30), (3, 9, 8, 3, 9), (3, 9, 8, 2, 5), (4, 5, 12, 4, 9), (5, 6, 8, 3, 12)]
+BINS = [
+    (1, 7, 1, 1, 30),
+    (1, 40, 3, 2, 30),
+    (3, 9, 8, 3, 9),
+    (3, 9, 8, 2, 5),
+    (4, 5, 12, 4, 9),
+    (5, 6, 8, 3, 12),
+]
 
 
 @pytest.mark.parametrize(("k", "l", "bin_size", "width", "bucket_bits"), BINS)
@@ -184,7 +191,14 @@ def test_minhash_ranks_floats_of_every_size(rng, scale):
 
 
 def test_combiner_twin(rng):
-    for k, radix, bucket_bits in [(1, 2, 1), (3, 10, 30), (3, 10, 7), (32, 2, 30), (5, 16, 13), (1, 1 << 31, 30)]:
+    for k, radix, bucket_bits in [
+        (1, 2, 1),
+        (3, 10, 30),
+        (3, 10, 7),
+        (32, 2, 30),
+        (5, 16, 13),
+        (1, 1 << 31, 30),
+    ]:
         codes = rng.integers(0, min(radix, 2**31), (37, k * 3)).astype(np.int32)
         out = np.zeros((3, 37), np.uint32)
         hashing.CodeCombiner(k, 3, radix, bucket_bits).combine(codes, out)

@@ -1,0 +1,218 @@
+"""The ``slide`` command: its arguments, its errors and its exit status.
+
+Results go to standard output, everything else to standard error. The exit status is 0, or 1 after an error, 2
+after a wrong command line, and 128 + n after signal n.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from slide.commands import SETTINGS, ZERO_BASED, evaluate, find_setting, info, predict, train
+from slide.config import CANDIDATES, RunConfig, to_dict
+from slide.console import logging_to_stderr
+from slide.data.readers import FORMATS
+from slide.info import __version__
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.run is None:
+        parser.print_help(sys.stderr)
+        return 2
+    if args.run is train and args.test is not None and args.train is None:
+        parser.error("--test needs the training data too: slide train TRAIN --test FILE")
+    try:
+        with logging_to_stderr():
+            status = args.run(args)
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:
+        # The reader has had what it wanted. Python flushes once more at exit: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("slide: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (ValueError, OSError, MemoryError, FloatingPointError) as error:
+        print(f"slide: error: {_message(error)}", file=sys.stderr)
+        return 1
+
+
+def _message(error):
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or "out of memory"
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults; those of settings are in the configuration."""
+
+    def _get_help_string(self, action):
+        if action.dest in SETTINGS:
+            section, name = find_setting(to_dict(RunConfig()), SETTINGS[action.dest])
+            return f"{action.help} (default: {section.get(name, 'none')})"
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def _positive(text):
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _depths(text):
+    return tuple(sorted({_positive(part) for part in text.split(",")}))
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="slide",
+        description="Train and use neural networks with 100,000 to millions of outputs on ordinary CPUs.",
+        epilog="slide COMMAND --help describes a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"slide {__version__}")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    _add_info(commands)
+    return parser
+
+
+def _add_command(commands, run, summary, description=""):
+    """Add the parser of a command, which is named after the function that runs it."""
+    parser = commands.add_parser(
+        run.__name__,
+        help=summary,
+        description=description or f"{summary.capitalize()}.",
+        formatter_class=_HelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_train(commands):
+    parser = _add_command(
+        commands,
+        train,
+        "train a network and save it",
+        "Train a network and save it. Options override the configuration file, which overrides the defaults. "
+        "Ctrl-C ends training after the batch and saves what was learnt.",
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "train",
+        metavar="TRAIN",
+        nargs="?",
+        type=Path,
+        help="training data; synthetic data is made without it",
+    )
+    data.add_argument("--test", metavar="FILE", type=Path, help="data to measure quality on")
+    _add_reading(data)
+    _add_masking(data)
+    run = parser.add_argument_group("run")
+    run.add_argument("--config", metavar="FILE", type=Path, help="settings, as TOML")
+    run.add_argument(
+        "--out", metavar="MODEL", type=Path, default=Path("slide-model"), help="folder to save the network in"
+    )
+    _add_threads(run)
+    _add_json(run)
+    settings = parser.add_argument_group("settings")
+    settings.add_argument("--epochs", metavar="N", type=int, help="passes over the data")
+    settings.add_argument("--batch-size", metavar="N", type=int, help="points of a batch")
+    settings.add_argument("--max-batches", metavar="N", type=int, help="end after so many batches")
+    settings.add_argument("--lr", metavar="X", type=float, help="learning rate")
+    settings.add_argument("--hidden", metavar="N", type=int, help="hidden units")
+    settings.add_argument("--candidates", choices=CANDIDATES, help="which output neurons a sample computes")
+    settings.add_argument(
+        "--budget", metavar="N", type=int, help="neurons a sample takes from the hash tables"
+    )
+    settings.add_argument("--seed", metavar="N", type=int, help="of everything random")
+
+
+def _add_evaluate(commands):
+    parser = _add_command(commands, evaluate, "measure a saved network's quality")
+    parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a saved network")
+    parser.add_argument("test", metavar="TEST", type=Path, help="data to measure quality on")
+    parser.add_argument(
+        "--train", metavar="FILE", type=Path, help="training data, of whose labels PSP takes the propensities"
+    )
+    parser.add_argument("--k", metavar="K,K", type=_depths, default="1,3,5", help="depths to measure at")
+    _add_reading(parser)
+    _add_masking(parser)
+    _add_threads(parser)
+    _add_json(parser)
+
+
+def _add_predict(commands):
+    parser = _add_command(commands, predict, "write the best labels of each point, every label scored")
+    parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a saved network")
+    parser.add_argument("input", metavar="INPUT", type=Path, help="data, with or without labels")
+    parser.add_argument("--k", metavar="K", type=_positive, default=5, help="labels for each point")
+    parser.add_argument("--output", metavar="FILE", default="-", help="file to write, - for standard output")
+    parser.add_argument(
+        "--output-format",
+        choices=("tsv", "jsonl"),
+        default="tsv",
+        help="a line for each point: label:score with tabs between, or a JSON object with labels and scores",
+    )
+    _add_reading(parser)
+    _add_masking(parser)
+    _add_threads(parser)
+
+
+def _add_info(commands):
+    parser = _add_command(commands, info, "describe a saved network or, without one, this installation")
+    parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="folder of a saved network")
+    _add_json(parser)
+
+
+def _add_reading(parser):
+    parser.add_argument("--format", choices=FORMATS, default="auto", help="format of the data")
+    parser.add_argument(
+        "--zero-based", choices=ZERO_BASED, default="auto", help="whether svmlight's feature ids count from 0"
+    )
+    parser.add_argument(
+        "--no-cache", action="store_true", help="neither use nor keep a parsed copy of the data"
+    )
+
+
+def _add_masking(parser):
+    parser.add_argument(
+        "--mask-inputs",
+        action="store_true",
+        help="never predict a label whose id is one of the point's features",
+    )
+
+
+def _add_threads(parser):
+    parser.add_argument(
+        "--threads", metavar="N", type=_positive, help="threads to run on (default: all cores)"
+    )
+
+
+def _add_json(parser):
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, in which metrics are fractions of 1"
+    )

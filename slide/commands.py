@@ -1,0 +1,384 @@
+"""What the ``slide`` command does: from parsed arguments to an exit status.
+
+Each command is a function of what `slide.cli` has parsed. It raises for `slide.cli` to report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import operator
+import os
+import resource
+import signal
+import sys
+import textwrap
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import psutil
+import tomli_w
+
+from slide import checkpoint, metrics
+from slide.config import RunConfig, from_dict, to_dict
+from slide.console import TrainingDisplay, as_json, log, quality_table
+from slide.data import DataError, load, make_extreme
+from slide.data.readers import detect_format
+from slide.families import make_hasher
+from slide.index import NeuronIndex
+from slide.info import config_facts, show_config
+from slide.kernels.rows import RowTable
+from slide.network import Network
+from slide.training import Progress
+
+KS = (1, 3, 5)
+"""Depths at which training reports quality."""
+
+PREDICT_BLOCK = 4096
+"""Points predicted and written at a time."""
+
+SYNTHETIC = {
+    "n_points": 150_000,
+    "n_features": 50_000,
+    "n_labels": 100_000,
+    "noise": 0.5,
+    "test_points": 5_000,
+}
+"""Data to train on where none is given: about a minute on two cores."""
+
+ZERO_BASED = {"auto": "auto", "yes": True, "no": False}
+
+SETTINGS = {
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "max_batches": "training.max_batches",
+    "lr": "network.optimizer.lr",
+    "hidden": "network.hidden.units",
+    "candidates": "network.output.candidates",
+    "budget": "network.output.budget",
+    "seed": "network.seed",
+}
+"""Where the options of ``slide train`` go in the configuration."""
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train a network, save it and measure its quality; return 128 + n if signal n ended the training."""
+    config = _run_config(args)
+    _check_destination(args.out)
+    data, test = _training_data(args)
+    _check_memory(data, config)
+    network = Network(data.n_features, data.n_labels, config.network, threads=args.threads)
+    log.info("training on %r, threads: %d", data, network.threads)
+
+    with _StopSignals() as stop, TrainingDisplay() as display:
+
+        def on_batch(progress: Progress) -> bool:
+            display.batch_done(progress)
+            return stop.signum is not None
+
+        def on_epoch(progress: Progress) -> bool:
+            display.epoch_done(progress)
+            return stop.signum is not None
+
+        history = network.fit(
+            data.X,
+            data.Y,
+            config=config.training,
+            validation=None if test is None else (test.X, test.Y),
+            mask_inputs=args.mask_inputs,
+            on_batch=on_batch,
+            on_epoch=on_epoch,
+        )
+    if stop.signum is not None:
+        name = signal.Signals(stop.signum).name
+        log.warning("stopped by %s after %s batches; saving what was learnt", name, f"{history.batches:,}")
+    network.save(args.out)
+    log.info("saved %r in %s", network, args.out)
+
+    quality, popular = {}, None
+    if test is not None and stop.signum is None:
+        log.info("evaluating on %r", test)
+        inv_propensity = _propensities(data)
+        quality = network.evaluate(
+            test.X, test.Y, ks=KS, inv_propensity=inv_propensity, mask_inputs=args.mask_inputs
+        )
+        if not args.mask_inputs:
+            popular = _popular_baseline(data, test)
+    if args.json:
+        print(as_json(_training_report(network, history, display.progress, quality, popular, args.out)))
+    else:
+        print(
+            f"{history.batches:,} batches in {history.train_seconds:.1f} s, "
+            f"{history.ms_per_batch:.2f} ms each; "
+            f"{history.active_per_sample:,.0f} of {network.n_labels:,} outputs active for a sample"
+        )
+        if quality:
+            print(quality_table(quality, KS, popular))
+    return 0 if stop.signum is None else 128 + stop.signum
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Measure a saved network's quality."""
+    network = Network.load(args.model, threads=args.threads)
+    test = _load_as(args.test, args, network.n_features, network.n_labels, "the model")
+    inv_propensity = None
+    if args.train is not None:
+        inv_propensity = _propensities(
+            _load_as(args.train, args, network.n_features, network.n_labels, "the model")
+        )
+    start = time.perf_counter()
+    quality = network.evaluate(
+        test.X, test.Y, ks=args.k, inv_propensity=inv_propensity, mask_inputs=args.mask_inputs
+    )
+    seconds = time.perf_counter() - start
+    if args.json:
+        about = {
+            "points": test.n_points,
+            "seconds": seconds,
+            "threads": network.threads,
+            "model": str(args.model),
+        }
+        print(as_json({**quality, **about}))
+    else:
+        print(quality_table(quality, args.k))
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Write the best labels of every point."""
+    network = Network.load(args.model, threads=args.threads)
+    data = _load_as(args.input, args, network.n_features, None, "the model")
+    write = _write_tsv if args.output_format == "tsv" else _write_jsonl
+    with _output(args.output) as file:
+        for first in range(0, data.n_points, PREDICT_BLOCK):
+            X = data.X[first : first + PREDICT_BLOCK]
+            ids, scores = network.predict(X, args.k, exclude=X if args.mask_inputs else None)
+            for labels, values in zip(ids.tolist(), scores.tolist(), strict=True):
+                # Where fewer than k labels may be predicted the rest is -1.
+                found = [(label, value) for label, value in zip(labels, values, strict=True) if label >= 0]
+                write(file, found)
+    return 0
+
+
+def info(args: argparse.Namespace) -> int:
+    """Describe a saved network or, without one, this installation."""
+    if args.model is None:
+        if args.json:
+            print(as_json(config_facts()))
+        else:
+            show_config()
+        return 0
+    about = checkpoint.describe(args.model)
+    try:
+        units = about["config"]["hidden"]["units"]
+        about["parameters"] = (about["n_features"] + 1) * units + about["n_labels"] * (units + 1)
+        about["bytes"] = sum(file.stat().st_size for file in args.model.iterdir())
+        sections = {
+            f"Network in {args.model}": {
+                "features": about["n_features"],
+                "hidden units": units,
+                "labels": about["n_labels"],
+                "parameters": about["parameters"],
+                "bytes on disk": about["bytes"],
+                "batches": about["step"],
+                "optimiser state": about["moments"],
+                "saved by slide": about["slide"],
+            },
+            "Hash tables when it was saved": about["index"] or {},
+        }
+        settings = tomli_w.dumps(about["config"])
+    except (KeyError, TypeError) as error:
+        raise checkpoint.CheckpointError(f"{args.model / checkpoint.MANIFEST} lacks {error}") from None
+    if args.json:
+        print(as_json(about))
+        return 0
+    for heading, facts in sections.items():
+        if facts:
+            print(heading)
+            for name, value in facts.items():
+                print(f"  {name + ':':20}{_plain(value)}")
+    print(f"Settings\n{textwrap.indent(settings, '  ')}", end="")
+    return 0
+
+
+def _plain(value):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+# What the commands need
+
+
+def _run_config(args):
+    """The defaults, changed by the configuration file, changed by the options."""
+    config = RunConfig() if args.config is None else RunConfig.from_toml(args.config)
+    values = to_dict(config)
+    for option, path in SETTINGS.items():
+        value = getattr(args, option)
+        if value is not None:
+            section, name = find_setting(values, path)
+            section[name] = value
+    return from_dict(RunConfig, values)
+
+
+def find_setting(values: dict, path: str) -> tuple[dict, str]:
+    """Return the dictionary that holds a setting, and the setting's name."""
+    *sections, name = path.split(".")
+    return functools.reduce(operator.getitem, sections, values), name
+
+
+def _check_destination(path):
+    """Refuse, before hours of training, a place where the network could not be saved."""
+    if path.exists() and not (path / checkpoint.MANIFEST).is_file():
+        raise FileExistsError(f"{path} exists and is not a saved network; choose another name or remove it")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"{folder} is not a folder that can be written to; {path} could not be saved there"
+        )
+
+
+def _training_data(args):
+    """The training set and, where there is one, the test set."""
+    if args.train is None:
+        train, test = make_extreme(**SYNTHETIC)
+        log.info("no training file given: training on synthetic data (slide.data.make_extreme)")
+        return train, test
+    train = _load(args.train, args)
+    test = None
+    if args.test is not None:
+        test = _load_as(args.test, args, train.n_features, train.n_labels, "the training data")
+    return train, test
+
+
+def _load(path, args, **options):
+    log.info("reading %s", path)
+    options = {"format": args.format, **options}
+    return load(path, zero_based=ZERO_BASED[args.zero_based], cache=not args.no_cache, **options)
+
+
+def _load_as(path, args, n_features, n_labels, model):
+    """Load data for something of that many features and, unless that is None, labels."""
+    stated = args.format if args.format != "auto" else detect_format(path)
+    # svmlight does not state its sizes; its largest ids may be smaller.
+    sizes = {"n_features": n_features, "n_labels": n_labels} if stated == "svmlight" else {}
+    data = _load(path, args, format=stated, **sizes)
+    for what, found, expected in (
+        ("features", data.n_features, n_features),
+        ("labels", data.n_labels, n_labels),
+    ):
+        if expected is not None and found != expected:
+            raise DataError(f"{path} has {found:,} {what}, {model} {expected:,}: they do not belong together")
+    return data
+
+
+def _check_memory(data, config):
+    """Refuse a network that is clearly larger than the memory this machine has left."""
+    units, output = config.network.hidden.units, config.network.output
+    moments = {"adam": 2, "sgd": 0}[config.network.optimizer.name]
+    needs = {
+        "input weights": RowTable.bytes_needed(data.n_features, units, moments),
+        "output weights": RowTable.bytes_needed(data.n_labels, units, moments),
+    }
+    if output.uses_tables:
+        hasher = make_hasher(output.lsh, units, data.n_labels, np.random.default_rng())
+        needs["hash tables"] = NeuronIndex.bytes_needed(data.n_labels, output.lsh, hasher.bucket_bits)
+    if output.candidates == "full":
+        needs["logits of a batch"] = 4 * data.n_labels * min(config.training.batch_size, data.n_points)
+    available = psutil.virtual_memory().available
+    total = sum(needs.values())
+    sizes = " + ".join(f"{size / 2**30:.2f} GiB {name}" for name, size in needs.items())
+    log.info("the network takes %s = %.2f GiB", sizes, total / 2**30)
+    if total > available:
+        raise MemoryError(
+            f"{sizes} = {total / 2**30:.2f} GiB are needed, {available / 2**30:.2f} GiB are free; "
+            "lower --hidden or the number of tables (network.output.lsh.l), or choose the optimiser sgd"
+        )
+
+
+def _propensities(train):
+    """Inverse propensities of the labels, or None for data too small to estimate them."""
+    return metrics.propensities(train.Y) if train.n_points >= 3 else None
+
+
+def _popular_baseline(train, test):
+    """The quality of always predicting the labels most frequent in training."""
+    counts = np.bincount(train.Y.indices, minlength=max(train.n_labels, max(KS)))
+    popular = np.argsort(-counts, kind="stable")[: max(KS)]
+    popular[popular >= train.n_labels] = -1
+    return metrics.evaluate_topk(np.tile(popular, (test.n_points, 1)), test.Y, KS)
+
+
+def _training_report(network, history, progress, quality, popular, path):
+    """What ``slide train --json`` prints."""
+    # ru_maxrss counts KiB, on macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        **{f"P@{k}": None for k in KS},
+        **quality,
+        "popular": popular,
+        "train_seconds": history.train_seconds,
+        "ms_per_batch": history.ms_per_batch,
+        "samples_per_second": progress.samples / history.train_seconds,
+        "active_per_sample": history.active_per_sample,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "batches": history.batches,
+        "epochs": len(history.epochs),
+        "loss": history.epochs[-1].loss,
+        "stopped": history.stopped,
+        "threads": network.threads,
+        "seed": network.config.seed,
+        "model": str(path),
+    }
+
+
+class _StopSignals:
+    """While in use, the first SIGINT or SIGTERM is only noted, in `signum`; the next acts as ever."""
+
+    def __init__(self):
+        self.signum = None
+        self._former = {}
+
+    def __enter__(self):
+        # Python allows handlers in the main thread only; elsewhere signals are someone else's.
+        if threading.current_thread() is threading.main_thread():
+            self._former = {
+                number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+            }
+        return self
+
+    def __exit__(self, *exception):
+        self._restore()
+
+    def _note(self, signum, frame):
+        self.signum = signum
+        self._restore()
+
+    def _restore(self):
+        while self._former:
+            signal.signal(*self._former.popitem())
+
+
+@contextmanager
+def _output(path):
+    """Standard output for "-", else a file."""
+    if path == "-":
+        yield sys.stdout
+    else:
+        with open(path, "w", encoding="ascii") as file:
+            yield file
+
+
+def _write_tsv(file, found):
+    print("\t".join(f"{label}:{score:.6g}" for label, score in found), file=file)
+
+
+def _write_jsonl(file, found):
+    point = {"labels": [label for label, _ in found], "scores": [float(f"{score:.6g}") for _, score in found]}
+    print(json.dumps(point), file=file)

@@ -1,0 +1,33 @@
+import numpy as np
+from numpy.typing import NDArray
+
+from slide.kernels.optim import StepRule
+from slide.kernels.rows import RowTable
+from slide.kernels.sparse import SampleGradient
+
+def shared_logits(
+    table: RowTable,
+    ids: NDArray[np.int32],
+    offsets: NDArray[np.float32],
+    hidden: NDArray[np.float32],
+    out: NDArray[np.float32],
+    num_threads: int,
+) -> None: ...
+def shared_step(
+    table: RowTable,
+    ids: NDArray[np.int32],
+    deltas: NDArray[np.float32],
+    hidden: NDArray[np.float32],
+    gradient: SampleGradient,
+    rule: StepRule,
+    num_threads: int,
+) -> None: ...
+def exact_topk(
+    table: RowTable,
+    hidden: NDArray[np.float32],
+    exclude_ptr: NDArray[np.int64],
+    exclude_ids: NDArray[np.int32],
+    out_ids: NDArray[np.int32],
+    out_scores: NDArray[np.float32],
+    num_threads: int,
+) -> None: ...

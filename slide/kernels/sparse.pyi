@@ -1,0 +1,84 @@
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from slide.kernels.memory import HugeBuffer
+from slide.kernels.rows import RowTable
+
+MOST_PARTS: int
+
+@final
+class PairGroups:
+    def __new__(cls, capacity: int) -> Self: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def n_samples(self) -> int: ...
+    @property
+    def n_pairs(self) -> int: ...
+    @property
+    def n_groups(self) -> int: ...
+    @property
+    def n_parts(self) -> int: ...
+    @property
+    def buffer_owner(self) -> HugeBuffer: ...
+    @property
+    def rows(self) -> NDArray[np.int32]: ...
+    @property
+    def ptr(self) -> NDArray[np.int64]: ...
+    @property
+    def samples(self) -> NDArray[np.int32]: ...
+    @property
+    def slots(self) -> NDArray[np.int32]: ...
+    @property
+    def parts(self) -> NDArray[np.int64]: ...
+    def group(
+        self, ids: NDArray[np.int32], begin: NDArray[np.int64], end: NDArray[np.int64], n_rows: int
+    ) -> None: ...
+
+@final
+class SampleGradient:
+    def __new__(cls, n_samples: int, padded_dim: int) -> Self: ...
+    @property
+    def n_samples(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def n_parts(self) -> int: ...
+    @property
+    def buffer_owner(self) -> HugeBuffer: ...
+    def clear(self) -> None: ...
+    def sum_into(
+        self, out: NDArray[np.float32], active: NDArray[np.float32] | None, num_threads: int
+    ) -> None: ...
+
+def take_rows(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    values: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    normalize: bool,
+    out_indptr: NDArray[np.int64],
+    out_indices: NDArray[np.int32],
+    out_values: NDArray[np.float32],
+) -> int: ...
+def spmm(
+    table: RowTable,
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    values: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    relu: bool,
+    out: NDArray[np.float32],
+    num_threads: int,
+) -> None: ...
+def sddmm(
+    table: RowTable,
+    groups: PairGroups,
+    hidden: NDArray[np.float32],
+    out: NDArray[np.float32],
+    num_threads: int,
+) -> None: ...
+def check_grouped(table: RowTable, groups: PairGroups, hidden: NDArray[np.float32], slots: int) -> None: ...

@@ -1,0 +1,240 @@
+"""Configuration: what is refused, and the way to TOML and back."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slide.config import (
+    CANDIDATES,
+    ConfigError,
+    HiddenConfig,
+    LSHConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    OutputConfig,
+    RehashConfig,
+    RunConfig,
+    TrainingConfig,
+    from_dict,
+    to_dict,
+)
+
+CLASSES = (
+    HiddenConfig,
+    LSHConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    OutputConfig,
+    RehashConfig,
+    RunConfig,
+    TrainingConfig,
+)
+
+# Class, field, values that are refused, and what the message asks for.
+REFUSALS = [
+    (LSHConfig, "family", ["two words", "", None, 3], "a name of letters, digits, hyphens and underscores"),
+    (LSHConfig, "k", [0, 33, 1.0, True, "4"], "an integer from 1 to 32 or left out"),
+    (LSHConfig, "l", [0, 1025, None, 2.5], "an integer from 1 to 1024"),
+    (LSHConfig, "projection", ["dense", None], "one of 'hadamard', 'sparse'"),
+    (LSHConfig, "bin_size", [1, 257, None], "an integer from 2 to 256"),
+    (LSHConfig, "code_bits", [0, 9, "2"], "an integer from 1 to 8 or left out"),
+    (LSHConfig, "top", [0, 2**31, 1.5], "an integer from 1 to 2147483647 or left out"),
+    (LSHConfig, "bucket_bits", [0, 31, 1.5], "an integer from 1 to 30 or left out"),
+    (RehashConfig, "period", [0, 10**9 + 1, 1.5, False], "an integer from 1 to 1000000000"),
+    (RehashConfig, "decay", [-0.1, 10.5, float("nan"), "0", None, True], "a number from 0 to 10"),
+    (HiddenConfig, "units", [0, 2**16 + 1, 128.0], "an integer from 1 to 65536"),
+    (HiddenConfig, "activation", ["tanh", None], "one of 'relu', 'linear'"),
+    (OutputConfig, "candidates", ["all", None, []], "one of 'lsh', "),
+    (OutputConfig, "correction", ["logQ", True], "one of 'logq', 'none'"),
+    (OutputConfig, "budget", [0, 2**24 + 1, None], "an integer from 1 to 16777216"),
+    (OutputConfig, "tail", [0, 2**24 + 1, 1e3], "an integer from 1 to 16777216"),
+    (OutputConfig, "lsh", [None, {}, RehashConfig()], "a LSHConfig"),
+    (OutputConfig, "rehash", [None, {}, LSHConfig()], "a RehashConfig"),
+    (OptimizerConfig, "name", ["adagrad", None], "one of 'adam', 'sgd'"),
+    (OptimizerConfig, "lr", [0, -1.0, 1001, float("inf"), float("nan"), "1"], "a number above 0 to 1000"),
+    (OptimizerConfig, "beta1", [-0.1, 1, 1.0, None], "a number from 0 to below 1"),
+    (OptimizerConfig, "beta2", [-0.1, 1, 1.0, None], "a number from 0 to below 1"),
+    (OptimizerConfig, "eps", [0, -1e-8, 1.5, False], "a number above 0 to 1"),
+    (NetworkConfig, "hidden", [None, 128], "a HiddenConfig"),
+    (NetworkConfig, "output", [None, "lsh"], "a OutputConfig"),
+    (NetworkConfig, "optimizer", [None, "adam"], "a OptimizerConfig"),
+    (NetworkConfig, "normalize", [0, 1, None, "yes"], "true or false"),
+    (NetworkConfig, "seed", [-1, 2**63, 1.0, True, None], "an integer from 0 to 9223372036854775807"),
+    (NetworkConfig, "hugepages", [0, None], "true or false"),
+    (TrainingConfig, "epochs", [0, 10**6 + 1, 1.0], "an integer from 1 to 1000000"),
+    (TrainingConfig, "batch_size", [0, 2**20 + 1, None], "an integer from 1 to 1048576"),
+    (TrainingConfig, "max_batches", [0, 2**31, 1.0], "an integer from 1 to 2147483647 or left out"),
+    (TrainingConfig, "shuffle", [1, None], "true or false"),
+    (TrainingConfig, "schedule", ["cosine", None], "one of 'linear', 'constant'"),
+    (TrainingConfig, "eval_points", [-1, 2**31, None], "an integer from 0 to 2147483647"),
+    (RunConfig, "network", [None, {}], "a NetworkConfig"),
+    (RunConfig, "training", [None, {}], "a TrainingConfig"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "values", "expected"), REFUSALS, ids=lambda part: getattr(part, "__name__", None)
+)
+def test_wrong_values_are_refused_by_name_and_range(kind, name, values, expected):
+    for value in values:
+        with pytest.raises(ConfigError) as refusal:
+            kind(**{name: value})
+        assert str(refusal.value).startswith(f"{kind.__name__}.{name} must be {expected}")
+        assert str(refusal.value).endswith(f", got {value!r}")
+
+
+def test_every_field_is_checked():
+    fields = {(kind, field.name) for kind in CLASSES for field in dataclasses.fields(kind)}
+    assert fields == {(kind, name) for kind, name, _, _ in REFUSALS}
+
+
+def test_configurations_are_immutable_values():
+    assert NetworkConfig() == NetworkConfig()
+    assert hash(NetworkConfig()) == hash(NetworkConfig())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        NetworkConfig().seed = 1
+
+
+@pytest.mark.parametrize(
+    ("candidates", "tables", "labels", "tail"),
+    [
+        ("lsh", True, False, False),
+        ("lsh+tail", True, True, True),
+        ("lsh+inbatch", True, True, False),
+        ("inbatch", False, True, False),
+        ("uniform", False, True, True),
+        ("full", False, False, False),
+    ],
+)
+def test_what_candidates_mean(candidates, tables, labels, tail):
+    output = OutputConfig(candidates=candidates)
+    assert (output.uses_tables, output.uses_labels_of_batch, output.uses_tail) == (tables, labels, tail)
+
+
+def maybe(low, high):
+    return st.none() | st.integers(low, high)
+
+
+def below_one():
+    return st.floats(0, 1, exclude_max=True)
+
+
+RUNS = st.builds(
+    RunConfig,
+    network=st.builds(
+        NetworkConfig,
+        hidden=st.builds(HiddenConfig, st.integers(1, 2**16), st.sampled_from(["relu", "linear"])),
+        output=st.builds(
+            OutputConfig,
+            candidates=st.sampled_from(CANDIDATES),
+            correction=st.sampled_from(["logq", "none"]),
+            budget=st.integers(1, 2**24),
+            tail=st.integers(1, 2**24),
+            lsh=st.builds(
+                LSHConfig,
+                family=st.sampled_from(["simhash", "wta", "dwta", "minhash"]),
+                k=maybe(1, 32),
+                l=st.integers(1, 1024),
+                projection=st.sampled_from(["hadamard", "sparse"]),
+                bin_size=st.integers(2, 256),
+                code_bits=maybe(1, 8),
+                bucket_bits=maybe(1, 30),
+            ),
+            rehash=st.builds(
+                RehashConfig, period=st.integers(1, 10**9), decay=st.floats(0, 10) | st.integers(0, 10)
+            ),
+        ),
+        optimizer=st.builds(
+            OptimizerConfig,
+            name=st.sampled_from(["adam", "sgd"]),
+            lr=st.floats(0, 1e3, exclude_min=True) | st.integers(1, 1000),
+            beta1=below_one(),
+            beta2=below_one(),
+            eps=st.floats(0, 1, exclude_min=True),
+        ),
+        normalize=st.booleans(),
+        seed=st.integers(0, 2**63 - 1),
+        hugepages=st.booleans(),
+    ),
+    training=st.builds(
+        TrainingConfig,
+        epochs=st.integers(1, 10**6),
+        batch_size=st.integers(1, 2**20),
+        max_batches=maybe(1, 2**31 - 1),
+        shuffle=st.booleans(),
+        schedule=st.sampled_from(["linear", "constant"]),
+        eval_points=st.integers(0, 2**31 - 1),
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(run=RUNS)
+def test_toml_round_trip(tmp_path_factory, run):
+    path = tmp_path_factory.getbasetemp() / "run.toml"
+    run.to_toml(path)
+    assert RunConfig.from_toml(path) == run
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(run=RUNS)
+def test_dictionary_round_trip(run):
+    assert from_dict(RunConfig, to_dict(run)) == run
+
+
+@pytest.fixture
+def toml(tmp_path):
+    """Write a file and read it as a configuration."""
+
+    def toml(text):
+        path = tmp_path / "run.toml"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return RunConfig.from_toml(path)
+
+    return toml
+
+
+def test_what_a_file_leaves_out_keeps_its_default(toml):
+    assert toml("") == RunConfig()
+    run = toml("[network.output.lsh]\nl = 7\n[training]\nepochs = 2\n")
+    assert run == RunConfig(
+        NetworkConfig(output=OutputConfig(lsh=LSHConfig(l=7))),
+        TrainingConfig(epochs=2),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[network\n", "run.toml: Expected"),
+        (b"\xff = 1", "run.toml: .*utf-8"),
+        ("learning_rate = 1", "unknown setting 'learning_rate'; the file may have: network, training"),
+        (
+            "[network.optimizer]\nrate = 1",
+            "unknown setting 'network.optimizer.rate'; network.optimizer may have: name, lr, beta1",
+        ),
+        ("network = 1", r"\[network\] must be a section, got 1"),
+        ("[network.output]\nlsh = []", r"\[network.output.lsh\] must be a section, got \[\]"),
+        (
+            "[network.hidden]\nunits = 0",
+            r"\[network.hidden\] HiddenConfig.units must be an integer from 1 to 65536, got 0",
+        ),
+        ("[training]\nepochs = true", r"run.toml: .*TrainingConfig.epochs must be"),
+    ],
+)
+def test_bad_files_are_refused_by_name(toml, text, message):
+    with pytest.raises(ConfigError, match=message) as refusal:
+        toml(text)
+    assert "run.toml: " in str(refusal.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        RunConfig.from_toml(tmp_path / "none.toml")
+
+
+def test_whole_configuration_must_be_a_dictionary():
+    with pytest.raises(ConfigError, match="must be a section, got 3"):
+        from_dict(RunConfig, 3)

@@ -1,0 +1,150 @@
+"""NeuronIndex: rebuilds, their schedule, sampling and statistics."""
+
+import math
+
+import numpy as np
+import pytest
+
+from slide.buffers import Buffers
+from slide.config import LSHConfig, RehashConfig
+from slide.index import NeuronIndex
+from slide.kernels.rows import RowTable
+
+LSH = {
+    "hadamard": LSHConfig(l=6),
+    "sparse": LSHConfig(l=6, projection="sparse"),
+    "dwta": LSHConfig(l=6, family="dwta"),
+}
+
+
+@pytest.fixture
+def table():
+    table = RowTable(500, 24)
+    table.fill_uniform(1.0, 3, 1)
+    return table
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20)
+
+
+def make_index(table, lsh=LSH["hadamard"], *, period=50, decay=0.1, seed=1):
+    return NeuronIndex(table, lsh, RehashConfig(period, decay), seed, Buffers())
+
+
+def tables_of(index):
+    return index.codes.copy(), index.offsets.copy(), index.ids.copy()
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("lsh", LSH.values(), ids=LSH)
+@pytest.mark.parametrize("changed", [0, 1, 30, 249, 250, 400])
+def test_rebuild_of_changed_rows_is_a_full_rebuild(table, lsh, changed, rng):
+    index = make_index(table, lsh)
+    index.rebuild(7, 1)
+    before = tables_of(index)
+    rows = rng.permutation(500)[:changed]
+    table.weights[rows] = rng.normal(size=(changed, 24))
+    table.last_step[rows] = 8
+    index.rebuild(8, 2)
+    anew = make_index(table, lsh)
+    anew.rebuild(0, 1)
+    assert same(tables_of(index), tables_of(anew))
+    assert same(tables_of(index), before) == (changed == 0)
+
+
+def test_only_rows_updated_since_the_last_rebuild_are_hashed(table):
+    index = make_index(table)
+    index.rebuild(5, 1)
+    codes = index.codes.copy()
+    table.weights[:] *= -1
+    table.last_step[:100] = 5
+    table.last_step[100:110] = 6
+    index.rebuild(6, 1)
+    changed = np.flatnonzero((index.codes != codes).any(axis=0))
+    assert set(changed) <= set(range(100, 110))
+    assert len(changed)
+
+
+@pytest.mark.parametrize(("period", "decay"), [(1, 0.0), (3, 0.0), (5, 0.3), (10, 1.0)])
+def test_schedule(table, period, decay):
+    index = make_index(table, period=period, decay=decay)
+    built = []
+    for step in range(120):
+        before = index.rebuilds
+        index.rebuild_if_due(step, 1)
+        if index.rebuilds > before:
+            built.append(step)
+    # The formula's gaps, rounded to whole batches.
+    expected, t = [0], 0
+    while expected[-1] < 120:
+        expected.append(expected[-1] + round(period * math.exp(decay * t)))
+        t += 1
+    assert built == expected[:-1]
+    assert index.rebuilds == len(built)
+    assert index.rebuild_seconds > 0
+
+
+@pytest.mark.parametrize("lsh", LSH.values(), ids=LSH)
+def test_a_neuron_finds_itself(table, lsh):
+    index = make_index(table, lsh)
+    index.rebuild(0, 1)
+    ids, counts = np.zeros((500, 500), np.int32), np.zeros(500, np.int64)
+    queries = np.ascontiguousarray(table.weights)
+    index.sample(queries, np.zeros(501, np.int64), np.zeros(0, np.int32), 500, 0, ids, counts, 2)
+    for neuron in range(500):
+        assert neuron in ids[neuron, : counts[neuron]]
+
+
+def test_similar_neurons_are_found_more_often(table, rng):
+    index = make_index(table, LSHConfig(l=20, k=5))
+    table.weights[:250] = 1 + 0.3 * rng.normal(size=(250, 24))
+    index.rebuild(0, 1)
+    ids, counts = np.zeros((50, 100), np.int32), np.zeros(50, np.int64)
+    queries = (1 + 0.3 * rng.normal(size=(50, 24))).astype(np.float32)
+    index.sample(queries, np.zeros(51, np.int64), np.zeros(0, np.int32), 100, 0, ids, counts, 1)
+    assert (ids < 250).mean() > 0.9
+
+
+def test_seed_decides_functions_and_draws(table):
+    built = []
+    for seed in (1, 1, 2):
+        index = make_index(table, seed=seed)
+        index.rebuild(0, 1)
+        built.append(tables_of(index))
+    assert same(built[0], built[1])
+    assert not same(built[0], built[2])
+
+
+def test_statistics(table):
+    index = make_index(table, LSHConfig(k=3, l=4))
+    index.rebuild(0, 1)
+    statistics = index.statistics()
+    sizes = np.stack([np.bincount(codes, minlength=8) for codes in index.codes])
+    assert statistics.pop("rebuild_seconds") > 0
+    assert statistics == {
+        "family": "HadamardSimHash",
+        "k": 3,
+        "l": 4,
+        "buckets": 8,
+        "buckets_used": (sizes > 0).mean(),
+        "bucket_mean": sizes[sizes > 0].mean(),
+        "bucket_max": sizes.max(),
+        "rebuilds": 1,
+    }
+
+
+def test_statistics_before_the_first_rebuild(table):
+    statistics = make_index(table).statistics()
+    assert (statistics["bucket_mean"], statistics["bucket_max"], statistics["rebuilds"]) == (0.0, 0, 0)
+
+
+def test_bytes_needed(table):
+    buffers = Buffers()
+    lsh = LSHConfig(k=4, l=3)
+    NeuronIndex(table, lsh, RehashConfig(), 0, buffers)
+    assert sum(line["bytes"] for line in buffers.report()) == NeuronIndex.bytes_needed(500, lsh, 4)

@@ -1,0 +1,499 @@
+"""The network as a whole: its gradient, its repeatability, its predictions and what it refuses."""
+
+import threading
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix, random_array
+
+from slide import layers, network
+from slide.config import (
+    CANDIDATES,
+    HiddenConfig,
+    LSHConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    OutputConfig,
+    RehashConfig,
+    TrainingConfig,
+)
+from slide.data import DataError, make_extreme
+from slide.data.batches import Batch, BatchReader
+from slide.network import Network
+
+N_FEATURES, N_LABELS, UNITS = 40, 60, 20
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20)
+
+
+def sparse(rng, shape, density):
+    return csr_matrix(random_array(shape, density=density, format="csr", dtype=np.float32, rng=rng))
+
+
+@pytest.fixture
+def points(rng):
+    """Twelve points; the second has no features, the third no labels, the fourth neither."""
+    X, Y = sparse(rng, (12, N_FEATURES), 0.2).toarray(), sparse(rng, (12, N_LABELS), 0.05).toarray()
+    X[[1, 3]] = 0
+    Y[[2, 3]] = 0
+    Y[0, :7] = 1
+    return csr_matrix(X), csr_matrix((Y > 0).astype(np.float32))
+
+
+def batch_of(points, config):
+    reader = BatchReader(*points, points[0].shape[0], normalize=config.normalize)
+    return reader.read(np.arange(points[0].shape[0]))
+
+
+def state_of(net):
+    """Copies of all parameters and moments."""
+    return {
+        f"{side}.{name}": view.copy()
+        for side, layer in (("input", net.hidden), ("output", net.output))
+        for name, view in layer.state().items()
+    }
+
+
+# --- The gradient, against a dense twin
+
+
+class Twin:
+    """The network in float64, its softmax over given active sets with given offsets."""
+
+    def __init__(self, net, points):
+        self.relu = net.config.hidden.activation == "relu"
+        self.state = {name: array.astype(np.float64) for name, array in state_of(net).items()}
+        self.X, self.Y = (matrix.toarray().astype(np.float64) for matrix in points)
+        if net.config.normalize:
+            norms = np.linalg.norm(self.X, axis=1, keepdims=True)
+            self.X /= np.where(norms > 0, norms, 1)
+
+    def gradients(self, active, offsets):
+        """Loss and gradients; `active` and `offsets` are [samples, labels]."""
+        before = self.X @ self.state["input.weights"] + self.state["input.bias"]
+        hidden = np.maximum(before, 0) if self.relu else before
+        logits = hidden @ self.state["output.weights"].T + self.state["output.bias"] + offsets
+        logits[~active] = -np.inf
+        counts = self.Y.sum(axis=1, keepdims=True)
+        logits -= logits.max(axis=1, keepdims=True)
+        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        labelled = max(1, int((counts > 0).sum()))
+        losses = np.where(self.Y > 0, -log_p, 0).sum(axis=1, keepdims=True) / np.maximum(counts, 1)
+        delta = np.where(counts > 0, np.exp(log_p) - self.Y / np.maximum(counts, 1), 0) / labelled
+        down = delta @ self.state["output.weights"]
+        if self.relu:
+            down[before <= 0] = 0
+        return losses.sum() / labelled, {
+            "output.weights": delta.T @ hidden,
+            "output.bias": delta.sum(axis=0),
+            "input.weights": self.X.T @ down,
+            "input.bias": down.sum(axis=0),
+        }
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """Record the active sets a network draws: each sample's own ids, the shared ids and their offsets."""
+
+    def spy(net):
+        seen = {"own": [], "shared": np.zeros(0, np.int32), "offsets": np.zeros(0, np.float32)}
+        if net.output.index is not None:
+            sample = net.output.index.sample
+
+            def spied_sample(*arguments):
+                sample(*arguments)
+                ids, counts = arguments[5:7]
+                seen["own"] = [row[:count].copy() for row, count in zip(ids, counts, strict=True)]
+
+            monkeypatch.setattr(net.output.index, "sample", spied_sample)
+        shared_logits = layers.shared_logits
+
+        def spied_logits(table, ids, offsets, *rest):
+            seen["shared"], seen["offsets"] = ids.copy(), offsets.copy()
+            shared_logits(table, ids, offsets, *rest)
+
+        monkeypatch.setattr(layers, "shared_logits", spied_logits)
+        return seen
+
+    return spy
+
+
+def gradient_config(candidates, correction="logq", activation="relu", **changes):
+    """SGD: a step is the gradient times the learning rate, a power of two so that dividing by it is exact."""
+    defaults = {
+        "hidden": HiddenConfig(UNITS, activation),
+        "optimizer": OptimizerConfig("sgd", lr=64.0),
+        "output": OutputConfig(candidates, correction, budget=12, tail=20, lsh=LSHConfig(k=2, l=5)),
+    }
+    return NetworkConfig(**defaults | changes)
+
+
+def randomise_biases(net, rng):
+    for layer in (net.hidden, net.output):
+        bias = layer.state()["bias"]
+        bias[:] = rng.normal(size=len(bias))
+
+
+def assert_gradients(net, points, seen, frequency):
+    twin = Twin(net, points)
+    n = points[0].shape[0]
+    stats = net.train_batch(batch_of(points, net.config))
+    active, offsets = np.zeros((n, N_LABELS), bool), np.zeros((n, N_LABELS))
+    output = net.config.output
+    active[:, seen["shared"]] = True
+    if output.uses_labels_of_batch and output.correction == "logq":
+        absent = (1 - np.asarray(frequency)) ** n
+        if output.uses_tail:
+            absent = absent * (1 - 1 / N_LABELS) ** output.tail
+        expected_offsets = -np.log(1 - absent[seen["shared"]])
+        np.testing.assert_allclose(seen["offsets"], expected_offsets, rtol=1e-4, atol=1e-6)
+        offsets[:, seen["shared"]] = expected_offsets
+        offsets[twin.Y > 0] = 0
+    else:
+        assert not len(seen["offsets"])
+    for s, ids in enumerate(seen["own"]):
+        active[s, ids] = True
+        offsets[s, ids] = 0
+    assert active[twin.Y > 0].all()
+    assert active.all() == (output.candidates == "full")
+    loss, expected = twin.gradients(active, offsets)
+    assert stats.loss == pytest.approx(loss, rel=1e-5)
+    assert stats.active == pytest.approx(active.sum(axis=1).mean())
+    after = state_of(net)
+    for name, gradient in expected.items():
+        actual = (twin.state[name] - after[name]) / net.config.optimizer.lr
+        assert np.abs(actual - gradient).max() < 1e-4 * np.abs(gradient).max(), name
+
+
+@pytest.mark.parametrize("normalize", [True, False], ids=["normalize", "raw"])
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("correction", ["logq", "none"])
+@pytest.mark.parametrize("candidates", CANDIDATES)
+def test_gradient_is_that_of_a_dense_network(rng, points, spy, candidates, correction, activation, normalize):
+    config = gradient_config(candidates, correction, activation, normalize=normalize)
+    net = Network(N_FEATURES, N_LABELS, config)
+    randomise_biases(net, rng)
+    # Labels of the batch have been seen; some labels never are.
+    frequency = np.where(rng.random(N_LABELS) < 0.5, rng.random(N_LABELS), 0.0)
+    frequency = np.maximum(frequency, (points[1].sum(axis=0) / 12).A1)
+    net.output.set_label_frequency(frequency)
+    assert_gradients(net, points, spy(net), frequency)
+
+
+@pytest.mark.parametrize("candidates", ["lsh", "lsh+tail"])
+def test_gradient_of_given_active_sets(rng, points, spy, monkeypatch, candidates):
+    """The candidates are made up here, labels first, so that nothing depends on what the tables return."""
+    net = Network(N_FEATURES, N_LABELS, gradient_config(candidates))
+    randomise_biases(net, rng)
+
+    def sample(hidden, label_ptr, labels, budget, iteration, out_ids, out_counts, threads):
+        for s in range(len(hidden)):
+            mine = labels[label_ptr[s] : label_ptr[s + 1]]
+            found = np.setdiff1d(rng.permutation(N_LABELS)[: s % budget], mine)[: budget - len(mine)]
+            ids = np.concatenate([mine, found])
+            out_ids[s, : len(ids)], out_counts[s] = ids, len(ids)
+
+    monkeypatch.setattr(net.output.index, "sample", sample)
+    frequency = np.full(N_LABELS, 0.1)
+    net.output.set_label_frequency(frequency)
+    assert_gradients(net, points, spy(net), frequency)
+
+
+@pytest.mark.parametrize("candidates", CANDIDATES)
+@pytest.mark.parametrize("without", ["labels", "features"])
+def test_batches_without_labels_or_features(points, candidates, without):
+    net = Network(N_FEATURES, N_LABELS, gradient_config(candidates))
+    net.output.set_label_frequency(np.full(N_LABELS, 0.1))
+    X, Y = points
+    if without == "features":
+        X = csr_matrix(X.shape, dtype=np.float32)
+    else:
+        Y = csr_matrix(Y.shape, dtype=np.float32)
+    before = state_of(net)
+    stats = net.train_batch(batch_of((X, Y), net.config))
+    after = state_of(net)
+    if without == "labels":
+        assert stats.loss == stats.precision == 0
+        assert all(
+            np.array_equal(before[name], after[name]) for name in before if not name.endswith("last_step")
+        )
+    else:
+        assert np.array_equal(before["input.weights"], after["input.weights"])
+        assert not np.array_equal(before["output.bias"], after["output.bias"])
+
+
+def test_adam_moves_the_touched_rows_alone(points):
+    config = NetworkConfig(HiddenConfig(UNITS), OutputConfig("lsh", budget=8, lsh=LSHConfig(k=3, l=2)))
+    net = Network(N_FEATURES, N_LABELS, config)
+    before = state_of(net)
+    net.train_batch(batch_of(points, config))
+    after = state_of(net)
+    unused = np.setdiff1d(np.arange(N_FEATURES), points[0].indices)
+    assert np.array_equal(after["input.weights"][unused], before["input.weights"][unused])
+    assert (after["input.last_step"] > 0).sum() == N_FEATURES - len(unused)
+    asleep = after["output.last_step"] == 0
+    assert asleep.any()
+    for name in ("weights", "bias", "m", "v"):
+        assert np.array_equal(after[f"output.{name}"][asleep], before[f"output.{name}"][asleep])
+        assert not np.array_equal(after[f"output.{name}"], before[f"output.{name}"])
+
+
+# --- The estimate of the softmax's denominator
+
+
+@pytest.mark.parametrize("candidates", ["uniform", "inbatch"])
+def test_corrected_sum_is_unbiased(rng, monkeypatch, candidates):
+    """Over many batches the shared neurons' corrected sum of exponentials has the true sum as its mean."""
+    config = NetworkConfig(
+        HiddenConfig(8), OutputConfig(candidates, tail=15), OptimizerConfig("sgd", lr=1e-30), normalize=False
+    )
+    net = Network(10, 80, config, threads=1)
+    frequency = rng.random(80) * 0.1 + 0.01
+    net.output.set_label_frequency(frequency)
+    probe = rng.normal(size=8)
+    exponentials = np.exp(net.output.table.weights.astype(np.float64) @ probe)
+    sums = []
+    shared_logits = layers.shared_logits
+
+    def spied_logits(table, ids, offsets, *rest):
+        sums.append((exponentials[ids] * np.exp(offsets.astype(np.float64))).sum())
+        shared_logits(table, ids, offsets, *rest)
+
+    monkeypatch.setattr(layers, "shared_logits", spied_logits)
+    empty = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    for _ in range(1500):
+        Y = csr_matrix(rng.random((6, 80)) < frequency)
+        net.train_batch(Batch(np.zeros(7, np.int64), *empty, Y.indptr.astype(np.int64), Y.indices))
+    error = np.std(sums, ddof=1) / np.sqrt(len(sums))
+    assert error < 0.05 * exponentials.sum()
+    assert abs(np.mean(sums) - exponentials.sum()) < 4 * error
+
+
+# --- One seed, one result
+
+
+@pytest.fixture(scope="module")
+def extreme():
+    return make_extreme(3000, 2000, 20_000, seed=1)
+
+
+def trained(data, candidates, *, threads, seed=0, batches=200):
+    output = OutputConfig(candidates, budget=300, tail=256, lsh=LSHConfig(l=8))
+    net = Network(2000, 20_000, NetworkConfig(HiddenConfig(32), output, seed=seed), threads=threads)
+    net.fit(data.X, data.Y, config=TrainingConfig(epochs=100, batch_size=64, max_batches=batches))
+    return state_of(net)
+
+
+@pytest.mark.parametrize("candidates", ["lsh", "lsh+tail", "full"])
+def test_weights_do_not_depend_on_threads(extreme, candidates):
+    one, two = (trained(extreme, candidates, threads=threads) for threads in (1, 2))
+    for name in one:
+        assert np.array_equal(one[name], two[name]), name
+
+
+def test_same_seed_same_weights(extreme):
+    first, again, other = (
+        trained(extreme, "lsh+tail", threads=1, seed=seed, batches=20) for seed in (3, 3, 4)
+    )
+    for name in first:
+        assert np.array_equal(first[name], again[name]), name
+        # Every row that a step touches has the same last step, whatever the seed.
+        assert name.endswith("last_step") or not np.array_equal(first[name], other[name]), name
+
+
+# --- Prediction
+
+
+def twin_scores(net, X):
+    twin = Twin(net, (X, X))
+    before = twin.X @ twin.state["input.weights"] + twin.state["input.bias"]
+    hidden = np.maximum(before, 0) if twin.relu else before
+    return hidden @ twin.state["output.weights"].T + twin.state["output.bias"]
+
+
+@pytest.fixture
+def untrained(rng):
+    net = Network(N_FEATURES, N_LABELS, NetworkConfig(HiddenConfig(UNITS)))
+    randomise_biases(net, rng)
+    return net
+
+
+@pytest.mark.parametrize("block", [5, 12, 4096])
+@pytest.mark.parametrize("excluding", [False, True])
+def test_predictions_are_the_best_of_all_labels(rng, untrained, points, monkeypatch, block, excluding):
+    monkeypatch.setattr(network, "PREDICT_BLOCK", block)
+    X = points[0]
+    scores = twin_scores(untrained, X)
+    exclude = None
+    if excluding:
+        exclude = sparse(rng, (12, N_LABELS + 10), 0.3)
+        scores[exclude.toarray()[:, :N_LABELS] > 0] = -np.inf
+    ids, predicted = untrained.predict(X, 6, exclude=exclude)
+    order = np.argsort(-scores, axis=1)[:, :6]
+    np.testing.assert_array_equal(ids, order)
+    np.testing.assert_allclose(predicted, np.take_along_axis(scores, order, axis=1), rtol=1e-5)
+    assert (ids.dtype, predicted.dtype) == (np.int32, np.float32)
+
+
+def test_predict_takes_any_matrix(untrained, points):
+    X = points[0]
+    expected = untrained.predict(X, 3)[0]
+    for other in (X.toarray(), X.tocsc(), X.tocoo(), X.astype(np.float64)):
+        assert np.array_equal(untrained.predict(other, 3)[0], expected)
+
+
+def test_more_predictions_than_labels(untrained, points):
+    ids, scores = untrained.predict(points[0], N_LABELS + 2)
+    assert np.array_equal(np.sort(ids[:, :N_LABELS], axis=1), np.tile(np.arange(N_LABELS), (12, 1)))
+    assert (ids[:, N_LABELS:] == -1).all()
+    assert np.isneginf(scores[:, N_LABELS:]).all()
+
+
+def test_predicting_nothing(untrained):
+    ids, scores = untrained.predict(csr_matrix((0, N_FEATURES), dtype=np.float32), 3)
+    assert ids.shape == scores.shape == (0, 3)
+
+
+def test_predict_refuses(untrained, points):
+    X = points[0]
+    with pytest.raises(ValueError, match="X has 39 features, the network 40"):
+        untrained.predict(X[:, :39])
+    with pytest.raises(ValueError, match="k must be 1 or more, got 0"):
+        untrained.predict(X, 0)
+    with pytest.raises(ValueError, match="exclude has 11 rows for 12 points"):
+        untrained.predict(X, 3, exclude=points[1][:11])
+    with pytest.raises(DataError, match="not finite"):
+        untrained.predict(np.full((1, N_FEATURES), np.nan))
+
+
+def test_predictions_do_not_depend_on_threads(points):
+    predicted = [Network(N_FEATURES, N_LABELS, threads=threads).predict(points[0], 9) for threads in (1, 2)]
+    assert all(np.array_equal(a, b) for a, b in zip(*predicted, strict=True))
+
+
+def test_evaluate(untrained, points):
+    X, Y = points
+    quality = untrained.evaluate(X, Y, ks=[1, 3])
+    ids = untrained.predict(X, 3)[0]
+    hits = np.take_along_axis(Y.toarray(), ids, axis=1)
+    assert quality["P@1"] == pytest.approx(hits[:, 0].mean())
+    assert quality["P@3"] == pytest.approx(hits.mean())
+    assert any(name.startswith("PSP") for name in untrained.evaluate(X, Y, inv_propensity=np.ones(N_LABELS)))
+    with pytest.raises(ValueError, match="Y has 59 labels, the network 60"):
+        untrained.evaluate(X, Y[:, :59])
+
+
+def test_masked_inputs_are_not_predicted(points):
+    """A recommender's items are features and labels alike."""
+    items = points[1]
+    net = Network(N_LABELS, N_LABELS)
+    held = items.toarray() > 0
+    ids = net.predict(items, N_LABELS, exclude=items)[0]
+    assert not any(held[point, ids[point][ids[point] >= 0]].any() for point in range(12))
+    assert net.evaluate(items, items, ks=[5], mask_inputs=True)["P@5"] == 0
+
+
+# --- Life of a network
+
+
+def test_a_network_for_prediction_alone(points):
+    full, light = Network(N_FEATURES, N_LABELS), Network(N_FEATURES, N_LABELS, trainable=False)
+    assert np.array_equal(light.predict(points[0])[0], full.predict(points[0])[0])
+    assert sum(line["bytes"] for line in light.memory_report()) < sum(
+        line["bytes"] for line in full.memory_report()
+    )
+    with pytest.raises(RuntimeError, match="it can only predict"):
+        light.train_batch(batch_of(points, light.config))
+
+
+def test_memory_report_names_what_is_large(points):
+    net = Network(N_FEATURES, N_LABELS)
+    net.output.set_label_frequency(np.full(N_LABELS, 0.1))
+    names = {line["name"] for line in net.memory_report()}
+    assert names == {"input weights", "output weights", "index codes", "index offsets", "index ids"}
+    net.train_batch(batch_of(points, net.config))
+    names = {line["name"] for line in net.memory_report()} - names
+    assert {
+        "input pairs",
+        "output pairs",
+        "hidden",
+        "hidden gradient",
+        "shared logits",
+        "own logits",
+    } <= names
+
+
+def test_batches_may_grow_and_shrink(points):
+    config = gradient_config("lsh+tail", optimizer=OptimizerConfig(lr=1e-3))
+    reader = BatchReader(*points, 12, normalize=True)
+    net = Network(N_FEATURES, N_LABELS, config)
+    net.output.set_label_frequency(np.full(N_LABELS, 0.1))
+    for n in (3, 12, 1, 7):
+        assert np.isfinite(net.train_batch(reader.read(np.arange(n))).loss)
+    assert net.step == 4
+
+
+def test_tables_follow_the_schedule(points):
+    output = OutputConfig("lsh", rehash=RehashConfig(period=3, decay=0))
+    net = Network(N_FEATURES, N_LABELS, NetworkConfig(output=output))
+    for _ in range(10):
+        net.train_batch(batch_of(points, net.config))
+    assert net.output.index.rebuilds == 4
+
+
+def test_a_learning_rate_for_one_batch(points):
+    nets = [
+        Network(N_FEATURES, N_LABELS, gradient_config("full", optimizer=OptimizerConfig("sgd", lr=lr)))
+        for lr in (2.0, 0.5)
+    ]
+    nets[0].train_batch(batch_of(points, nets[0].config), lr_factor=0.25)
+    nets[1].train_batch(batch_of(points, nets[1].config))
+    one, other = (state_of(net) for net in nets)
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_overflow_is_told_and_leaves_the_network_unlocked(points):
+    config = gradient_config("full", optimizer=OptimizerConfig("sgd", lr=1000.0), normalize=False)
+    net = Network(N_FEATURES, N_LABELS, config)
+    X = points[0] * np.float32(1e20)
+    for _ in range(2):
+        with pytest.raises(
+            FloatingPointError, match=r"the loss is nan at step \d.*Lower the learning rate \(now 1000\)"
+        ):
+            for _ in range(50):
+                net.train_batch(batch_of((X, points[1]), config))
+
+
+def test_one_thread_trains_at_a_time(points, monkeypatch):
+    net = Network(N_FEATURES, N_LABELS, gradient_config("full"))
+    forward, inside, go_on = net.hidden.forward, threading.Event(), threading.Event()
+
+    def slow_forward(*arguments):
+        inside.set()
+        assert go_on.wait(30)
+        forward(*arguments)
+
+    monkeypatch.setattr(net.hidden, "forward", slow_forward)
+    thread = threading.Thread(target=net.train_batch, args=(batch_of(points, net.config),))
+    thread.start()
+    try:
+        assert inside.wait(30)
+        with pytest.raises(RuntimeError, match="trained by another thread"):
+            net.train_batch(batch_of(points, net.config))
+    finally:
+        go_on.set()
+        thread.join()
+    assert net.step == 1
+
+
+@pytest.mark.parametrize(("n_features", "n_labels"), [(0, 5), (5, 0), (-1, 5), (2**31, 5)])
+def test_sizes_out_of_range(n_features, n_labels):
+    with pytest.raises(ValueError, match="n_rows must be between 1 and"):
+        Network(n_features, n_labels)
+
+
+def test_repr():
+    assert repr(Network(10, 2000)) == "Network(10 features, 128 hidden units, 2,000 labels, 0 steps)"

@@ -1,0 +1,276 @@
+"""The training loop: what it learns, what it reports and what it refuses."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from slide import training
+from slide.config import HiddenConfig, LSHConfig, NetworkConfig, OptimizerConfig, OutputConfig, TrainingConfig
+from slide.data import DataError, make_extreme
+from slide.network import Network
+from slide.training import SMOOTHING, History, fit
+
+N_FEATURES, N_LABELS = 300, 80
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_extreme(1000, N_FEATURES, N_LABELS, test_points=400, labels_per_point=2, zipf=0.5)
+
+
+def make_network(candidates="lsh+tail", seed=0, lr=5e-3):
+    output = OutputConfig(candidates, budget=20, tail=20, lsh=LSHConfig(l=10))
+    config = NetworkConfig(HiddenConfig(32), output, OptimizerConfig(lr=lr), seed=seed)
+    return Network(N_FEATURES, N_LABELS, config, threads=1)
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Record what every batch of every network was given and gave back."""
+    seen = []
+    train_batch = Network.train_batch
+
+    def spied(self, batch, **options):
+        stats = train_batch(self, batch, **options)
+        seen.append((len(batch), batch.labels.copy(), stats, options))
+        return stats
+
+    monkeypatch.setattr(Network, "train_batch", spied)
+    return seen
+
+
+@pytest.mark.parametrize("candidates", ["lsh+tail", "lsh+inbatch", "inbatch", "uniform", "full"])
+def test_it_learns(data, candidates):
+    train, test = data
+    net = make_network(candidates)
+    net.fit(train.X, train.Y, config=TrainingConfig(epochs=8, batch_size=32))
+    popularity = test.Y[:, train.Y.sum(axis=0).argmax()].mean()
+    assert net.evaluate(test.X, test.Y)["P@1"] > 0.6 > 4 * popularity
+
+
+def test_the_papers_mode_learns(data):
+    train, test = data
+    net = make_network("lsh")
+    before = net.evaluate(test.X, test.Y)["P@1"]
+    history = net.fit(train.X, train.Y, config=TrainingConfig(epochs=8, batch_size=32))
+    assert net.evaluate(test.X, test.Y)["P@1"] > before + 0.2
+    assert history.epochs[-1].loss < history.epochs[0].loss
+
+
+def test_history_adds_up(data, batches):
+    train, test = data
+    net = make_network()
+    config = TrainingConfig(epochs=3, batch_size=300, eval_points=50)
+    history = fit(net, train.X, train.Y, config=config, validation=(test.X, test.Y))
+    assert [size for size, *_ in batches] == [300, 300, 300, 100] * 3
+    assert history.batches == net.step == 12
+    assert [epoch.epoch for epoch in history.epochs] == [1, 2, 3]
+    for number, epoch in enumerate(history.epochs):
+        stats = [stats for _, _, stats, _ in batches[4 * number : 4 * number + 4]]
+        assert epoch.batches == 4
+        for name in ("loss", "precision", "active"):
+            assert getattr(epoch, name) == pytest.approx(np.mean([getattr(batch, name) for batch in stats]))
+        assert 0 <= epoch.quality["P@1"] <= 1
+    assert history.active_per_sample == pytest.approx(np.mean([stats.active for _, _, stats, _ in batches]))
+    assert history.train_seconds == pytest.approx(sum(epoch.seconds for epoch in history.epochs))
+    assert history.train_seconds > 0
+    assert history.ms_per_batch == pytest.approx(1e3 * history.train_seconds / 12)
+    assert not history.stopped
+
+
+def test_history_of_nothing():
+    assert History().ms_per_batch == 0
+
+
+def test_progress(data):
+    seen = []
+    losses = []
+
+    def on_batch(progress):
+        seen.append((progress.epoch, progress.batch, progress.batches, progress.samples))
+        losses.append(progress.loss)
+        assert progress.seconds > 0
+        assert not progress.quality
+
+    history = fit(
+        make_network(),
+        data[0].X,
+        data[0].Y,
+        config=TrainingConfig(epochs=2, batch_size=600),
+        on_batch=on_batch,
+    )
+    assert seen == [(1, 1, 4, 600), (1, 2, 4, 1000), (2, 3, 4, 1600), (2, 4, 4, 2000)]
+    second = 2 * history.epochs[0].loss - losses[0]
+    assert losses[1] == pytest.approx(SMOOTHING * losses[0] + (1 - SMOOTHING) * second)
+
+
+@pytest.mark.parametrize(("stop_at", "epochs"), [(1, [1]), (2, [2]), (3, [2, 1])])
+def test_callback_stops_after_a_batch(data, stop_at, epochs):
+    net = make_network()
+    config = TrainingConfig(epochs=5, batch_size=500)
+    history = fit(
+        net, data[0].X, data[0].Y, config=config, on_batch=lambda progress: progress.batch == stop_at
+    )
+    assert history.stopped
+    assert net.step == history.batches == stop_at
+    assert [epoch.batches for epoch in history.epochs] == epochs
+
+
+def test_callback_stops_after_an_epoch(data):
+    qualities = []
+
+    def on_epoch(progress):
+        qualities.append(progress.quality["P@1"])
+        return progress.epoch == 2
+
+    train, test = data
+    config = TrainingConfig(epochs=9, batch_size=500)
+    history = fit(
+        make_network(), train.X, train.Y, config=config, validation=(test.X, test.Y), on_epoch=on_epoch
+    )
+    assert history.stopped
+    assert [epoch.quality["P@1"] for epoch in history.epochs] == qualities
+    assert len(qualities) == 2
+
+
+@pytest.mark.parametrize(("most", "epochs"), [(1, [1]), (4, [4]), (5, [4, 1]), (100, [4, 4])])
+def test_most_batches(data, most, epochs):
+    config = TrainingConfig(epochs=2, batch_size=300, max_batches=most)
+    history = fit(make_network(), data[0].X, data[0].Y, config=config)
+    assert [epoch.batches for epoch in history.epochs] == epochs
+    assert not history.stopped
+
+
+def test_validation_points_are_drawn_once(data, monkeypatch):
+    probes = []
+    monkeypatch.setattr(
+        Network, "evaluate", lambda self, X, Y, **options: probes.append((X, Y, options)) or {"P@1": 0.5}
+    )
+    train, test = data
+    fit(
+        make_network(),
+        train.X,
+        train.Y,
+        config=TrainingConfig(epochs=2, batch_size=1000, eval_points=30),
+        validation=(test.X, test.Y),
+        mask_inputs=True,
+    )
+    (X, Y, options), (again, _, _) = probes
+    assert X.shape == (30, N_FEATURES)
+    assert Y.shape == (30, N_LABELS)
+    assert np.array_equal(X.toarray(), again.toarray())
+    assert options == {"mask_inputs": True}
+
+
+@pytest.mark.parametrize("eval_points", [0, 10_000])
+def test_number_of_validation_points(data, monkeypatch, eval_points):
+    sizes = []
+    monkeypatch.setattr(Network, "evaluate", lambda self, X, Y, **options: sizes.append(X.shape[0]) or {})
+    train, test = data
+    config = TrainingConfig(epochs=1, batch_size=1000, eval_points=eval_points)
+    fit(make_network(), train.X, train.Y, config=config, validation=(test.X, test.Y))
+    assert sizes == ([400] if eval_points else [])
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_order_of_the_points(data, batches, shuffle):
+    train = data[0]
+    fit(make_network(), train.X, train.Y, config=TrainingConfig(epochs=2, batch_size=1000, shuffle=shuffle))
+    first, second = (labels for _, labels, _, _ in batches)
+    assert np.array_equal(first, train.Y.indices) == (not shuffle)
+    assert np.array_equal(first, second) == (not shuffle)
+    assert np.array_equal(np.sort(first), np.sort(train.Y.indices))
+
+
+def test_learning_rate_falls_to_zero_or_stays(data, batches):
+    for schedule, expected in (("linear", [1, 0.75, 0.5, 0.25]), ("constant", [1, 1, 1, 1])):
+        batches.clear()
+        config = TrainingConfig(epochs=2, batch_size=500, schedule=schedule)
+        fit(make_network(), data[0].X, data[0].Y, config=config)
+        assert [options["lr_factor"] for *_, options in batches] == expected
+
+
+def test_label_frequencies_are_those_of_the_data(data, monkeypatch):
+    train = data[0]
+    net, told = make_network(), []
+    monkeypatch.setattr(net.output, "set_label_frequency", told.append)
+    with pytest.raises(RuntimeError, match="set_label_frequency"):
+        fit(net, train.X, train.Y)
+    np.testing.assert_allclose(told[0], train.Y.toarray().mean(axis=0))
+
+
+def ones(n_rows, n_columns):
+    return csr_matrix(np.ones((n_rows, n_columns), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("X", "Y", "message"),
+    [
+        (ones(0, N_FEATURES), ones(0, N_LABELS), "the training data has no points"),
+        (
+            ones(2, 299),
+            ones(2, N_LABELS),
+            "the training data has 299 features and 80 labels, the network 300 and 80",
+        ),
+        (
+            ones(2, N_FEATURES),
+            ones(2, 81),
+            "the training data has 300 features and 81 labels, the network 300 and 80",
+        ),
+        (ones(2, N_FEATURES), ones(3, N_LABELS), "X has 2 rows and Y has 3"),
+        (ones(2, N_FEATURES) * np.inf, ones(2, N_LABELS), "not finite"),
+        (ones(2, N_FEATURES), -ones(2, N_LABELS), "negative"),
+        (ones(2, N_FEATURES), csr_matrix((2, N_LABELS), dtype=np.float32), "no training point has a label"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(X, Y, message):
+    net = make_network()
+    with pytest.raises(DataError, match=message):
+        fit(net, X, Y)
+    assert net.step == 0
+
+
+def test_validation_data_that_does_not_fit_is_refused(data):
+    train = data[0]
+    with pytest.raises(DataError, match="the validation data has 300 features and 5 labels"):
+        fit(make_network(), train.X, train.Y, validation=(ones(2, N_FEATURES), ones(2, 5)))
+    with pytest.raises(DataError, match="the validation data has no points"):
+        fit(make_network(), train.X, train.Y, validation=(ones(0, N_FEATURES), ones(0, N_LABELS)))
+
+
+def test_some_points_may_lack_labels_or_features(data):
+    X, Y = data[0].X[:100].toarray(), data[0].Y[:100].toarray()
+    X[::3], Y[::4] = 0, 0
+    history = fit(
+        make_network(), csr_matrix(X), csr_matrix(Y), config=TrainingConfig(epochs=1, batch_size=10)
+    )
+    assert np.isfinite(history.epochs[0].loss)
+
+
+def test_absurd_learning_rate_is_told(data):
+    optimizer = OptimizerConfig("sgd", lr=1000.0)
+    config = NetworkConfig(HiddenConfig(8), OutputConfig("full"), optimizer, normalize=False)
+    net = Network(N_FEATURES, N_LABELS, config, threads=1)
+    with pytest.raises(FloatingPointError, match="Lower the learning rate"):
+        fit(
+            net,
+            data[0].X * 1e18,
+            data[0].Y,
+            config=TrainingConfig(epochs=50, batch_size=100, schedule="constant"),
+        )
+    assert net._training.acquire(blocking=False)
+
+
+def test_fit_uses_the_defaults(data, monkeypatch):
+    monkeypatch.setattr(training, "TrainingConfig", lambda: TrainingConfig(epochs=1, batch_size=500))
+    assert fit(make_network(), data[0].X, data[0].Y).batches == 2
+
+
+def test_the_same_call_gives_the_same_network(data):
+    weights = []
+    for seed in (0, 0, 1):
+        net = make_network(seed=seed)
+        fit(net, data[0].X, data[0].Y, config=TrainingConfig(epochs=1, batch_size=100))
+        weights.append(net.output.table.weights)
+    assert np.array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
