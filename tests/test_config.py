@@ -140,6 +140,7 @@ RUNS = st.builds(
                 projection=st.sampled_from(["hadamard", "sparse"]),
                 bin_size=st.integers(2, 256),
                 code_bits=maybe(1, 8),
+                top=maybe(1, 2**31 - 1),
                 bucket_bits=maybe(1, 30),
             ),
             rehash=st.builds(

@@ -13,8 +13,13 @@ def rng(seed=0):
 
 @pytest.mark.parametrize(
     "config",
-    [LSHConfig(), LSHConfig(projection="sparse"), LSHConfig(family="dwta")]
-    + [LSHConfig(family="wta"), LSHConfig(family="minhash")],
+    [
+        LSHConfig(),
+        LSHConfig(projection="sparse"),
+        LSHConfig(family="dwta"),
+        LSHConfig(family="wta"),
+        LSHConfig(family="minhash"),
+    ],
     ids=["hadamard", "sparse", "dwta", "wta", "minhash"],
 )
 @pytest.mark.parametrize("dim", [8, 9, 128])
@@ -46,9 +51,7 @@ def test_default_buckets_of_dwta_hold_a_few_dozen(n, k, bits):
 def test_wide_codes_are_mixed_into_one_bucket_a_vector():
     assert make_simhash(LSHConfig(k=30), 16, 1000, rng()).bucket_bits == 10
     assert make_simhash(LSHConfig(k=30, bucket_bits=12), 16, 1000, rng()).bucket_bits == 12
-    assert (
-        make_dwta(LSHConfig(family="dwta", k=8, code_bits=2, bucket_bits=20), 16, 9, rng()).bucket_bits == 16
-    )
+    assert make_dwta(LSHConfig(family="dwta", k=8, code_bits=2, bucket_bits=20), 16, 9, rng()).bucket_bits == 16
 
 
 @pytest.mark.parametrize("projection", ["hadamard", "sparse"])

@@ -103,15 +103,15 @@ def test_configurations_that_do_not_fit(fields, message):
 
 def test_a_network_refuses_an_unknown_family():
     config = NetworkConfig(output=OutputConfig(lsh=LSHConfig(family="nearest")))
-    with pytest.raises(ConfigError, match="LSHConfig.family must be registered"):
+    with pytest.raises(ConfigError, match=r"LSHConfig\.family must be registered"):
         Network(10, 10, config)
 
 
 @pytest.mark.parametrize("name", ["", "two words", "3d", "-a", "a-", None, 7])
 def test_names_that_are_none(name):
-    with pytest.raises(ConfigError, match="LSHConfig.family must be a name"):
+    with pytest.raises(ConfigError, match=r"LSHConfig\.family must be a name"):
         LSHConfig(family=name)
-    with pytest.raises(ConfigError, match="LSHConfig.family must be a name"):
+    with pytest.raises(ConfigError, match=r"LSHConfig\.family must be a name"):
         families.register_family(name, lambda *_: None)
 
 

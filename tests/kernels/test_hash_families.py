@@ -205,9 +205,7 @@ def test_combiner_twin(rng):
         np.testing.assert_array_equal(out, combine(codes.T, k, radix, bucket_bits))
 
 
-@pytest.mark.parametrize(
-    ("k", "radix"), [(1, 5), (4, 5), (4, 6), (4, 8), (5, 8), (15, 2), (3, 25), (2, 100), (3, 1)]
-)
+@pytest.mark.parametrize(("k", "radix"), [(1, 5), (4, 5), (4, 6), (4, 8), (5, 8), (15, 2), (3, 25), (2, 100), (3, 1)])
 @pytest.mark.parametrize("bucket_bits", [1, 3, 8, 11, 30])
 def test_all_combinations_of_codes_fill_all_buckets_evenly(k, radix, bucket_bits):
     codes = np.array(list(itertools.product(range(radix), repeat=k)), np.int32)

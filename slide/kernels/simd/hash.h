@@ -26,7 +26,7 @@ typedef struct {
     int32_t total_bits;
 } slide_code_shape;
 
-/* The nearest prime below 2^32 over the golden ratio; it shares no factor with any radix, so that multiplying by it
+/* A prime near 2^32 over the golden ratio (Knuth); it shares no factor with any radix, so that multiplying by it
  * modulo radix^K loses nothing. */
 #define SLIDE_MULTIPLIER 0x9E3779B1u
 
