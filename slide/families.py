@@ -59,7 +59,7 @@ class HashFamily(Protocol):
 
     dim: int
     k: int
-    l: int
+    l: int  # noqa: E741
     bucket_bits: int
 
     def hash(self, x: np.ndarray, out: np.ndarray, num_threads: int, rows: np.ndarray | None = None) -> None:
@@ -132,9 +132,7 @@ class _Angular:
         zero = (norms[0] == 0) | (norms[1] == 0)
         unit_x, unit_y = (v / np.where(n == 0, 1, n)[:, None] for v, n in zip((x, y), norms, strict=True))
         # Unlike the arc cosine of the inner product, this is exact for nearly equal vectors.
-        theta = 2 * np.arctan2(
-            np.linalg.norm(unit_x - unit_y, axis=1), np.linalg.norm(unit_x + unit_y, axis=1)
-        )
+        theta = 2 * np.arctan2(np.linalg.norm(unit_x - unit_y, axis=1), np.linalg.norm(unit_x + unit_y, axis=1))
         return np.where(zero, np.where(norms[0] == norms[1], 1.0, 0.5), 1 - theta / math.pi)
 
 
@@ -265,9 +263,7 @@ class PythonHasher(ABC):
         n = len(indptr) - 1
         self._check_out(out, n)
         if len(indices) and (np.min(indices) < 0 or np.max(indices) >= self.dim):
-            raise ValueError(
-                f"coordinates must lie in 0..{self.dim - 1}, got {np.min(indices)}..{np.max(indices)}"
-            )
+            raise ValueError(f"coordinates must lie in 0..{self.dim - 1}, got {np.min(indices)}..{np.max(indices)}")
         x = csr_array((values, indices, indptr), shape=(n, self.dim))
         for block in self._blocks(n):
             out[:, block] = self._buckets(x[block].toarray())
@@ -465,9 +461,7 @@ def _same_winner(x, y, m, winners=slice(None)):
     """``sum_i C(n_i, m - 1) / C(d, m)`` over the coordinates that can win, the lower of equal ones above the others."""
     d = len(x)
     rank_x, rank_y = (np.argsort(np.lexsort((-np.arange(d), v))) for v in (x, y))
-    below = np.count_nonzero(
-        (rank_x[None, :] < rank_x[:, None]) & (rank_y[None, :] < rank_y[:, None]), axis=1
-    )
+    below = np.count_nonzero((rank_x[None, :] < rank_x[:, None]) & (rank_y[None, :] < rank_y[:, None]), axis=1)
     drawn = np.arange(m - 1)
     others = np.prod(np.maximum(below[:, None] - drawn, 0) / np.maximum(d - 1 - drawn, 1), axis=1)
     return float(np.sum(others[winners])) * m / d

@@ -34,12 +34,13 @@ CLASSES = (
 
 # Class, field, values that are refused, and what the message asks for.
 REFUSALS = [
-    (LSHConfig, "family", ["minhash", "", None, 3], "one of 'simhash', 'dwta'"),
+    (LSHConfig, "family", ["two words", "", None, 3], "a name of letters, digits, hyphens and underscores"),
     (LSHConfig, "k", [0, 33, 1.0, True, "4"], "an integer from 1 to 32 or left out"),
     (LSHConfig, "l", [0, 1025, None, 2.5], "an integer from 1 to 1024"),
     (LSHConfig, "projection", ["dense", None], "one of 'hadamard', 'sparse'"),
     (LSHConfig, "bin_size", [1, 257, None], "an integer from 2 to 256"),
     (LSHConfig, "code_bits", [0, 9, "2"], "an integer from 1 to 8 or left out"),
+    (LSHConfig, "top", [0, 2**31, 1.5], "an integer from 1 to 2147483647 or left out"),
     (LSHConfig, "bucket_bits", [0, 31, 1.5], "an integer from 1 to 30 or left out"),
     (RehashConfig, "period", [0, 10**9 + 1, 1.5, False], "an integer from 1 to 1000000000"),
     (RehashConfig, "decay", [-0.1, 10.5, float("nan"), "0", None, True], "a number from 0 to 10"),
@@ -133,12 +134,13 @@ RUNS = st.builds(
             tail=st.integers(1, 2**24),
             lsh=st.builds(
                 LSHConfig,
-                family=st.sampled_from(["simhash", "dwta"]),
+                family=st.sampled_from(["simhash", "wta", "dwta", "minhash"]),
                 k=maybe(1, 32),
                 l=st.integers(1, 1024),
                 projection=st.sampled_from(["hadamard", "sparse"]),
                 bin_size=st.integers(2, 256),
                 code_bits=maybe(1, 8),
+                top=maybe(1, 2**31 - 1),
                 bucket_bits=maybe(1, 30),
             ),
             rehash=st.builds(

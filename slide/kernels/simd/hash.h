@@ -26,20 +26,15 @@ typedef struct {
     int32_t total_bits;
 } slide_code_shape;
 
-/* The nearest prime below 2^32 over the golden ratio; it shares no factor with any radix, so that multiplying by it
+/* A prime near 2^32 over the golden ratio (Knuth); it shares no factor with any radix, so that multiplying by it
  * modulo radix^K loses nothing. */
 #define SLIDE_MULTIPLIER 0x9E3779B1u
 
-/* An empty bin takes the code of another bin of the same vector, found by a hash of (bin, attempt) that is the same
- * for every vector: optimal densification (Shrivastava, ICML 2017; for WTA, Chen and Shrivastava, UAI 2018). */
-static inline uint32_t slide_borrow(const uint32_t *code, int64_t n_bins, int64_t bin, uint64_t seed) {
-    for (int attempt = 1; attempt <= SLIDE_MAX_BORROWS; attempt++) {
-        int64_t other = slide_below(slide_key(seed, (uint64_t)bin, (uint64_t)attempt), (uint32_t)n_bins);
-        if (code[other * SLIDE_LANES] != SLIDE_EMPTY) return code[other * SLIDE_LANES];
-    }
-    int64_t other = bin;
-    while (code[other * SLIDE_LANES] == SLIDE_EMPTY) other = other + 1 < n_bins ? other + 1 : 0;
-    return code[other * SLIDE_LANES];
+/* The bin to which an empty one turns at each attempt, the same for every vector: first by a universal hash, and should
+ * that fail, one bin after another. */
+static inline int64_t slide_lender(int64_t bin, int64_t attempt, int64_t n_bins, uint64_t seed) {
+    if (attempt > SLIDE_MAX_BORROWS) return (bin + attempt - SLIDE_MAX_BORROWS) % n_bins;
+    return slide_below(slide_key(seed, (uint64_t)bin, (uint64_t)attempt), (uint32_t)n_bins);
 }
 
 /* Sixteen sparse rows as one block of those coordinates alone that any of them has, ascending, behind a first

@@ -181,27 +181,30 @@ HASH_TARGET static void HASH_FN(slide_first_members)(const float *block, const i
     }
 }
 
-/* Codes [k * l, 16] to bucket indices, empty bins filled from others; a vector all of whose bins are empty has code 0
- * in each. */
+HASH_TARGET SLIDE_INLINE int HASH_FN(any)(vi mask) {
+    int any = 0;
+    for (int j = 0; j < SLIDE_LANES; j++) any |= mask[j];
+    return any;
+}
+
+/* Codes [k * l, 16] to bucket indices. An empty bin takes the code of another bin of the same vector: optimal
+ * densification (Shrivastava, ICML 2017; for WTA, Chen and Shrivastava, UAI 2018). A vector all of whose bins are empty
+ * has code 0 in each. */
 HASH_TARGET static void HASH_FN(slide_combine)(const uint32_t *codes, uint64_t seed, const slide_code_shape *shape,
                                                uint32_t *out) {
+    const vi none = (vi){0} + (int32_t)SLIDE_EMPTY;
     int64_t bins = (int64_t)shape->k * shape->l;
-    vi some = {0}, all = ~(vi){0};
-    for (int64_t bin = 0; bin < bins; bin++) {
-        vi empty = *(const vi *)(codes + bin * SLIDE_LANES) == (int32_t)SLIDE_EMPTY;
-        some |= empty;
-        all &= empty;
-    }
-    int borrow = 0;
-    for (int j = 0; j < SLIDE_LANES; j++) borrow |= some[j];
+    vi all_empty = ~(vi){0};
+    for (int64_t bin = 0; bin < bins; bin++) all_empty &= *(const vi *)(codes + bin * SLIDE_LANES) == none;
     for (int64_t table = 0; table < shape->l; table++) {
         vu code = {0};
         for (int64_t bin = table * shape->k; bin < (table + 1) * shape->k; bin++) {
-            vu part = *(const vu *)(codes + bin * SLIDE_LANES);
-            if (borrow)
-                for (int j = 0; j < SLIDE_LANES; j++)
-                    if (part[j] == SLIDE_EMPTY) part[j] = all[j] ? 0 : slide_borrow(codes + j, bins, bin, seed);
-            code = code * shape->radix + part;
+            vi part = *(const vi *)(codes + bin * SLIDE_LANES) & ~all_empty;
+            for (int64_t attempt = 1; HASH_FN(any)(part == none); attempt++) {
+                int64_t lender = slide_lender(bin, attempt, bins, seed);
+                part = VI_SELECT(part == none, *(const vi *)(codes + lender * SLIDE_LANES), part);
+            }
+            code = code * shape->radix + (vu)part;
         }
         HASH_FN(store_bucket)(code, shape, out + table * SLIDE_LANES);
     }
