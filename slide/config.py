@@ -98,7 +98,7 @@ class LSHConfig:
     capacity : int, optional
         The most neurons a bucket keeps; by default all. With a capacity every rebuild reads all codes again.
     insertion : str
-        Which ones a full bucket keeps: ``"fifo"`` (the last ones, by id) or ``"reservoir"`` (random ones, each
+        Which ones a full bucket keeps: ``"fifo"`` (the last ones, by id) or ``"reservoir"`` (random ones, all
         with the same probability).
     """
 
@@ -132,14 +132,14 @@ class SamplingConfig:
     Parameters
     ----------
     policy : str
-        ``"vanilla"`` (tables in random order until the budget is met), ``"topk"`` (those found in the most tables),
-        ``"threshold"`` (those found in `min_tables` or more, the most frequent ones where they exceed the budget), or
-        another name in `slide.policies.POLICIES`.
+        ``"vanilla"`` (tables in random order until the budget is met), ``"topk"`` (those found in the most
+        tables), ``"threshold"`` (those found in `min_tables` or more, the most frequent ones where they exceed the
+        budget), or another name in `slide.policies.POLICIES`.
     min_tables : int
         Threshold only: tables a neuron must be found in.
     fill : str
-        Where fewer than the budget are found: ``"none"`` (the set stays smaller) or ``"uniform"`` (neurons drawn
-        uniformly from the rest fill it up).
+        Where fewer than the budget are found: ``"none"`` (the set stays smaller) or ``"uniform"`` (neurons
+        drawn uniformly from the rest fill it up).
     """
 
     policy: str = "vanilla"

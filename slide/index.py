@@ -68,8 +68,8 @@ class NeuronIndex:
     def rebuild(self, step, num_threads):
         """Bring the tables up to date with the weights.
 
-        Only rows updated since the last time are hashed anew and moved, unless most were. A bucket with a capacity has
-        forgotten whom it turned away, so tables with one are built anew from the codes.
+        Only rows updated since the last time are hashed anew and moved, unless most were. A bucket with a capacity
+        has forgotten whom it turned away, so tables with one are built anew from the codes.
 
         Parameters
         ----------
@@ -144,9 +144,9 @@ class NeuronIndex:
         POLICIES[self.sampling.policy](query, self.sampling)
 
     def statistics(self):
-        """Return a dict that describes the tables: family, k, l, buckets, occupancy, overflow, rebuilds and their time.
+        """Return a dict that describes the tables: family, k, l, buckets, occupancy, overflow and rebuilds.
 
-        Overflow is the share of neurons that a table turned away because their bucket was full, mean over the tables.
+        Overflow is the share of neurons that a table turned away because their bucket was full, mean over tables.
         """
         sizes = np.diff(self.offsets, axis=1)
         used = sizes[sizes > 0]
