@@ -25,7 +25,7 @@ The house has two floors; imports run downward only::
       rows               RowTable: a layer's parameters, [header | w | m | v] a row
       hashing            SimHash, DWTA
       tables             flat bucket tables
-      sampling           vanilla sampling
+      sampling           vanilla, top-K and threshold sampling
       sparse             pairs grouped by row; SpMM, SDDMM
       dense              shared candidates and exact top-k, through BLAS
       softmax            cross-entropy over the active set

@@ -13,7 +13,7 @@ from slide.kernels import sampling
 
 
 class Query(NamedTuple):
-    """What a policy reads, and where it writes: the positional arguments of the policies in `slide.kernels.sampling`.
+    """What a policy reads and writes: the positional arguments of the kernels in `slide.kernels.sampling`.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ def topk(query, config):
 
 
 def threshold(query, config):
-    """Take the neurons found in ``config.min_tables`` tables or more; as `topk` where they exceed the budget."""
+    """Take the neurons found in ``config.min_tables`` tables or more; as `topk` where the budget cuts."""
     sampling.ranked(*query, min_tables=config.min_tables, fill=config.fill == "uniform")
 
 

@@ -66,7 +66,7 @@ def bucket_probability(p, k, *, bits=None):
 
 
 def retrieval_probability(p, k, tables, *, bits=None):
-    """Return the probability that a neuron is in at least one of the query's buckets, over the hash functions.
+    """Return the probability that a neuron is in at least one of the query's buckets, over hash functions.
 
     ``1 - (1 - q)**tables`` with q of `bucket_probability`.
 
@@ -87,7 +87,7 @@ def retrieval_probability(p, k, tables, *, bits=None):
 
 
 def threshold_probability(p, k, tables, min_tables, *, bits=None):
-    """Return the probability that a neuron is in at least `min_tables` of the query's buckets, over the hash functions.
+    """Return the probability that a neuron is in `min_tables` or more of the query's buckets.
 
     The binomial tail ``sum_{i >= m} C(L, i) q**i (1 - q)**(L - i)`` with q of `bucket_probability`.
 

@@ -1,4 +1,4 @@
-"""The sampler's probabilities against formulas written out, and against how often it really takes a neuron."""
+"""The sampler's probabilities against formulas written out, and against how often it takes a neuron."""
 
 import itertools
 import math

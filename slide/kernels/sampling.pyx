@@ -107,7 +107,7 @@ def vanilla(
     _view_sets(&sets, n, forced_ptr, forced_ids, budget, fill, out_ids, out_counts)
     cdef int threads = threads_for(num_threads, samples, 4)
     cdef int64_t size = <int64_t>1 << (32 - slots_shift(sets.capacity))
-    cdef int64_t slot = ((size + tables.l) * sizeof(int32_t) + _LINE) // _LINE * _LINE
+    cdef int64_t slot = ((size + tables.n_tables) * sizeof(int32_t) + _LINE) // _LINE * _LINE
     cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="sampling scratch")
     cdef char *work = <char *>scratch.data
     for s in prange(samples, nogil=True, num_threads=threads, schedule="dynamic", chunksize=4):
@@ -132,7 +132,7 @@ def ranked(
     int64_t min_tables=1,
     bint fill=False,
 ):
-    """Take the ids found in the most tables, of those found in `min_tables` or more: top-K and hard threshold.
+    """Take the ids found in the most tables, of those found in `min_tables` or more: top-K, hard threshold.
 
     Ids come in falling order of the number of tables they were found in. Where the budget cuts through ids of
     equal number, which of them stay is drawn at random.
@@ -164,7 +164,7 @@ def ranked(
     most += sets.capacity
     cdef int threads = threads_for(num_threads, samples, 4)
     cdef int64_t slots = <int64_t>1 << (32 - slots_shift(most))
-    cdef int64_t slot = slots * sizeof(Slot) + (2 * most + tables.l + 1) * sizeof(int32_t)
+    cdef int64_t slot = slots * sizeof(Slot) + (2 * most + tables.n_tables + 1) * sizeof(int32_t)
     slot = (slot + _LINE) // _LINE * _LINE
     cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="sampling scratch")
     cdef char *work = <char *>scratch.data
@@ -218,29 +218,29 @@ cdef int64_t _vanilla_one(const Tables *tables, const Sets *sets, int64_t sample
         _seen_add(&seen, sets.forced_ids[i])
         out[found] = sets.forced_ids[i]
         found += 1
-    for t in range(tables.l):
+    for t in range(tables.n_tables):
         order[t] = <int32_t>t
-    for t in range(tables.l):  # Fisher and Yates
-        j = t + slide_below(slide_mix(key + <uint64_t>t), <uint32_t>(tables.l - t))
+    for t in range(tables.n_tables):  # Fisher and Yates
+        j = t + slide_below(slide_mix(key + <uint64_t>t), <uint32_t>(tables.n_tables - t))
         id_ = order[j]
         order[j] = order[t]
         order[t] = id_
-    key = slide_mix(key + <uint64_t>tables.l)
-    for t in range(min(_AHEAD, tables.l)):
+    key = slide_mix(key + <uint64_t>tables.n_tables)
+    for t in range(min(_AHEAD, tables.n_tables)):
         slide_prefetch(bucket_ends(tables, order[t], sample))
-    for t in range(tables.l):
+    for t in range(tables.n_tables):
         if found >= sets.budget:
             break
-        if t + _AHEAD < tables.l:
+        if t + _AHEAD < tables.n_tables:
             slide_prefetch(bucket_ends(tables, order[t + _AHEAD], sample))
-        if t + _AHEAD // 2 < tables.l:
+        if t + _AHEAD // 2 < tables.n_tables:
             prefetch_bucket(tables, order[t + _AHEAD // 2], sample)
         found_ids = bucket(tables, order[t], sample, &length)
         if length == 0:
             continue
         key = slide_mix(key)
         j = slide_below(key, <uint32_t>length)
-        for i in range(length):
+        for _ in range(length):
             id_ = found_ids[j]
             j += 1
             if j == length:
@@ -273,11 +273,11 @@ cdef int64_t _ranked_one(const Tables *tables, const Sets *sets, int64_t sample,
 
     # Candidates stand behind the forced ids. starts[c] counts those found in c tables, and then is where they
     # go.
-    memset(starts, 0, (tables.l + 1) * sizeof(int32_t))
+    memset(starts, 0, (tables.n_tables + 1) * sizeof(int32_t))
     for i in range(forced, counter.size):
         starts[counter.counts[i]] += 1
     above = 0
-    cut = tables.l + 1
+    cut = tables.n_tables + 1
     spare = 0
     while cut > min_tables and above < room:
         cut -= 1

@@ -12,7 +12,7 @@ cdef struct Tables:
     int64_t n_buckets
     const int32_t *ids         # [l, ids_ld]
     int64_t ids_ld
-    int64_t l
+    int64_t n_tables
 
 
 cdef struct Slot:
@@ -34,7 +34,7 @@ cdef inline const int32_t *bucket_ends(const Tables *tables, int64_t t, int64_t 
 
 
 cdef inline const int32_t *bucket(const Tables *tables, int64_t t, int64_t query,
-                                 int64_t *length) noexcept nogil:
+                                  int64_t *length) noexcept nogil:
     """A query's bucket in table t, and how many ids it holds."""
     cdef const int32_t *ends = bucket_ends(tables, t, query)
     length[0] = ends[1] - ends[0]
@@ -42,7 +42,7 @@ cdef inline const int32_t *bucket(const Tables *tables, int64_t t, int64_t query
 
 
 cdef inline void prefetch_bucket(const Tables *tables, int64_t t, int64_t query) noexcept nogil:
-    """Ask for the first lines of a bucket: the processor's own prefetcher sees no pattern in where buckets lie."""
+    """Ask for the first lines of a bucket: the processor sees no pattern in where buckets lie."""
     cdef int64_t length, i
     cdef const int32_t *ids = bucket(tables, t, query, &length)
     for i in range(0, min(length, 64), 16):

@@ -73,25 +73,27 @@ def build(
         Shapes do not fit, the capacity is negative, or a code is not below the number of buckets (the tables
         are then half built).
     """
-    cdef int64_t l = codes.shape[0], n = codes.shape[1], n_buckets = offsets.shape[1] - 1, t
+    cdef int64_t n_tables = codes.shape[0], n = codes.shape[1], n_buckets = offsets.shape[1] - 1, t
     cdef int64_t stride = ids.shape[1]
     if capacity < 0:
         raise ValueError(f"capacity must be 0 or more, got {capacity}")
-    if n_buckets < 1 or offsets.shape[0] != l or ids.shape[0] != l or stride < room(n, n_buckets, capacity):
+    if n_buckets < 1 or offsets.shape[0] != n_tables:
         raise ValueError(
-            f"for codes [{l}, {n}], offsets must be [{l}, buckets + 1] and ids [{l}, room() or more], "
-            f"got [{offsets.shape[0]}, {offsets.shape[1]}] and [{ids.shape[0]}, {ids.shape[1]}]"
+            f"offsets must be [{n_tables}, buckets + 1], got [{offsets.shape[0]}, {offsets.shape[1]}]"
         )
-    if dropped is not None and dropped.shape[0] != l:
-        raise ValueError(f"dropped must fit {l} tables, got {dropped.shape[0]}")
-    if l == 0:
+    cdef int64_t needed = room(n, n_buckets, capacity)
+    if ids.shape[0] != n_tables or stride < needed:
+        raise ValueError(f"ids must be [{n_tables}, {needed} or more], got [{ids.shape[0]}, {ids.shape[1]}]")
+    if dropped is not None and dropped.shape[0] != n_tables:
+        raise ValueError(f"dropped must fit {n_tables} tables, got {dropped.shape[0]}")
+    if n_tables == 0:
         return
     if n == 0:
         offsets[:] = 0
         if dropped is not None:
             dropped[:] = 0
         return
-    cdef int threads = threads_for(num_threads, l * n, 1 << 14)
+    cdef int threads = threads_for(num_threads, n_tables * n, 1 << 14)
     cdef const uint32_t *code = &codes[0, 0]
     cdef int32_t *offset = &offsets[0, 0]
     cdef int32_t *id_ = &ids[0, 0]
@@ -99,7 +101,7 @@ def build(
     cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="table scratch")
     cdef int32_t *seen = <int32_t *>scratch.data
     cdef int bad = 0
-    for t in prange(l, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+    for t in prange(n_tables, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         if _count(code + t * n, n, n_buckets, offset + t * (n_buckets + 1)):
             bad += 1
         elif capacity == 0:
@@ -113,7 +115,7 @@ def build(
     if bad:
         raise ValueError(f"codes must be below the number of buckets, {n_buckets}")
     if dropped is not None:
-        for t in range(l):
+        for t in range(n_tables):
             dropped[t] = n - offsets[t, n_buckets]
 
 
@@ -214,26 +216,27 @@ def update(const int32_t[::1] rows, const uint32_t[:, ::1] old, const uint32_t[:
         tables are then unchanged. A code is not below the number of buckets, or an id is not where `old`
         says; they are then half updated.
     """
-    cdef int64_t l = codes.shape[0], n = codes.shape[1], n_buckets = offsets.shape[1] - 1, m = rows.shape[0]
-    cdef int64_t t, i
-    if n_buckets < 1 or offsets.shape[0] != l or ids.shape[0] != l or ids.shape[1] != n:
+    cdef int64_t n_tables = codes.shape[0], n = codes.shape[1], n_buckets = offsets.shape[1] - 1
+    cdef int64_t m = rows.shape[0], t, i
+    if n_buckets < 1 or offsets.shape[0] != n_tables:
         raise ValueError(
-            f"for codes [{l}, {n}], offsets must be [{l}, buckets + 1] and ids [{l}, {n}], "
-            f"got [{offsets.shape[0]}, {offsets.shape[1]}] and [{ids.shape[0]}, {ids.shape[1]}]"
+            f"offsets must be [{n_tables}, buckets + 1], got [{offsets.shape[0]}, {offsets.shape[1]}]"
         )
-    if old.shape[0] != l or old.shape[1] != m:
-        raise ValueError(f"old must be [{l}, {m}], got [{old.shape[0]}, {old.shape[1]}]")
-    if m == 0 or l == 0:
+    if ids.shape[0] != n_tables or ids.shape[1] != n:
+        raise ValueError(f"ids must be [{n_tables}, {n}], got [{ids.shape[0]}, {ids.shape[1]}]")
+    if old.shape[0] != n_tables or old.shape[1] != m:
+        raise ValueError(f"old must be [{n_tables}, {m}], got [{old.shape[0]}, {old.shape[1]}]")
+    if m == 0 or n_tables == 0:
         return
     if rows[0] < 0 or rows[m - 1] >= n:
         raise ValueError(f"rows must lie in 0..{n - 1}, got {rows[0]}..{rows[m - 1]}")
     for i in range(1, m):
         if rows[i] <= rows[i - 1]:
             raise ValueError(f"rows must ascend, got {rows[i - 1]} before {rows[i]}")
-    for t in range(l):
+    for t in range(n_tables):
         if offsets[t, n_buckets] != n:
             raise ValueError(f"table {t} holds {offsets[t, n_buckets]} of {n} ids: it can only be built")
-    cdef int threads = threads_for(num_threads, l * n, 1 << 14)
+    cdef int threads = threads_for(num_threads, n_tables * n, 1 << 14)
     # Per thread: two lists of keys and room to sort each, a histogram, and a table's ids with all arrivals
     # among them.
     cdef int64_t slot = (4 * (m + 1) * 8 + _RADIX * 4 + (n + m) * 4 + _LINE) // _LINE * _LINE
@@ -245,7 +248,7 @@ def update(const int32_t[::1] rows, const uint32_t[:, ::1] old, const uint32_t[:
     cdef int32_t *offset = &offsets[0, 0]
     cdef int32_t *id_ = &ids[0, 0]
     cdef int bad = 0
-    for t in prange(l, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+    for t in prange(n_tables, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         bad += _update_one(row, m, before + t * m, code + t * n, n, n_buckets,
                            <uint64_t *>(work + threadid() * slot), offset + t * (n_buckets + 1), id_ + t * n)
     if bad:
@@ -453,31 +456,31 @@ cdef int view_tables(Tables *tables, const uint32_t[:, ::1] codes, const int32_t
                      const int32_t[:, ::1] ids, int64_t queries) except -1:
     """Check the tables and the queries' codes, and look into them; ValueError where they do not fit."""
     cdef int64_t t, q, most = 0
-    tables.l = codes.shape[0]
+    tables.n_tables = codes.shape[0]
     tables.codes_ld = codes.shape[1]
     tables.n_buckets = offsets.shape[1] - 1
     tables.ids_ld = ids.shape[1]
-    if offsets.shape[0] != tables.l or ids.shape[0] != tables.l or tables.n_buckets < 1:
-        raise ValueError("codes, offsets and ids must have a row for each table, and offsets a column for each bucket")
+    if offsets.shape[0] != tables.n_tables or ids.shape[0] != tables.n_tables or tables.n_buckets < 1:
+        raise ValueError("codes, offsets and ids must have a row for each table, offsets two columns or more")
     if not 0 <= queries <= codes.shape[1]:
         raise ValueError(f"codes must have a column for each query, got {codes.shape[1]} for {queries}")
-    for t in range(tables.l):
+    for t in range(tables.n_tables):
         most = max(most, <int64_t>offsets[t, tables.n_buckets])
         for q in range(queries):
             if codes[t, q] >= tables.n_buckets:
                 raise ValueError(f"query {q} has bucket {codes[t, q]} in table {t}, of {tables.n_buckets}")
     if most > tables.ids_ld:
         raise ValueError(f"ids must have room for the {most} ids of a table, got {tables.ids_ld}")
-    tables.codes = &codes[0, 0] if tables.l and tables.codes_ld else NULL
-    tables.offsets = &offsets[0, 0] if tables.l else NULL
-    tables.ids = &ids[0, 0] if tables.l and tables.ids_ld else NULL
+    tables.codes = &codes[0, 0] if tables.n_tables and tables.codes_ld else NULL
+    tables.offsets = &offsets[0, 0] if tables.n_tables else NULL
+    tables.ids = &ids[0, 0] if tables.n_tables and tables.ids_ld else NULL
     return 0
 
 
 cdef int64_t bucket_total(const Tables *tables, int64_t query) noexcept nogil:
     """Ids in the query's buckets, those in several of them counted each time."""
     cdef int64_t t, length, total = 0
-    for t in range(tables.l):
+    for t in range(tables.n_tables):
         bucket(tables, t, query, &length)
         total += length
     return total
@@ -487,10 +490,10 @@ cdef void count_buckets(const Tables *tables, int64_t query, Counter *counter) n
     """Count the ids of the query's buckets; the counter must be ready for ``bucket_total`` of them."""
     cdef int64_t t, length
     cdef const int32_t *ids
-    for t in range(min(4, tables.l)):
+    for t in range(min(4, tables.n_tables)):
         prefetch_bucket(tables, t, query)
-    for t in range(tables.l):
-        if t + 4 < tables.l:
+    for t in range(tables.n_tables):
+        if t + 4 < tables.n_tables:
             prefetch_bucket(tables, t + 4, query)
         ids = bucket(tables, t, query, &length)
         counter_add(counter, ids, length)
