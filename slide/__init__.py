@@ -15,6 +15,8 @@ The house has two floors; imports run downward only::
       layers.py          InputLayer (rows are features), SampledLayer (rows are neurons)
       index.py           NeuronIndex: hash functions, tables, rebuild schedule
       families.py        hash families by name
+      policies.py        sampling policies by name
+      probability.py     how probable a neuron is to be sampled
       metrics.py         P@k, nDCG@k, PSP@k, R@k
       data/              readers, cache, synthetic data, batches
       config.py          frozen dataclasses, TOML
