@@ -15,6 +15,8 @@ The house has two floors; imports run downward only::
       layers.py          InputLayer (rows are features), SampledLayer (rows are neurons)
       index.py           NeuronIndex: hash functions, tables, rebuild schedule
       families.py        hash families by name
+      policies.py        sampling policies by name
+      probability.py     how probable a neuron is to be sampled
       metrics.py         P@k, nDCG@k, PSP@k, R@k
       data/              readers, cache, synthetic data, batches
       config.py          frozen dataclasses, TOML
@@ -25,7 +27,7 @@ The house has two floors; imports run downward only::
       rows               RowTable: a layer's parameters, [header | w | m | v] a row
       hashing            SimHash, WTA, DWTA, MinHash
       tables             flat bucket tables
-      sampling           vanilla sampling
+      sampling           vanilla, top-K and threshold sampling
       sparse             pairs grouped by row; SpMM, SDDMM
       dense              shared candidates and exact top-k, through BLAS
       softmax            cross-entropy over the active set

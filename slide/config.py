@@ -103,11 +103,11 @@ class LSHConfig:
     top : int, optional
         MinHash only: how many of a vector's largest coordinates make its set; by default a quarter of all.
     bucket_bits : int, optional
-        Most bits of a bucket index; longer concatenated codes are mixed down. By default one bucket for each neuron.
+        Most bits of a bucket index; longer concatenated codes are mixed down. By default a bucket for every four neurons.
     capacity : int, optional
         The most neurons a bucket keeps; by default all. With a capacity every rebuild reads all codes again.
     insertion : str
-        Which ones a full bucket keeps: ``"fifo"`` (the last ones, by id) or ``"reservoir"`` (random ones, each
+        Which ones a full bucket keeps: ``"fifo"`` (the last ones, by id) or ``"reservoir"`` (random ones, all
         with the same probability).
     """
 
@@ -143,14 +143,14 @@ class SamplingConfig:
     Parameters
     ----------
     policy : str
-        ``"vanilla"`` (tables in random order until the budget is met), ``"topk"`` (those found in the most tables),
-        ``"threshold"`` (those found in `min_tables` or more, the most frequent ones where they exceed the budget), or
-        another name in `slide.policies.POLICIES`.
+        ``"vanilla"`` (tables in random order until the budget is met), ``"topk"`` (those found in the most
+        tables), ``"threshold"`` (those found in `min_tables` or more, the most frequent ones where they exceed the
+        budget), or another name in `slide.policies.POLICIES`.
     min_tables : int
         Threshold only: tables a neuron must be found in.
     fill : str
-        Where fewer than the budget are found: ``"none"`` (the set stays smaller) or ``"uniform"`` (neurons drawn
-        uniformly from the rest fill it up).
+        Where fewer than the budget are found: ``"none"`` (the set stays smaller) or ``"uniform"`` (neurons
+        drawn uniformly from the rest fill it up).
     """
 
     policy: str = "vanilla"

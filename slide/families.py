@@ -409,8 +409,8 @@ def _default_k(n, width):
 
 
 def _default_bits(n):
-    """As many bits as it takes to have a bucket for each of n vectors."""
-    return max(1, min(30, math.ceil(math.log2(max(n, 2)))))
+    """So many bits that four of n vectors share a bucket, spread evenly; then offsets are an eighth of the tables."""
+    return max(1, min(30, math.floor(math.log2(max(n, 8) / 4))))
 
 
 def _winner_width(config):

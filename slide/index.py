@@ -97,8 +97,8 @@ class NeuronIndex:
     def rebuild(self, step: int, num_threads: int) -> None:
         """Bring the tables up to date with the weights.
 
-        Only rows updated since the last time are hashed anew and moved, unless most were. A bucket with a capacity has
-        forgotten whom it turned away, so tables with one are built anew from the codes.
+        Only rows updated since the last time are hashed anew and moved, unless most were. A bucket with a capacity
+        has forgotten whom it turned away, so tables with one are built anew from the codes.
 
         Parameters
         ----------
@@ -221,7 +221,7 @@ class NeuronIndex:
     def statistics(self) -> dict:
         """Return a dict that describes the tables: family, k, l, buckets, occupancy, overflow, rebuilds and their time.
 
-        Overflow is the share of neurons that a table turned away because their bucket was full, mean over the tables.
+        Overflow is the share of neurons that a table turned away because their bucket was full, mean over tables.
         """
         sizes = np.diff(self.offsets, axis=1)
         used = sizes[sizes > 0]

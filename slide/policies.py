@@ -1,8 +1,8 @@
 """Sampling policies by name: which of the neurons a sample finds in its tables become active.
 
-A policy is a function ``policy(query, config)`` that fills the active sets of a `Query` from its tables, with the
-options of a `slide.config.SamplingConfig`. Another one needs a function here, or anywhere, and a line in `POLICIES`;
-the configuration then accepts its name.
+A policy is a function ``policy(query, config)`` that fills the active sets of a `Query` from its tables, with
+the options of a `slide.config.SamplingConfig`. Another one needs a function here, or anywhere, and a line in
+`POLICIES`; the configuration then accepts its name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from slide.kernels import sampling
 
 
 class Query(NamedTuple):
-    """What a policy reads, and where it writes: the positional arguments of the policies in `slide.kernels.sampling`.
+    """What a policy reads and writes: the positional arguments of the kernels in `slide.kernels.sampling`.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ def topk(query, config):
 
 
 def threshold(query, config):
-    """Take the neurons found in ``config.min_tables`` tables or more, by `topk` where the budget cannot hold them."""
+    """Take the neurons found in ``config.min_tables`` tables or more; as `topk` where the budget cuts."""
     sampling.ranked(*query, min_tables=config.min_tables, fill=config.fill == "uniform")
 
 

@@ -3,16 +3,17 @@
 Two kinds of chance are kept apart.
 
 Over the draw of the hash functions
-    `bucket_probability`, `retrieval_probability`, `threshold_probability` and `inclusion_probability` start from the
-    per-code collision probabilities p of the neurons with the query (for SimHash ``1 - theta / pi``). Tables are
-    independent of one another, and the policy's own draws are averaged over.
+    `bucket_probability`, `retrieval_probability`, `threshold_probability` and `inclusion_probability` start
+    from the per-code collision probabilities p of the neurons with the query (for SimHash ``1 - theta /
+    pi``). Tables are independent of one another, and the policy's own draws are averaged over.
 Given the tables
-    `conditional_inclusion_probability` starts from what is in the query's buckets; only the policy's own draws are left:
-    the order of the tables and the place a bucket is read from, or how ties are broken.
+    `conditional_inclusion_probability` starts from what is in the query's buckets; only the policy's own
+    draws are left: the order of the tables and the place a bucket is read from, or how ties are broken.
 
-Labels are active with probability 1: leave them out of the neurons, and their number out of the budget. The formulas are
-those of the SLIDE paper (Chen et al., MLSys 2020), but for its vanilla sampling, printed there as
-``(p**k)**tau * (1 - p**k)**(L - tau)``: that is the probability of one particular set of tau tables and no others.
+Labels are active with probability 1: leave them out of the neurons, and their number out of the budget. The
+formulas are those of the SLIDE paper (Chen et al., MLSys 2020), but for its vanilla sampling, printed there
+as ``(p**k)**tau * (1 - p**k)**(L - tau)``: that is the probability of one particular set of tau tables and no
+others.
 """
 
 import itertools
@@ -43,8 +44,9 @@ def bucket_probability(p, k, *, bits=None):
     k : int
         Codes in a bucket index, drawn independently.
     bits : int, optional
-        Of the bucket index where the concatenated codes are longer and mixed down to it: codes that differ then share
-        a bucket by accident, with probability ``2**-bits`` if the mixing is as good as random. By default no two do.
+        Of the bucket index where the concatenated codes are longer and mixed down to it: codes that differ
+        then share a bucket by accident, with probability ``2**-bits`` if the mixing is as good as random. By
+        default no two do.
 
     Returns
     -------
@@ -64,7 +66,7 @@ def bucket_probability(p, k, *, bits=None):
 
 
 def retrieval_probability(p, k, tables, *, bits=None):
-    """Return the probability that a neuron is in at least one of the query's buckets, over the hash functions.
+    """Return the probability that a neuron is in at least one of the query's buckets, over hash functions.
 
     ``1 - (1 - q)**tables`` with q of `bucket_probability`.
 
@@ -73,7 +75,8 @@ def retrieval_probability(p, k, tables, *, bits=None):
     p, k, bits
         As of `bucket_probability`.
     tables : float or float array
-        Tables probed (tau in the paper). Their number must not depend on where the neuron is; see `tables_to_budget`.
+        Tables probed (tau in the paper). Their number must not depend on where the neuron is; see
+        `tables_to_budget`.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def retrieval_probability(p, k, tables, *, bits=None):
 
 
 def threshold_probability(p, k, tables, min_tables, *, bits=None):
-    """Return the probability that a neuron is in at least `min_tables` of the query's buckets, over the hash functions.
+    """Return the probability that a neuron is in `min_tables` or more of the query's buckets.
 
     The binomial tail ``sum_{i >= m} C(L, i) q**i (1 - q)**(L - i)`` with q of `bucket_probability`.
 
@@ -107,15 +110,17 @@ def threshold_probability(p, k, tables, min_tables, *, bits=None):
 def tables_to_budget(q, tables, budget):
     """Return how many tables vanilla sampling reads until the budget is met, in the mean-field approximation.
 
-    The number of different neurons in tau tables is replaced by its mean, ``sum_j 1 - (1 - q_j)**tau``; the last table
-    is read in part.
+    The number of different neurons in tau tables is replaced by its mean, ``sum_j 1 - (1 - q_j)**tau``; the
+    last table is read in part.
 
     Parameters
     ----------
     q : float array [n]
         Every neuron's `bucket_probability`.
     tables : int
+        Tables there are.
     budget : float
+        Different neurons wanted.
 
     Returns
     -------
@@ -138,13 +143,14 @@ def inclusion_probability(policy, p, k, tables, *, budget=None, min_tables=2, bi
     """Return every neuron's probability of being active, over the hash functions and the policy's draws.
 
     Exact without a budget, or where the budget holds all that is found: ``"vanilla"`` and ``"topk"`` then are
-    `retrieval_probability`, ``"threshold"`` is `threshold_probability`. Where the budget cuts, a neuron's chance depends
-    on what else is found, and sums over the other neurons are replaced by their means. The approximation sums to the
-    budget and grows exact as n does, if neurons collide with the query nearly independently:
+    `retrieval_probability`, ``"threshold"`` is `threshold_probability`. Where the budget cuts, a neuron's
+    chance depends on what else is found, and sums over the other neurons are replaced by their means. The
+    approximation sums to the budget and grows exact as n does, if neurons collide with the query nearly
+    independently:
 
     - vanilla reads `tables_to_budget` tables, of which the last in part;
-    - topk and threshold keep all neurons above a number of tables c, and of those in exactly c such a share that the
-      expected number of kept ones is the budget.
+    - topk and threshold keep all neurons above a number of tables c, and of those in exactly c such a share
+      that the expected number of kept ones is the budget.
 
     Parameters
     ----------
@@ -155,6 +161,7 @@ def inclusion_probability(policy, p, k, tables, *, budget=None, min_tables=2, bi
     k, bits
         As of `bucket_probability`.
     tables : int
+        Tables there are.
     budget : int, optional
         Neurons taken at most.
     min_tables : int
@@ -196,13 +203,14 @@ def inclusion_probability(policy, p, k, tables, *, budget=None, min_tables=2, bi
 def conditional_inclusion_probability(policy, buckets, *, budget, min_tables=2, orders=1000, rng=None):
     """Return the probability that each neuron found becomes active, given what is in the query's buckets.
 
-    Over the policy's own draws alone. Exact for ``"topk"`` and ``"threshold"``: 0 or 1, but for the neurons found in
-    just as many tables as the budget cuts through, which share what is left of it evenly. For ``"vanilla"`` the place a
-    bucket is read from is averaged over exactly, and the order of the tables exactly where there are at most `orders`
-    orders; otherwise over that many random ones, with a standard error of at most ``0.5 / sqrt(orders)``.
+    Over the policy's own draws alone. Exact for ``"topk"`` and ``"threshold"``: 0 or 1, but for the neurons
+    found in just as many tables as the budget cuts through, which share what is left of it evenly. For
+    ``"vanilla"`` the place a bucket is read from is averaged over exactly, and the order of the tables
+    exactly where there are at most `orders` orders; otherwise over that many random ones, with a standard
+    error of at most ``0.5 / sqrt(orders)``.
 
-    Where fewer neurons than the budget are certain, ``fill="uniform"`` shares what is left of it evenly among all those
-    that have probability 0 here and those that were not found.
+    Where fewer neurons than the budget are certain, ``fill="uniform"`` shares what is left of it evenly among
+    all those that have probability 0 here and those that were not found.
 
     Parameters
     ----------
@@ -249,11 +257,13 @@ def conditional_inclusion_probability(policy, buckets, *, budget, min_tables=2, 
 
 
 def _vanilla_given_tables(buckets, n, budget, orders, rng):
-    """Mean over orders of the tables, of the probability over the places that buckets are read from; ids below n."""
+    """Mean over table orders of the probability over the places that buckets are read from; ids below n."""
     tables = len(buckets)
     exact = tables <= 12 and math.factorial(tables) <= orders
     total = np.zeros(n)
-    drawn = itertools.permutations(range(tables)) if exact else (rng.permutation(tables) for _ in range(orders))
+    drawn = (
+        itertools.permutations(range(tables)) if exact else (rng.permutation(tables) for _ in range(orders))
+    )
     for order in drawn:
         seen = np.zeros(n, bool)
         room = budget
@@ -261,7 +271,7 @@ def _vanilla_given_tables(buckets, n, budget, orders, rng):
             at = np.flatnonzero(~seen[buckets[t]])
             new = buckets[t][at]
             if len(new) > room:
-                # A new id is read from every place after that of the new id `room` before it, around the bucket.
+                # Read from any place after that of the new id `room` before it, an id is among the first.
                 total[new] += (at - np.roll(at, room)) % len(buckets[t]) / len(buckets[t]) if room else 0
                 break
             total[new] += 1

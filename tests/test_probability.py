@@ -1,4 +1,4 @@
-"""The sampler's probabilities against formulas written out, and against how often the sampler really takes a neuron."""
+"""The sampler's probabilities against formulas written out, and against how often it takes a neuron."""
 
 import itertools
 import math
@@ -20,7 +20,9 @@ KERNELS = {"vanilla": sampling.vanilla, "topk": sampling.ranked, "threshold": sa
 
 
 def within_three_errors(hits, trials, probability):
-    return np.abs(hits / trials - probability) <= 3 * np.sqrt(probability * (1 - probability) / trials) + 1e-12
+    return (
+        np.abs(hits / trials - probability) <= 3 * np.sqrt(probability * (1 - probability) / trials) + 1e-12
+    )
 
 
 def run(policy, queries, offsets, ids, n, budget, *, seed=0, iteration=0, min_tables=2):
@@ -42,13 +44,13 @@ def vectors_at(angles, dim, rng):
     return query, np.cos(angles)[:, None] * query + np.sin(angles)[:, None] * side
 
 
-def simhash(x, k, l, rng):
+def simhash(x, k, l, rng):  # noqa: E741
     """Codes [l, n] by fresh Gaussian hyperplanes, for which 1 - theta / pi is exact."""
     signs = x @ rng.standard_normal((x.shape[1], l * k)) > 0
     return (signs.reshape(len(x), l, k) @ (1 << np.arange(k))).T.astype(np.uint32)
 
 
-def frequency_over_hash_functions(policy, angles, k, l, budget, trials, seed, *, dim=32, min_tables=2):
+def frequency_over_hash_functions(policy, angles, k, l, budget, trials, seed, *, dim=32, min_tables=2):  # noqa: E741
     rng = np.random.default_rng(seed)
     query, vectors = vectors_at(angles, dim, rng)
     hits, n = np.zeros(len(angles), int), len(angles)
@@ -66,7 +68,7 @@ ANGLES = np.linspace(0.15, 2.2, 24)
 
 @pytest.mark.parametrize(("policy", "seed"), [("vanilla", 0), ("topk", 1), ("threshold", 2)])
 def test_frequency_over_fresh_hash_functions(policy, seed):
-    k, l, trials = 4, 6, 4000
+    k, l, trials = 4, 6, 4000  # noqa: E741
     hits = frequency_over_hash_functions(policy, ANGLES, k, l, len(ANGLES), trials, seed)
     probability = inclusion_probability(policy, 1 - ANGLES / np.pi, k, l)
     assert (within_three_errors(hits, trials, probability)).all()
@@ -77,17 +79,17 @@ def test_frequency_over_fresh_hash_functions(policy, seed):
 def test_mean_field_where_the_budget_cuts(policy, seed):
     # 1,500 neurons far away in random directions, and 25 from near to far.
     angles = np.concatenate([np.linspace(0.2, 1.3, 25), np.full(1475, 1.5)])
-    k, l, budget, trials = 4, 12, 200, 1000
+    k, l, budget, trials = 4, 12, 200, 1000  # noqa: E741
     hits = frequency_over_hash_functions(policy, angles, k, l, budget, trials, seed, dim=512)
     probability = inclusion_probability(policy, 1 - angles / np.pi, k, l, budget=budget)
     assert probability.sum() == pytest.approx(budget)
     error = np.sqrt(probability * (1 - probability) / trials)
-    # The budget's cut moves with what the draw finds in all: the mean is off by a few percent of a probability.
+    # The budget's cut moves with what the draw finds in all: the mean is off by a few percent.
     assert (np.abs(hits / trials - probability) <= 3 * error + 0.04).all()
     assert np.abs(hits / trials - probability).mean() < 0.02
 
 
-def fixed_tables(l=5, n=60, n_buckets=4, seed=11):
+def fixed_tables(l=5, n=60, n_buckets=4, seed=11):  # noqa: E741
     codes = np.random.default_rng(seed).integers(0, n_buckets, (l, n), dtype=np.uint32)
     offsets, ids = np.empty((l, n_buckets + 1), np.int32), np.empty((l, n), np.int32)
     tables.build(codes, offsets, ids, 1)
@@ -131,7 +133,7 @@ def test_nothing_found(policy):
 
 
 def test_threshold_is_the_sum_over_sets_of_tables():
-    q, l = 0.3, 5
+    q, l = 0.3, 5  # noqa: E741
     for m in range(l + 2):
         written_out = sum(
             q ** sum(which) * (1 - q) ** (l - sum(which))

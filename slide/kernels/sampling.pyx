@@ -1,14 +1,14 @@
 """Sampling policies: which of the ids found in the tables become a sample's active set.
 
-Every policy has the same contract. A sample's active set is its forced ids first, in the order given, then ids from its
-buckets, up to the budget. Forced ids count towards the budget and are all in even where they exceed it. No id appears
-twice. Where too few are found the set stays smaller than the budget, or is filled up with ids drawn uniformly from all
-those not yet in it. All draws depend on (seed, iteration, sample) alone.
+Every policy has the same contract. A sample's active set is its forced ids first, in the order given, then
+ids from its buckets, up to the budget. Forced ids count towards the budget and are all in even where they
+exceed it. No id appears twice. Where too few are found the set stays smaller than the budget, or is filled up
+with ids drawn uniformly from all those not yet in it. All draws depend on (seed, iteration, sample) alone.
 """
 
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from slide.kernels.memory cimport HugeBuffer
 from slide.kernels.parallel cimport threads_for
@@ -17,10 +17,12 @@ from slide.kernels.tables cimport (
     Slot,
     Tables,
     bucket,
+    bucket_ends,
     bucket_total,
     count_buckets,
     counter_add,
     counter_clear,
+    prefetch_bucket,
     slide_prefetch,
     slots_shift,
     view_tables,
@@ -33,6 +35,7 @@ cdef extern from "rng.h" nogil:
 
 cdef enum:
     _LINE = 64
+    _AHEAD = 6  # tables
 
 cdef struct Seen:
     int32_t *slots             # open addressing, -1 for free
@@ -66,8 +69,8 @@ def vanilla(
 ):
     """Probe the tables in random order until the budget is met: the paper's vanilla sampling.
 
-    A sample has an order of the tables of its own, and reads each bucket from a random place in it, so that a bucket
-    that is read in part favours nobody.
+    A sample has an order of the tables of its own, and reads each bucket from a random place in it, so that a
+    bucket that is read in part favours nobody.
 
     Parameters
     ----------
@@ -104,7 +107,7 @@ def vanilla(
     _view_sets(&sets, n, forced_ptr, forced_ids, budget, fill, out_ids, out_counts)
     cdef int threads = threads_for(num_threads, samples, 4)
     cdef int64_t size = <int64_t>1 << (32 - slots_shift(sets.capacity))
-    cdef int64_t slot = ((size + tables.l) * sizeof(int32_t) + _LINE) // _LINE * _LINE
+    cdef int64_t slot = ((size + tables.n_tables) * sizeof(int32_t) + _LINE) // _LINE * _LINE
     cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="sampling scratch")
     cdef char *work = <char *>scratch.data
     for s in prange(samples, nogil=True, num_threads=threads, schedule="dynamic", chunksize=4):
@@ -129,10 +132,10 @@ def ranked(
     int64_t min_tables=1,
     bint fill=False,
 ):
-    """Take the ids found in the most tables, of those found in at least `min_tables`: the paper's top-K and threshold.
+    """Take the ids found in the most tables, of those found in `min_tables` or more: top-K, hard threshold.
 
-    Ids come in falling order of the number of tables they were found in. Where the budget cuts through ids of equal
-    number, which of them stay is drawn at random.
+    Ids come in falling order of the number of tables they were found in. Where the budget cuts through ids of
+    equal number, which of them stay is drawn at random.
 
     Parameters
     ----------
@@ -161,7 +164,8 @@ def ranked(
     most += sets.capacity
     cdef int threads = threads_for(num_threads, samples, 4)
     cdef int64_t slots = <int64_t>1 << (32 - slots_shift(most))
-    cdef int64_t slot = (slots * sizeof(Slot) + (2 * most + tables.l + 1) * sizeof(int32_t) + _LINE) // _LINE * _LINE
+    cdef int64_t slot = slots * sizeof(Slot) + (2 * most + tables.n_tables + 1) * sizeof(int32_t)
+    slot = (slot + _LINE) // _LINE * _LINE
     cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="sampling scratch")
     cdef char *work = <char *>scratch.data
     for s in prange(samples, nogil=True, num_threads=threads, schedule="dynamic", chunksize=4):
@@ -170,7 +174,8 @@ def ranked(
 
 
 cdef int _view_sets(Sets *sets, int64_t n, const int64_t[::1] forced_ptr, const int32_t[::1] forced_ids,
-                    int64_t budget, bint fill, int32_t[:, ::1] out_ids, const int64_t[::1] out_counts) except -1:
+                    int64_t budget, bint fill, int32_t[:, ::1] out_ids,
+                    const int64_t[::1] out_counts) except -1:
     """Check what the policies have in common, and look into it."""
     cdef int64_t samples = out_ids.shape[0], most_forced = 0, s, i
     sets.capacity = out_ids.shape[1]
@@ -213,23 +218,29 @@ cdef int64_t _vanilla_one(const Tables *tables, const Sets *sets, int64_t sample
         _seen_add(&seen, sets.forced_ids[i])
         out[found] = sets.forced_ids[i]
         found += 1
-    for t in range(tables.l):
+    for t in range(tables.n_tables):
         order[t] = <int32_t>t
-    for t in range(tables.l):
-        if found >= sets.budget:
-            break
-        # The next table of a random order, drawn only as far as it is used (Fisher and Yates).
-        key = slide_mix(key)
-        j = t + slide_below(key, <uint32_t>(tables.l - t))
+    for t in range(tables.n_tables):  # Fisher and Yates
+        j = t + slide_below(slide_mix(key + <uint64_t>t), <uint32_t>(tables.n_tables - t))
         id_ = order[j]
         order[j] = order[t]
         order[t] = id_
-        found_ids = bucket(tables, id_, sample, &length)
+    key = slide_mix(key + <uint64_t>tables.n_tables)
+    for t in range(min(_AHEAD, tables.n_tables)):
+        slide_prefetch(bucket_ends(tables, order[t], sample))
+    for t in range(tables.n_tables):
+        if found >= sets.budget:
+            break
+        if t + _AHEAD < tables.n_tables:
+            slide_prefetch(bucket_ends(tables, order[t + _AHEAD], sample))
+        if t + _AHEAD // 2 < tables.n_tables:
+            prefetch_bucket(tables, order[t + _AHEAD // 2], sample)
+        found_ids = bucket(tables, order[t], sample, &length)
         if length == 0:
             continue
         key = slide_mix(key)
         j = slide_below(key, <uint32_t>length)
-        for i in range(length):
+        for _ in range(length):
             id_ = found_ids[j]
             j += 1
             if j == length:
@@ -244,13 +255,14 @@ cdef int64_t _vanilla_one(const Tables *tables, const Sets *sets, int64_t sample
     return found
 
 
-cdef int64_t _ranked_one(const Tables *tables, const Sets *sets, int64_t sample, uint64_t key, int64_t min_tables,
-                         char *work, int64_t slots, int64_t most) noexcept nogil:
+cdef int64_t _ranked_one(const Tables *tables, const Sets *sets, int64_t sample, uint64_t key,
+                         int64_t min_tables, char *work, int64_t slots, int64_t most) noexcept nogil:
     cdef Counter counter
     cdef int32_t *out = sets.ids + sample * sets.capacity
     cdef int64_t first = sets.forced_ptr[sample], forced = sets.forced_ptr[sample + 1] - first
-    cdef int64_t found = forced, room = max(0, sets.budget - forced), i, above, cut, spare, left
+    cdef int64_t found = forced, room = max(0, sets.budget - forced), i, j, above, cut, spare, left
     cdef int32_t *starts
+    cdef int32_t id_, count
     counter.slots = <Slot *>work
     counter.ids = <int32_t *>(counter.slots + slots)
     counter.counts = counter.ids + most
@@ -259,35 +271,43 @@ cdef int64_t _ranked_one(const Tables *tables, const Sets *sets, int64_t sample,
     counter_add(&counter, sets.forced_ids + first, forced)
     count_buckets(tables, sample, &counter)
 
-    # Candidates stand behind the forced ids. starts[c] counts those found in c tables, and then is where they go.
-    memset(starts, 0, (tables.l + 1) * sizeof(int32_t))
+    # Candidates stand behind the forced ids. starts[c] counts those found in c tables, and then is where they
+    # go.
+    memset(starts, 0, (tables.n_tables + 1) * sizeof(int32_t))
     for i in range(forced, counter.size):
         starts[counter.counts[i]] += 1
     above = 0
-    cut = tables.l + 1
+    cut = tables.n_tables + 1
     spare = 0
     while cut > min_tables and above < room:
         cut -= 1
         spare = starts[cut]
         starts[cut] = <int32_t>above
         above += spare
-    # All that were found more often than `cut` are in; of the last class, `left` of its `spare` are.
+    # All that were found more often than `cut` are in; of those found `cut` times, `left` are.
     left = spare - max(0, above - room)
-    for i in range(forced):
-        out[i] = sets.forced_ids[first + i]
+    cdef int32_t *tied = <int32_t *>work  # the slots are done with
+    spare = 0
+    memcpy(out, sets.forced_ids + first, forced * sizeof(int32_t))
     for i in range(forced, counter.size):
-        if counter.counts[i] < cut:
+        count = counter.counts[i]
+        if count < cut:
             continue
-        if counter.counts[i] == cut:
-            # Selection sampling (Knuth, volume 2, algorithm S): each of the class is as likely to stay.
-            key = slide_mix(key)
-            spare -= 1
-            if slide_below(key, <uint32_t>spare + 1) >= left:
-                continue
-            left -= 1
-        out[forced + starts[counter.counts[i]]] = counter.ids[i]
-        starts[counter.counts[i]] += 1
-        found += 1
+        if count > cut:
+            out[forced + starts[count]] = counter.ids[i]
+            starts[count] += 1
+            found += 1
+        else:
+            tied[spare] = counter.ids[i]
+            spare += 1
+    if left < spare:
+        for i in range(left):  # Fisher and Yates
+            j = i + slide_below(slide_mix(key + <uint64_t>i), <uint32_t>(spare - i))
+            id_ = tied[j]
+            tied[j] = tied[i]
+            tied[i] = id_
+    memcpy(out + found, tied, left * sizeof(int32_t))
+    found += left
     cdef Seen seen
     if sets.fill and found < sets.budget:
         _seen_clear(&seen, <int32_t *>work, slots)
@@ -327,8 +347,8 @@ cdef inline bint _seen_add(Seen *seen, int32_t id_) noexcept nogil:
     return True
 
 
-def split_shared(const int32_t[::1] place, int32_t[:, ::1] ids, int64_t[::1] counts, int32_t[:, ::1] out_places,
-                 int64_t[::1] out_counts, int num_threads):
+def split_shared(const int32_t[::1] place, int32_t[:, ::1] ids, int64_t[::1] counts,
+                 int32_t[:, ::1] out_places, int64_t[::1] out_counts, int num_threads):
     """Take the ids that the whole batch shares out of every sample's active set.
 
     Parameters

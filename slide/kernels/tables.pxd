@@ -12,7 +12,7 @@ cdef struct Tables:
     int64_t n_buckets
     const int32_t *ids         # [l, ids_ld]
     int64_t ids_ld
-    int64_t l
+    int64_t n_tables
 
 
 cdef struct Slot:
@@ -28,13 +28,25 @@ cdef struct Counter:
     int64_t size
 
 
-cdef inline const int32_t *bucket(const Tables *tables, int64_t t, int64_t query, int64_t *length) noexcept nogil:
+cdef inline const int32_t *bucket_ends(const Tables *tables, int64_t t, int64_t query) noexcept nogil:
+    """Where the offsets of a query's bucket in table t stand: of its first id, and behind its last."""
+    return tables.offsets + t * (tables.n_buckets + 1) + tables.codes[t * tables.codes_ld + query]
+
+
+cdef inline const int32_t *bucket(const Tables *tables, int64_t t, int64_t query,
+                                  int64_t *length) noexcept nogil:
     """A query's bucket in table t, and how many ids it holds."""
-    cdef const int32_t *ends = (
-        tables.offsets + t * (tables.n_buckets + 1) + tables.codes[t * tables.codes_ld + query]
-    )
+    cdef const int32_t *ends = bucket_ends(tables, t, query)
     length[0] = ends[1] - ends[0]
     return tables.ids + t * tables.ids_ld + ends[0]
+
+
+cdef inline void prefetch_bucket(const Tables *tables, int64_t t, int64_t query) noexcept nogil:
+    """Ask for the first lines of a bucket: the processor sees no pattern in where buckets lie."""
+    cdef int64_t length, i
+    cdef const int32_t *ids = bucket(tables, t, query, &length)
+    for i in range(0, min(length, 64), 16):
+        slide_prefetch(ids + i)
 
 
 cdef inline int32_t slots_shift(int64_t ids) noexcept nogil:

@@ -1,8 +1,8 @@
 """Flat bucket tables: every table lists the ids it keeps once, bucket after bucket.
 
-``ids[t, offsets[t, b]:offsets[t, b + 1]]`` are the ids in bucket b of table t. Memory is one int32 for each id kept and
-each bucket of each table, whatever the occupancy. A table is a function of the ids' codes (and, with a reservoir, of a
-seed) alone: ``update`` leaves what ``build`` would.
+``ids[t, offsets[t, b]:offsets[t, b + 1]]`` are the ids in bucket b of table t. Memory is one int32 for each
+id kept and each bucket of each table, whatever the occupancy. A table is a function of the ids' codes (and,
+with a reservoir, of a seed) alone: ``update`` leaves what ``build`` would.
 """
 
 from cython.parallel cimport prange, threadid
@@ -16,14 +16,13 @@ from slide.kernels.parallel cimport threads_for
 
 cdef extern from "rng.h" nogil:
     uint64_t slide_key(uint64_t seed, uint64_t a, uint64_t b)
-    uint64_t slide_mix(uint64_t x)
     uint32_t slide_below(uint64_t r, uint32_t n)
 
 cdef enum:
     _RADIX_BITS = 11
     _RADIX = 1 << 11
     _LINE = 64
-    _FEW = 32  # measured: with more than one id in 32 on the move, a new table costs less than the runs between them
+    _FEW = 32  # measured: where more than one id in 32 moves, a new table costs less than copying runs
 
 
 def room(int64_t n, int64_t n_buckets, int64_t capacity=0):
@@ -44,10 +43,10 @@ def build(
 ):
     """Fill the tables from every id's bucket index, by a counting sort per table.
 
-    Ids are inserted in ascending order. Without a capacity a bucket keeps all of its ids, ascending. A bucket with a
-    capacity keeps the last ones (FIFO), ascending, or a reservoir of them (Vitter, Algorithm R, ACM TOMS 1985): of c
-    ids inserted each is kept with probability ``min(1, capacity / c)``, in no order. The reservoir's draws depend on
-    (seed, table, bucket, position in the bucket) alone.
+    Ids are inserted in ascending order. Without a capacity a bucket keeps all of its ids, ascending. A bucket
+    with a capacity keeps the last ones (FIFO), ascending, or a reservoir of them (Vitter, Algorithm R, ACM
+    TOMS 1985): of c ids inserted each is kept with probability ``min(1, capacity / c)``, in no order. The
+    reservoir's draws depend on (seed, table, bucket, position in the bucket) alone.
 
     Parameters
     ----------
@@ -71,49 +70,52 @@ def build(
     Raises
     ------
     ValueError
-        Shapes do not fit, the capacity is negative, or a code is not below the number of buckets (the tables are then
-        half built).
+        Shapes do not fit, the capacity is negative, or a code is not below the number of buckets (the tables
+        are then half built).
     """
-    cdef int64_t l = codes.shape[0], n = codes.shape[1], n_buckets = offsets.shape[1] - 1, t
+    cdef int64_t n_tables = codes.shape[0], n = codes.shape[1], n_buckets = offsets.shape[1] - 1, t
     cdef int64_t stride = ids.shape[1]
     if capacity < 0:
         raise ValueError(f"capacity must be 0 or more, got {capacity}")
-    if n_buckets < 1 or offsets.shape[0] != l or ids.shape[0] != l or stride < room(n, n_buckets, capacity):
+    if n_buckets < 1 or offsets.shape[0] != n_tables:
         raise ValueError(
-            f"for codes [{l}, {n}], offsets must be [{l}, buckets + 1] and ids [{l}, room() or more], "
-            f"got [{offsets.shape[0]}, {offsets.shape[1]}] and [{ids.shape[0]}, {ids.shape[1]}]"
+            f"offsets must be [{n_tables}, buckets + 1], got [{offsets.shape[0]}, {offsets.shape[1]}]"
         )
-    if dropped is not None and dropped.shape[0] != l:
-        raise ValueError(f"dropped must fit {l} tables, got {dropped.shape[0]}")
-    if l == 0:
+    cdef int64_t needed = room(n, n_buckets, capacity)
+    if ids.shape[0] != n_tables or stride < needed:
+        raise ValueError(f"ids must be [{n_tables}, {needed} or more], got [{ids.shape[0]}, {ids.shape[1]}]")
+    if dropped is not None and dropped.shape[0] != n_tables:
+        raise ValueError(f"dropped must fit {n_tables} tables, got {dropped.shape[0]}")
+    if n_tables == 0:
         return
     if n == 0:
         offsets[:] = 0
         if dropped is not None:
             dropped[:] = 0
         return
-    cdef int threads = threads_for(num_threads, l * n, 1 << 14)
+    cdef int threads = threads_for(num_threads, n_tables * n, 1 << 14)
     cdef const uint32_t *code = &codes[0, 0]
     cdef int32_t *offset = &offsets[0, 0]
     cdef int32_t *id_ = &ids[0, 0]
-    cdef HugeBuffer scratch = HugeBuffer(threads * n_buckets * sizeof(int32_t) if capacity else 0, name="table scratch")
+    cdef int64_t slot = n_buckets * sizeof(int32_t) if capacity else 0
+    cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="table scratch")
     cdef int32_t *seen = <int32_t *>scratch.data
     cdef int bad = 0
-    for t in prange(l, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+    for t in prange(n_tables, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         if _count(code + t * n, n, n_buckets, offset + t * (n_buckets + 1)):
             bad += 1
         elif capacity == 0:
             _keep_all(code + t * n, n, n_buckets, offset + t * (n_buckets + 1), id_ + t * stride)
         elif reservoir:
-            _keep_reservoir(code + t * n, n, n_buckets, min(capacity, n), seed, t, seen + threadid() * n_buckets,
-                            offset + t * (n_buckets + 1), id_ + t * stride)
+            _keep_reservoir(code + t * n, n, n_buckets, min(capacity, n), slide_key(seed, t, 0),
+                            seen + threadid() * n_buckets, offset + t * (n_buckets + 1), id_ + t * stride)
         else:
             _keep_last(code + t * n, n, n_buckets, min(capacity, n), seen + threadid() * n_buckets,
                        offset + t * (n_buckets + 1), id_ + t * stride)
     if bad:
         raise ValueError(f"codes must be below the number of buckets, {n_buckets}")
     if dropped is not None:
-        for t in range(l):
+        for t in range(n_tables):
             dropped[t] = n - offsets[t, n_buckets]
 
 
@@ -128,8 +130,8 @@ cdef int _count(const uint32_t *codes, int64_t n, int64_t n_buckets, int32_t *of
     return 0
 
 
-# The three below take counts from `_count`. While ids go in, offsets[b + 1] is bucket b's next place; once they are,
-# that is its end, and so bucket b + 1's first.
+# The three below take counts from `_count`. While ids go in, offsets[b + 1] is bucket b's next place; once
+# they are, that is its end, and so bucket b + 1's first.
 
 cdef void _keep_all(const uint32_t *codes, int64_t n, int64_t n_buckets, int32_t *offsets,
                     int32_t *ids) noexcept nogil:
@@ -162,8 +164,8 @@ cdef void _keep_last(const uint32_t *codes, int64_t n, int64_t n_buckets, int64_
             offsets[b + 1] += 1
 
 
-cdef void _keep_reservoir(const uint32_t *codes, int64_t n, int64_t n_buckets, int64_t capacity, uint64_t seed,
-                          int64_t table, int32_t *seen, int32_t *offsets, int32_t *ids) noexcept nogil:
+cdef void _keep_reservoir(const uint32_t *codes, int64_t n, int64_t n_buckets, int64_t capacity, uint64_t key,
+                          int32_t *seen, int32_t *offsets, int32_t *ids) noexcept nogil:
     cdef int64_t i, b
     cdef int32_t total = 0, count, most = <int32_t>capacity, position, place
     for b in range(n_buckets):
@@ -179,7 +181,7 @@ cdef void _keep_reservoir(const uint32_t *codes, int64_t n, int64_t n_buckets, i
             ids[offsets[b + 1]] = <int32_t>i
             offsets[b + 1] += 1
         else:
-            place = slide_below(slide_mix(slide_key(seed, table, b) ^ <uint64_t>position), <uint32_t>position + 1)
+            place = slide_below(slide_key(key, b, position), <uint32_t>position + 1)
             if place < most:
                 ids[offsets[b + 1] - most + place] = <int32_t>i
 
@@ -188,9 +190,10 @@ def update(const int32_t[::1] rows, const uint32_t[:, ::1] old, const uint32_t[:
            int32_t[:, ::1] offsets, int32_t[:, ::1] ids, int num_threads):
     """Move the ids whose code has changed; the tables are then those that ``build(codes, ...)`` would make.
 
-    Where few ids of a table move, it is read and written once from front to back, in runs: what leaves and what arrives
-    is sorted by bucket, and what lies between is copied as it stands. Otherwise the table is built anew. Only for
-    tables without a capacity: a full bucket has forgotten the ids that would take the place of those that leave.
+    Where few ids of a table move, it is read and written once from front to back, in runs: what leaves and
+    what arrives is sorted by bucket, and what lies between is copied as it stands. Otherwise the table is
+    built anew. Only for tables without a capacity: a full bucket has forgotten the ids that would take the
+    place of those that leave.
 
     Parameters
     ----------
@@ -209,30 +212,33 @@ def update(const int32_t[::1] rows, const uint32_t[:, ::1] old, const uint32_t[:
     Raises
     ------
     ValueError
-        Shapes do not fit, `rows` do not ascend or are out of range, or the tables do not hold all ids; the tables are
-        then unchanged. A code is not below the number of buckets, or an id is not where `old` says; they are then half
-        updated.
+        Shapes do not fit, `rows` do not ascend or are out of range, or the tables do not hold all ids; the
+        tables are then unchanged. A code is not below the number of buckets, or an id is not where `old`
+        says; they are then half updated.
     """
-    cdef int64_t l = codes.shape[0], n = codes.shape[1], n_buckets = offsets.shape[1] - 1, m = rows.shape[0], t, i
-    if n_buckets < 1 or offsets.shape[0] != l or ids.shape[0] != l or ids.shape[1] != n:
+    cdef int64_t n_tables = codes.shape[0], n = codes.shape[1], n_buckets = offsets.shape[1] - 1
+    cdef int64_t m = rows.shape[0], t, i
+    if n_buckets < 1 or offsets.shape[0] != n_tables:
         raise ValueError(
-            f"for codes [{l}, {n}], offsets must be [{l}, buckets + 1] and ids [{l}, {n}], "
-            f"got [{offsets.shape[0]}, {offsets.shape[1]}] and [{ids.shape[0]}, {ids.shape[1]}]"
+            f"offsets must be [{n_tables}, buckets + 1], got [{offsets.shape[0]}, {offsets.shape[1]}]"
         )
-    if old.shape[0] != l or old.shape[1] != m:
-        raise ValueError(f"old must be [{l}, {m}], got [{old.shape[0]}, {old.shape[1]}]")
-    if m == 0 or l == 0:
+    if ids.shape[0] != n_tables or ids.shape[1] != n:
+        raise ValueError(f"ids must be [{n_tables}, {n}], got [{ids.shape[0]}, {ids.shape[1]}]")
+    if old.shape[0] != n_tables or old.shape[1] != m:
+        raise ValueError(f"old must be [{n_tables}, {m}], got [{old.shape[0]}, {old.shape[1]}]")
+    if m == 0 or n_tables == 0:
         return
     if rows[0] < 0 or rows[m - 1] >= n:
         raise ValueError(f"rows must lie in 0..{n - 1}, got {rows[0]}..{rows[m - 1]}")
     for i in range(1, m):
         if rows[i] <= rows[i - 1]:
             raise ValueError(f"rows must ascend, got {rows[i - 1]} before {rows[i]}")
-    for t in range(l):
+    for t in range(n_tables):
         if offsets[t, n_buckets] != n:
-            raise ValueError(f"table {t} holds {offsets[t, n_buckets]} ids of {n}: it cannot be updated, only built")
-    cdef int threads = threads_for(num_threads, l * n, 1 << 14)
-    # Per thread: two lists of keys and room to sort each, a histogram, and a table's ids with all arrivals among them.
+            raise ValueError(f"table {t} holds {offsets[t, n_buckets]} of {n} ids: it can only be built")
+    cdef int threads = threads_for(num_threads, n_tables * n, 1 << 14)
+    # Per thread: two lists of keys and room to sort each, a histogram, and a table's ids with all arrivals
+    # among them.
     cdef int64_t slot = (4 * (m + 1) * 8 + _RADIX * 4 + (n + m) * 4 + _LINE) // _LINE * _LINE
     cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="table scratch")
     cdef char *work = <char *>scratch.data
@@ -242,11 +248,11 @@ def update(const int32_t[::1] rows, const uint32_t[:, ::1] old, const uint32_t[:
     cdef int32_t *offset = &offsets[0, 0]
     cdef int32_t *id_ = &ids[0, 0]
     cdef int bad = 0
-    for t in prange(l, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
-        bad += _update_one(row, m, before + t * m, code + t * n, n, n_buckets, <uint64_t *>(work + threadid() * slot),
-                           offset + t * (n_buckets + 1), id_ + t * n)
+    for t in prange(n_tables, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+        bad += _update_one(row, m, before + t * m, code + t * n, n, n_buckets,
+                           <uint64_t *>(work + threadid() * slot), offset + t * (n_buckets + 1), id_ + t * n)
     if bad:
-        raise ValueError(f"codes must be below the number of buckets, {n_buckets}, and old those of the tables")
+        raise ValueError(f"codes must be below the number of buckets, {n_buckets}, and old be the tables'")
 
 
 cdef int _update_one(const int32_t *rows, int64_t m, const uint32_t *old, const uint32_t *codes, int64_t n,
@@ -277,7 +283,7 @@ cdef int _update_one(const int32_t *rows, int64_t m, const uint32_t *old, const 
     leaving = _sort_by_bucket(leaving, leaving + m + 1, moves, n_buckets, histogram)
     arriving = _sort_by_bucket(arriving, arriving + m + 1, moves, n_buckets, histogram)
     leaving[moves] = arriving[moves] = <uint64_t>-1  # behind every bucket
-    for i in range(2 * moves):
+    for _ in range(2 * moves):
         arrives = arriving[0] < leaving[0]
         key = arriving[0] if arrives else leaving[0]
         leaving += not arrives
@@ -285,7 +291,8 @@ cdef int _update_one(const int32_t *rows, int64_t m, const uint32_t *old, const 
         id_ = <int32_t>key
         b = key >> 32
         if b != bucket:
-            # Offsets up to bucket b's first place move by what came and went before it; its end is still the old one.
+            # Offsets up to bucket b's first place move by what came and went before it; its end is still the
+            # old one.
             begin = offsets[b]
             for at in range(bucket + 1, b + 1):
                 offsets[at] += shift
@@ -318,7 +325,7 @@ cdef int _update_one(const int32_t *rows, int64_t m, const uint32_t *old, const 
 
 cdef uint64_t *_sort_by_bucket(uint64_t *keys, uint64_t *other, int64_t m, int64_t n_buckets,
                                int32_t *histogram) noexcept nogil:
-    """Sort by the upper halves, stably, least significant digit first; return which of the two arrays has the result."""
+    """Sort by the upper halves, stably, least significant digit first; return the array with the result."""
     cdef int bits = 0, digit, shift = 32
     cdef int64_t i
     cdef uint32_t mask, d
@@ -426,7 +433,8 @@ def batch_probe(const uint32_t[:, ::1] codes, const int32_t[:, ::1] offsets, con
     cdef int32_t[:, ::1] out = both
     cdef int32_t *out_ids = &out[0, 0] if total else NULL
     for q in prange(queries, nogil=True, num_threads=threads, schedule="dynamic", chunksize=4):
-        _probe_one(&tables, q, slots, most, work + threadid() * slot, out_ids + ptr[q], out_ids + total + ptr[q])
+        _probe_one(&tables, q, slots, most, work + threadid() * slot, out_ids + ptr[q],
+                   out_ids + total + ptr[q])
     return np.asarray(ptr), both[0], both[1]
 
 
@@ -446,48 +454,46 @@ cdef int64_t _probe_one(const Tables *tables, int64_t query, int64_t slots, int6
 
 cdef int view_tables(Tables *tables, const uint32_t[:, ::1] codes, const int32_t[:, ::1] offsets,
                      const int32_t[:, ::1] ids, int64_t queries) except -1:
-    """Check the tables and the queries' codes, and look into them; ValueError where shapes or buckets do not fit."""
+    """Check the tables and the queries' codes, and look into them; ValueError where they do not fit."""
     cdef int64_t t, q, most = 0
-    tables.l = codes.shape[0]
+    tables.n_tables = codes.shape[0]
     tables.codes_ld = codes.shape[1]
     tables.n_buckets = offsets.shape[1] - 1
     tables.ids_ld = ids.shape[1]
-    if offsets.shape[0] != tables.l or ids.shape[0] != tables.l or codes.shape[1] < queries or tables.n_buckets < 1:
-        raise ValueError("codes, offsets and ids must have a row for each table, and codes a column for each query")
-    for t in range(tables.l):
+    if offsets.shape[0] != tables.n_tables or ids.shape[0] != tables.n_tables or tables.n_buckets < 1:
+        raise ValueError("codes, offsets and ids must have a row for each table, offsets two columns or more")
+    if not 0 <= queries <= codes.shape[1]:
+        raise ValueError(f"codes must have a column for each query, got {codes.shape[1]} for {queries}")
+    for t in range(tables.n_tables):
         most = max(most, <int64_t>offsets[t, tables.n_buckets])
         for q in range(queries):
             if codes[t, q] >= tables.n_buckets:
                 raise ValueError(f"query {q} has bucket {codes[t, q]} in table {t}, of {tables.n_buckets}")
     if most > tables.ids_ld:
         raise ValueError(f"ids must have room for the {most} ids of a table, got {tables.ids_ld}")
-    tables.codes = &codes[0, 0] if tables.l and tables.codes_ld else NULL
-    tables.offsets = &offsets[0, 0] if tables.l else NULL
-    tables.ids = &ids[0, 0] if tables.l and tables.ids_ld else NULL
+    tables.codes = &codes[0, 0] if tables.n_tables and tables.codes_ld else NULL
+    tables.offsets = &offsets[0, 0] if tables.n_tables else NULL
+    tables.ids = &ids[0, 0] if tables.n_tables and tables.ids_ld else NULL
     return 0
 
 
 cdef int64_t bucket_total(const Tables *tables, int64_t query) noexcept nogil:
     """Ids in the query's buckets, those in several of them counted each time."""
     cdef int64_t t, length, total = 0
-    for t in range(tables.l):
+    for t in range(tables.n_tables):
         bucket(tables, t, query, &length)
         total += length
     return total
 
 
 cdef void count_buckets(const Tables *tables, int64_t query, Counter *counter) noexcept nogil:
-    """Count the ids of the query's buckets; the counter must be ready for as many as ``bucket_total`` says."""
-    cdef int64_t t, length, ahead_length
+    """Count the ids of the query's buckets; the counter must be ready for ``bucket_total`` of them."""
+    cdef int64_t t, length
     cdef const int32_t *ids
-    for t in range(min(4, tables.l)):
-        slide_prefetch(bucket(tables, t, query, &length))
-    for t in range(tables.l):
-        # Buckets lie far apart: the processor's own prefetcher sees no pattern in their first lines.
-        if t + 4 < tables.l:
-            ids = bucket(tables, t + 4, query, &ahead_length)
-            slide_prefetch(ids)
-            slide_prefetch(ids + 16)
-            slide_prefetch(ids + 32)
+    for t in range(min(4, tables.n_tables)):
+        prefetch_bucket(tables, t, query)
+    for t in range(tables.n_tables):
+        if t + 4 < tables.n_tables:
+            prefetch_bucket(tables, t + 4, query)
         ids = bucket(tables, t, query, &length)
         counter_add(counter, ids, length)

@@ -1,0 +1,101 @@
+"""Cost of the hash tables at the size of Amazon-670K: rebuilding them, and sampling from them.
+
+    python -m pytest bench/bench_index.py --benchmark-columns=min,median,rounds
+
+A rebuild hashes 670,091 neurons of 128 weights into 50 tables, after all of them, 5 % or 1 % have changed, by
+half a standard deviation of each weight. The tables take 4 bytes for each code, id and bucket: 134 MB + 134
+MB, and 3 MB at 2^14 buckets, 26 MB at 2^17, 210 MB at 2^20.
+
+Queries are batches of 128 samples with 50 probes and about 3,000 candidates each, on one thread; `extra_info`
+has the microseconds a sample and the candidates found.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from slide.kernels.parallel import resolve_threads
+from slide.kernels.rows import RowTable
+from slide.kernels.tables import batch_probe
+
+from slide.buffers import Buffers
+from slide.config import LSHConfig, RehashConfig, SamplingConfig
+from slide.index import NeuronIndex
+from slide.policies import POLICIES, Query
+
+NEURONS, DIM, TABLES, SAMPLES, CANDIDATES = 670_091, 128, 50, 128, 3000
+
+FAMILIES = {
+    "simhash-14": LSHConfig("simhash", k=14, l=TABLES),
+    "simhash-18": LSHConfig("simhash", k=18, l=TABLES),
+    "dwta-15": LSHConfig("dwta", k=5, l=TABLES),
+    "dwta-20": LSHConfig("dwta", k=8, l=TABLES, bucket_bits=20),
+}
+
+
+@pytest.fixture(scope="module")
+def neurons():
+    table = RowTable(NEURONS, DIM, moments=0, name="neurons", hugepages=True)
+    table.fill_uniform(1.0, 1, resolve_threads())
+    return table
+
+
+def make_index(table, lsh):
+    index = NeuronIndex(table, lsh, RehashConfig(), 1, Buffers())
+    table.last_step[:] = 0
+    index.rebuild(1, resolve_threads())
+    return index
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("changed", [1.0, 0.05, 0.01])
+def test_rebuild(benchmark, neurons, family, changed):
+    index = make_index(neurons, FAMILIES[family])
+    rng = np.random.default_rng(0)
+    step = 1
+
+    def change():
+        nonlocal step
+        step += 1
+        rows = np.flatnonzero(rng.random(NEURONS) < changed)
+        if changed < 1:
+            neurons.weights[rows, :DIM] += rng.normal(0, 0.3, (len(rows), DIM))
+        neurons.last_step[rows] = step
+        return (step, resolve_threads()), {}
+
+    benchmark.pedantic(index.rebuild, setup=change, rounds=7)
+    bucket_bits = index.hasher.bucket_bits
+    benchmark.extra_info["megabytes"] = (
+        NeuronIndex.bytes_needed(NEURONS, FAMILIES[family], bucket_bits) // 10**6
+    )
+
+
+@pytest.mark.parametrize("family", ["simhash", "dwta"])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("budget", [256, 2000])
+def test_query(benchmark, neurons, family, policy, budget):
+    # Buckets of 60 neurons, mean over queries that are drawn like the neurons.
+    k = {"simhash": 13, "dwta": 4}[family]
+    index = make_index(
+        neurons, LSHConfig(family, k=k, l=TABLES, capacity=CANDIDATES // TABLES, insertion="reservoir")
+    )
+    rng = np.random.default_rng(0)
+    batches = []
+    for _ in range(20):
+        # As many batches as it takes for a batch's buckets to have left the cache when it comes round again.
+        codes = np.empty((TABLES, SAMPLES), np.uint32)
+        index.hasher.hash(rng.uniform(-1, 1, (SAMPLES, DIM)).astype(np.float32), codes, 1)
+        batches.append(codes)
+    nobody = np.zeros(SAMPLES + 1, np.int64), np.zeros(0, np.int32)
+    out, counts = np.empty((SAMPLES, budget), np.int32), np.empty(SAMPLES, np.int64)
+    config = SamplingConfig(policy)
+    rounds = itertools.cycle(batches)
+
+    def next_batch():
+        tables = next(rounds), index.offsets, index.ids, NEURONS
+        return (Query(*tables, *nobody, budget, 0, 0, out, counts, 1), config), {}
+
+    benchmark.pedantic(POLICIES[policy], setup=next_batch, rounds=60)
+    found = np.diff(batch_probe(batches[0], index.offsets, index.ids, SAMPLES, 1)[0])
+    benchmark.extra_info["candidates"] = round(float(found.mean()))
+    benchmark.extra_info["microseconds_a_sample"] = round(benchmark.stats.stats.median / SAMPLES * 1e6, 1)
