@@ -8,12 +8,17 @@ and a small shared sample of the rest.
 The house has two floors; imports run downward only::
 
     slide/               pure Python: what a user sees
-      cli.py             the `slide` command: train, evaluate, predict, info
+      cli.py             the `slide` command: its options; commands.py does the work, console.py shows it
       training.py        fit: epochs, shuffling, evaluation on the way, history
       checkpoint.py      save and load
       network.py         Network: owns its layers; train_batch, predict, evaluate
-      layers.py          InputLayer (rows are features), SampledLayer (rows are neurons)
-      index.py           NeuronIndex: hash functions, tables, rebuild schedule
+      layers.py          hidden layers: full or sampled, from the features or from a layer below
+      output.py          the output layer: candidates, logQ correction, loss
+      signals.py         what flows between layers, and the (sample, row) pairs of a layer
+      index.py           NeuronIndex: hash functions and tables over a layer's rows
+      schedule.py        when the tables are rebuilt
+      diagnostics.py     how well an index finds what it should, and at what cost
+      tuning.py          the settings of an index, from measurements
       families.py        hash families by name
       policies.py        sampling policies by name
       probability.py     how probable a neuron is to be sampled
@@ -29,6 +34,7 @@ The house has two floors; imports run downward only::
       tables             flat bucket tables
       sampling           vanilla, top-K and threshold sampling
       sparse             pairs grouped by row; SpMM, SDDMM
+      sparse_input       SDDMM and the row step for samples that are sparse themselves
       dense              shared candidates and exact top-k, through BLAS
       softmax            cross-entropy over the active set
       optim              SGD and Adam on touched rows
@@ -50,6 +56,7 @@ from slide.config import (
     OutputConfig,
     RehashConfig,
     RunConfig,
+    SamplingConfig,
     TrainingConfig,
 )
 from slide.families import HashFamily, PythonHasher, register_family
@@ -68,6 +75,7 @@ __all__ = [
     "PythonHasher",
     "RehashConfig",
     "RunConfig",
+    "SamplingConfig",
     "TrainingConfig",
     "__version__",
     "register_family",

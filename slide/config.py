@@ -103,7 +103,8 @@ class LSHConfig:
     top : int, optional
         MinHash only: how many of a vector's largest coordinates make its set; by default a quarter of all.
     bucket_bits : int, optional
-        Most bits of a bucket index; longer concatenated codes are mixed down. By default a bucket for every four neurons.
+        Most bits of a bucket index; longer concatenated codes are mixed down. By default one
+        bucket for every four neurons.
     capacity : int, optional
         The most neurons a bucket keeps; by default all. With a capacity every rebuild reads all codes again.
     insertion : str

@@ -1,4 +1,4 @@
-"""What flows between layers: a batch of vectors, dense, sparse or both; and the pairs (sample, row) a batch computes."""
+"""What flows between layers: a batch of vectors, dense, sparse or both; and the (sample, row) pairs of a batch."""
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from slide.kernels.rows import RowTable
 
 from slide.buffers import Buffers
 from slide.config import LSHConfig, RehashConfig, SamplingConfig
 from slide.index import NeuronIndex
+from slide.kernels.rows import RowTable
 
 N, DIM = 700, 24
 
