@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import operator
 import os
@@ -27,10 +28,7 @@ from slide.config import RunConfig, from_dict, to_dict
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import DataError, load, make_extreme
 from slide.data.readers import detect_format
-from slide.families import FAMILIES
-from slide.index import NeuronIndex
 from slide.info import config_facts, show_config
-from slide.kernels.rows import RowTable
 from slide.network import Network
 from slide.training import Progress
 
