@@ -21,6 +21,7 @@ from slide.index import NeuronIndex
 from slide.kernels import dtypes, hashing, tables
 from slide.kernels.dense import exact_topk
 from slide.kernels.rows import RowTable
+from slide.network import one_blas_thread
 from slide.policies import Query, make_policy
 from slide.signals import Runs, Signal
 
@@ -333,7 +334,8 @@ def exact_top(table: RowTable, signal: Signal, k: int, num_threads: int) -> np.n
     n = len(signal.dense)
     ids, scores = np.empty((n, k), dtypes.INDEX), np.empty((n, k), dtypes.VALUE)
     nobody = np.zeros(0, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
-    exact_topk(table, signal.dense, *nobody, ids, scores, num_threads)
+    with one_blas_thread():
+        exact_topk(table, signal.dense, *nobody, ids, scores, num_threads)
     return ids
 
 
