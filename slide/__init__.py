@@ -8,13 +8,15 @@ and a small shared sample of the rest.
 The house has two floors; imports run downward only::
 
     slide/               pure Python: what a user sees
-      cli.py             the `slide` command: train, evaluate, predict, info
+      cli.py             the `slide` command: train, evaluate, predict, info, tune
       training.py        fit: epochs, shuffling, evaluation on the way, history
       checkpoint.py      save and load
       network.py         Network: owns its layers; train_batch, predict, evaluate
       layers.py          InputLayer (rows are features), SampledLayer (rows are neurons)
       index.py           NeuronIndex: hash functions, tables, rebuild schedule
       families.py        hash families by name
+      diagnostics.py     what an index finds, against exact search, and what it costs
+      tuning.py          the tables that find the most for their time
       metrics.py         P@k, nDCG@k, PSP@k, R@k
       data/              readers, cache, synthetic data, batches
       config.py          frozen dataclasses, TOML

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -205,9 +206,9 @@ def tune(
 ) -> TuningResult:
     """Search for the hash tables, the policy and the budget that suit a layer.
 
-    Every family starts with its default `k`; those that cannot keep up drop out; the others are tried with other values
-    of `k`, then those on the frontier with buckets of limited capacity. Tables are built once for the most tables asked
-    for: the first few of them are what fewer would be.
+    Every family starts with its default `k`; those that cannot keep up drop out; the others go on to smaller and larger
+    values as long as these reach the frontier. Last, what is on the frontier is tried with buckets of limited capacity.
+    Tables are built once for the most tables asked for: the first few of them are what fewer would be.
 
     Parameters
     ----------
@@ -228,7 +229,7 @@ def tune(
     queries_per_rebuild : int, optional
         Queries between two rebuilds, over which the time of one is spread; by default it costs nothing.
     time_limit : float
-        Seconds; no setting is started after that.
+        Seconds; the search ends with the measurement that passes them.
     max_queries : int
         Use so many of the queries, drawn at random.
     seed : int
@@ -264,11 +265,12 @@ def tune(
     )
     done: list[Measurement] = []
     complete = True
-    for config in _search(table, families, max(tables), seed, done):
-        if done and time.perf_counter() - start > time_limit:
+    trials = _search(table, families, max(tables), seed, done)
+    for one in itertools.chain.from_iterable(map(trial.measure, trials)):
+        done.append(one)
+        if time.perf_counter() - start > time_limit:
             complete = False
             break
-        done.extend(trial.measure(config))
     if not done:
         raise ConfigError(f"no family of {', '.join(families)} fits vectors of {table.dim} dimensions")
     points = frontier(done)
@@ -314,13 +316,16 @@ def _search(table: RowTable, families, l: int, seed: int, done: list[Measurement
         if config is not None:
             starts[family] = config
             yield config
-    alive = [family for family in starts if _keeps_up(family, done)]
-    # Fewer codes find more and read more; where it pays is anybody's guess, so that way the search goes farther.
-    for step, family in itertools.product((-1, 1, -2, -3, -4), alive):
-        k = starts[family].k + step * (SIMHASH_STEP if family == "simhash" else 1)
-        config = fitting(dataclasses.replace(starts[family], k=k)) if 1 <= k <= 32 else None
+    # Fewer codes find more and read more, further codes the opposite: each way as long as it leads to the frontier.
+    going = deque((starts[family], way) for way in (-1, 1) for family in starts if _keeps_up(family, done))
+    while going:
+        last, way = going.popleft()
+        k = last.k + way * (SIMHASH_STEP if last.family == "simhash" else 1)
+        config = fitting(dataclasses.replace(last, k=k)) if 1 <= k <= 32 else None
         if config is not None:
             yield config
+            if any((one.lsh.family, one.lsh.k) == (config.family, k) for one in frontier(done)):
+                going.append((config, way))
     for config in dict.fromkeys(dataclasses.replace(one.lsh, l=l) for one in frontier(done)):
         hasher = make_hasher(config, table.dim, table.n_rows, np.random.default_rng(seed))
         yield dataclasses.replace(config, capacity=max(1, CAPACITY * table.n_rows >> hasher.bucket_bits))
