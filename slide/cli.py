@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from slide.commands import SETTINGS, ZERO_BASED, evaluate, find_setting, info, predict, train
+from slide.commands import SETTINGS, ZERO_BASED, evaluate, find_setting, info, predict, train, tune
 from slide.config import CANDIDATES, RunConfig, to_dict
 from slide.console import logging_to_stderr
 from slide.data.readers import FORMATS
@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if args.run is train and args.test is not None and args.train is None:
         parser.error("--test needs the training data too: slide train TRAIN --test FILE")
+    if args.run is info and args.index and args.model is None:
+        parser.error("--index needs a saved network: slide info MODEL --index")
     try:
         with logging_to_stderr():
             status = args.run(args)
@@ -97,6 +99,7 @@ def _parser():
     _add_evaluate(commands)
     _add_predict(commands)
     _add_info(commands)
+    _add_tune(commands)
     return parser
 
 
@@ -185,7 +188,39 @@ def _add_predict(commands):
 def _add_info(commands):
     parser = _add_command(commands, info, "describe a saved network or, without one, this installation")
     parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="folder of a saved network")
+    index = parser.add_argument_group("hash tables")
+    index.add_argument("--index", action="store_true", help="build the hash tables and measure what they find")
+    index.add_argument("--data", metavar="FILE", type=Path, help="points to look up; random ones without it")
+    _add_top(index)
+    _add_reading(index)
+    _add_threads(index)
     _add_json(parser)
+
+
+def _add_tune(commands):
+    parser = _add_command(
+        commands,
+        tune,
+        "search for the hash tables that suit a saved network",
+        "Search for the hash family, the numbers of codes and tables, the sampling policy and the budget that find the "
+        "most of a layer's best neurons for their time, and print the settings to train with.",
+    )
+    parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a saved network")
+    parser.add_argument("data", metavar="DATA", type=Path, help="points to look up, such as the training data")
+    parser.add_argument("--layer", metavar="NAME", default="output", help="output, hidden.0, hidden.1, ...")
+    parser.add_argument("--time", metavar="S", type=float, default=60.0, help="seconds to search for")
+    parser.add_argument(
+        "--recall", metavar="X", type=float, default=0.9, help="share of the best neurons that should be found"
+    )
+    parser.add_argument("--toml", metavar="FILE", type=Path, help="write the settings there")
+    _add_top(parser)
+    _add_reading(parser)
+    _add_threads(parser)
+    _add_json(parser)
+
+
+def _add_top(parser):
+    parser.add_argument("--top", metavar="N", type=_positive, default=10, help="best neurons to be found for a point")
 
 
 def _add_reading(parser):

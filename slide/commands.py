@@ -22,13 +22,15 @@ from contextlib import contextmanager
 import numpy as np
 import psutil
 import tomli_w
+from scipy.sparse import csr_matrix, random_array
 
-from slide import checkpoint, metrics
+from slide import checkpoint, metrics, tuning
 from slide.config import RunConfig, from_dict, to_dict
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import DataError, load, make_extreme
 from slide.data.readers import detect_format
 from slide.info import config_facts, show_config
+from slide.layers import InputLayer
 from slide.network import Network
 from slide.training import Progress
 
@@ -37,6 +39,12 @@ KS = (1, 3, 5)
 
 PREDICT_BLOCK = 4096
 """Points predicted and written at a time."""
+
+QUERIES = 256
+"""Points on which hash tables are measured."""
+
+RANDOM_FEATURES = 32
+"""Features of a random point."""
 
 SYNTHETIC = {
     "n_points": 150_000,
@@ -169,6 +177,8 @@ def info(args: argparse.Namespace) -> int:
         else:
             show_config()
         return 0
+    if args.index:
+        return _info_index(args)
     about = checkpoint.describe(args.model)
     try:
         units = [layer["units"] for layer in about["config"]["hidden"]]
@@ -201,6 +211,89 @@ def info(args: argparse.Namespace) -> int:
                 print(f"  {name + ':':20}{_plain(value)}")
     print(f"Settings\n{textwrap.indent(settings, '  ')}", end="")
     return 0
+
+
+def _info_index(args):
+    """Describe the hash tables of a saved network's layers."""
+    network = Network.load(args.model, threads=args.threads)
+    X, source = _queries(network, args)
+    reports = {}
+    for (name, layer), signal in zip(_layers(network).items(), network.layer_inputs(X), strict=True):
+        layer.make_index()
+        if layer.index is not None:
+            layer.index.rebuild(network.step, network.threads)
+            reports[name] = layer.index.diagnose(
+                signal, budget=layer.config.budget, top=args.top, num_threads=network.threads
+            )
+    if args.json:
+        print(as_json({"queries": source, "layers": {name: report.to_dict() for name, report in reports.items()}}))
+        return 0
+    print(f"Queries: {source}")
+    for name, report in reports.items():
+        print(f"Hash tables of layer {name}\n{textwrap.indent(str(report), '  ')}")
+    if not reports:
+        print("No layer of this network has hash tables.")
+    return 0
+
+
+def tune(args: argparse.Namespace) -> int:
+    """Search for a saved network's best hash tables; print what was found and how to configure it."""
+    network = Network.load(args.model, threads=args.threads)
+    layers = _layers(network)
+    if args.layer not in layers:
+        raise ValueError(f"the network has the layers {', '.join(layers)}; there is none named {args.layer!r}")
+    layer = layers[args.layer]
+    if isinstance(layer, InputLayer):
+        raise ValueError(f"the rows of layer {args.layer} are features: it computes every unit and has no use for tables")
+    X, source = _queries(network, args)
+    log.info("tuning layer %s on %s for at most %g s", args.layer, source, args.time)
+    result = tuning.tune(
+        layer,
+        network.layer_inputs(X)[list(layers).index(args.layer)],
+        top=args.top,
+        recall_target=args.recall,
+        time_limit=args.time,
+        num_threads=network.threads,
+    )
+    section = tomli_w.dumps({"network": _tuned(network.config, args.layer, result.settings())})
+    if args.toml is not None:
+        args.toml.write_text(section, encoding="utf-8")
+    if args.json:
+        print(as_json({"layer": args.layer, **result.to_dict(), "settings": result.settings()}))
+    elif args.toml is None:
+        print(f"{result}\n\n{section}", end="")
+    else:
+        print(result)
+    return 0
+
+
+def _layers(network):
+    """All layers by name, from the features upward."""
+    return {**{layer.name: layer for layer in network.hidden}, "output": network.output}
+
+
+def _tuned(config, name, settings):
+    """The part of the network's configuration that has a layer's new settings: of hidden layers, all of them."""
+    if name == "output":
+        return {"output": settings}
+    hidden = [to_dict(layer) for layer in config.hidden]
+    hidden[int(name.removeprefix("hidden."))].update(settings)
+    return {"hidden": hidden}
+
+
+def _queries(network, args):
+    """Points that look neurons up, and a description of them."""
+    rng = np.random.default_rng(network.config.seed)
+    if args.data is None:
+        shape = (QUERIES, network.n_features)
+        # A point has RANDOM_FEATURES of them, on average.
+        X = random_array(shape, density=min(1.0, RANDOM_FEATURES / shape[1]), rng=rng, format="csr", dtype=np.float32)
+        return csr_matrix(X), f"{QUERIES} random points, which need not resemble real ones; --data FILE takes those"
+    data = _load_as(args.data, args, network.n_features, None, "the model")
+    if not data.n_points:
+        raise DataError(f"{args.data} has no points")
+    rows = np.sort(rng.permutation(data.n_points)[:QUERIES])
+    return data.X[rows], f"{len(rows)} points of {args.data}"
 
 
 def _plain(value):

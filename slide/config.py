@@ -136,6 +136,23 @@ class LSHConfig:
         _integer(self, "capacity", 1, 2**31 - 1, optional=True)
         _choice(self, "insertion", ("fifo", "reservoir"))
 
+    @classmethod
+    def auto(cls, weights, queries, **options):
+        """Return the tables that find the most for their time among these neurons; see `slide.tuning.tune`.
+
+        Parameters
+        ----------
+        weights : float32 array [n, dim]
+            The neurons; or their layer.
+        queries : float32 array [n, dim]
+            What the layer reads, such as hidden vectors of training points.
+        **options
+            Of `slide.tuning.tune`, which also returns the policy and the budget that go with the tables.
+        """
+        from slide.tuning import tune
+
+        return tune(weights, queries, **options).choice.lsh
+
 
 @dataclass(frozen=True)
 class SamplingConfig:

@@ -6,6 +6,8 @@ Owns the hash functions, the tables and the schedule by which the tables follow 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from slide.kernels import dtypes, tables
 from slide.kernels.rows import RowTable
 from slide.policies import Query, make_policy
 from slide.schedule import RehashSchedule
+
+if TYPE_CHECKING:
+    from slide.diagnostics import IndexDiagnosis
 
 DRIFT_SAMPLE = 1024
 """Neurons whose bucket indices are looked at to measure drift."""
@@ -217,6 +222,20 @@ class NeuronIndex:
             num_threads,
         )
         self._policy(query, self.sampling)
+
+    def diagnose(
+        self,
+        queries,
+        *,
+        budget: int,
+        budgets: Sequence[int] | None = None,
+        top: int = 10,
+        num_threads: int = 1,
+    ) -> IndexDiagnosis:
+        """Measure recall, occupancy, drift and cost on some queries; see `slide.diagnostics.diagnose`."""
+        from slide import diagnostics
+
+        return diagnostics.diagnose(self, queries, budget=budget, budgets=budgets, top=top, num_threads=num_threads)
 
     def statistics(self) -> dict:
         """Return a dict that describes the tables: family, k, l, buckets, occupancy, overflow, rebuilds and their time.

@@ -283,6 +283,33 @@ class Network:
                 exact_topk(self.output.table, signal.dense, ptr, banned, ids[block], scores[block], self.threads)
         return ids, scores
 
+    def layer_inputs(self, X: csr_matrix) -> list[Signal]:
+        """Return what each layer reads for some points: the features, then every hidden layer's output, all computed.
+
+        Parameters
+        ----------
+        X : sparse or dense matrix, shape (n, n_features)
+            A few thousand points at most: their hidden vectors are all in memory.
+
+        Returns
+        -------
+        list of Signal
+            In the order of ``(*network.hidden, network.output)``.
+
+        Raises
+        ------
+        DataError, ValueError
+            As ``predict`` does.
+        """
+        X = self._features(X)
+        n = X.shape[0]
+        reader = BatchReader(X, None, max(n, 1), normalize=self.config.normalize)
+        signals = [_features_of(reader.read(np.arange(n, dtype=dtypes.OFFSET)))]
+        with one_blas_thread():
+            for layer in self.hidden:
+                signals.append(layer.predict(signals[-1], self.threads))
+        return signals
+
     def evaluate(
         self,
         X: csr_matrix,

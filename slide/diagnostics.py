@@ -1,0 +1,465 @@
+"""How well a layer's hash tables find what the layer would compute: recall against exact search, occupancy, cost.
+
+`diagnose`, which ``NeuronIndex.diagnose`` calls, makes an `IndexDiagnosis` from a sample of queries. What it is made of
+(`exact_top`, `draw`, `recall`) serves `slide.tuning` too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from slide.config import SamplingConfig
+from slide.families import HashFamily
+from slide.index import NeuronIndex
+from slide.kernels import dtypes, hashing, tables
+from slide.kernels.dense import exact_topk
+from slide.kernels.rows import RowTable
+from slide.network import one_blas_thread
+from slide.policies import Query, make_policy
+from slide.signals import Runs, Signal
+
+REPEATS = 3
+"""Times a measurement of speed is taken; the fastest counts."""
+
+BLOCK_IDS = 1 << 24
+"""Candidates in memory at a time, where every bucket of every query is read."""
+
+CODES_TRIED = 1 << 22
+"""Combinations of hash codes looked at before the search for unreachable buckets is given up."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What the queries retrieve.
+
+    Attributes
+    ----------
+    budget : int or None
+        Neurons a query may take; None where it takes everything that its buckets hold.
+    recall : float
+        Share of the exact top neurons that are among them.
+    mean, p5, p95 : float
+        Neurons retrieved: mean and percentiles over the queries.
+    microseconds : float
+        Time of a query, its hashing not counted.
+    """
+
+    budget: int | None
+    recall: float
+    mean: float
+    p5: float
+    p95: float
+    microseconds: float
+
+
+@dataclass(frozen=True)
+class IndexDiagnosis:
+    """The state of one layer's hash tables; ``str()`` of it is a report.
+
+    Attributes
+    ----------
+    family, policy : str
+    k, l : int
+        Codes in a bucket index; tables.
+    neurons, dim, buckets : int
+        Rows of the layer's table, their dimension, buckets of a hash table.
+    queries, top, threads : int
+        Queries measured; exact neurons to be found for each; threads that all times are measured on.
+    chosen : Retrieval
+        At the layer's budget.
+    budgets : tuple of Retrieval
+        At other budgets, ascending.
+    found : Retrieval
+        What all tables hold together: the most that any policy could retrieve.
+    occupancy : tuple of int
+        Buckets by size: entry 0 counts the empty ones, entry i those with ``2**(i - 1)`` to ``2**i - 1`` neurons.
+    empty : float
+        Share of empty buckets.
+    dropped : float
+        Share of neurons that a table turned away because their bucket was full.
+    unreachable : int or None
+        Buckets of a table that no combination of hash codes leads to; None if that is not known.
+    drift : float
+        Share of bucket indices that the weights have left since the tables were built.
+    hash_microseconds : float
+        Time to hash a query.
+    rebuild_ms : float
+        Time to hash all neurons and to build all tables.
+    table_bytes : int
+    """
+
+    family: str
+    policy: str
+    k: int
+    l: int  # noqa: E741
+    neurons: int
+    dim: int
+    buckets: int
+    queries: int
+    top: int
+    threads: int
+    chosen: Retrieval
+    budgets: tuple[Retrieval, ...]
+    found: Retrieval
+    occupancy: tuple[int, ...]
+    empty: float
+    dropped: float
+    unreachable: int | None
+    drift: float
+    hash_microseconds: float
+    rebuild_ms: float
+    table_bytes: int
+
+    def to_dict(self) -> dict:
+        """Return the fields as plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        unreachable = "unknown" if self.unreachable is None else f"{self.unreachable:,}"
+        facts = {
+            "tables": f"{self.l} of {self.buckets:,} buckets, {self.family} with k = {self.k}, "
+            f"{self.table_bytes / 2**20:,.1f} MiB",
+            "neurons": f"{self.neurons:,} of {self.dim:,} dimensions",
+            "buckets": f"{self.empty:.1%} empty, {unreachable} unreachable; by size: {self._sizes()}",
+            "dropped": f"{self.dropped:.2%} of the neurons, by full buckets",
+            "drift": f"{self.drift:.2%} of the bucket indices since the last rebuild",
+            "rebuild": f"{self.rebuild_ms:,.1f} ms",
+            "hashing": f"{self.hash_microseconds:,.1f} us a query",
+        }
+        head = ("budget", f"recall@{self.top}", "neurons", "p5", "p95", "us a query", "")
+        lines = [f"{name + ':':10}{text}" for name, text in facts.items()]
+        lines.append(f"policy:   {self.policy}; {self.queries:,} queries, times on {self.threads} threads")
+        lines.append(_columns(head))
+        for point in sorted((self.chosen, *self.budgets), key=lambda point: point.budget):
+            lines.append(_columns((f"{point.budget:,}", *_cells(point), "<- layer" if point is self.chosen else "")))
+        lines.append(_columns(("all found", *_cells(self.found), "")))
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _sizes(self):
+        # A class begins at a power of two and ends below the next.
+        return ", ".join(f"{1 << i >> 1:,}+: {count:,}" for i, count in enumerate(self.occupancy) if count and i)
+
+
+def _columns(cells):
+    *numbers, note = cells
+    return "".join(cell.rjust(12) for cell in numbers) + f"  {note}"
+
+
+def _cells(point):
+    counts = (f"{value:,.0f}" for value in (point.mean, point.p5, point.p95))
+    return (f"{point.recall:.1%}", *counts, f"{point.microseconds:,.1f}")
+
+
+def diagnose(
+    index: NeuronIndex,
+    queries: Signal | np.ndarray,
+    *,
+    budget: int,
+    budgets: Sequence[int] | None = None,
+    top: int = 10,
+    num_threads: int = 1,
+) -> IndexDiagnosis:
+    """Measure how an index serves some queries. The index is not changed; room for a second set of tables is needed.
+
+    Parameters
+    ----------
+    index : NeuronIndex
+        Its tables have been built.
+    queries : Signal or float32 array [n, dim]
+        What the layer reads: a few hundred hidden vectors do.
+    budget : int
+        Neurons a query may take: the layer's.
+    budgets : sequence of int, optional
+        Others to measure; by default from an eighth of `budget` to eight times as many.
+    top : int
+        The exact best neurons, by inner product and bias, that are to be found.
+    num_threads : int
+
+    Raises
+    ------
+    RuntimeError
+        The tables were never built.
+    ValueError
+        There are no queries, they do not fit, or a number is not positive.
+    """
+    if not index.rebuilds:
+        raise RuntimeError("the hash tables were not built yet; call rebuild() first")
+    neurons = index.table.n_rows
+    signal = as_signal(queries, index.table)
+    budget = min(budget, neurons)
+    if budgets is None:
+        budgets = [budget * 2**i // 8 for i in range(7)]
+    budgets = sorted({min(other, neurons) for other in budgets} - {0, budget})
+    if min(budget, top, *budgets) < 1:
+        raise ValueError(f"budgets and top must be positive, got {budget}, {budgets} and {top}")
+    exact = exact_top(index.table, signal, min(top, neurons), num_threads)
+    codes = index.hash(signal, num_threads)
+
+    def retrieval(budget):
+        found = draw(index, codes, index.sampling, budget, num_threads, repeats=REPEATS)
+        return _retrieval(budget, recall(found, exact), found.counts, found.seconds)
+
+    sizes = np.diff(index.offsets, axis=1)
+    drift, rebuild_seconds = _rebuild_aside(index, num_threads)
+    return IndexDiagnosis(
+        family=index.lsh.family,
+        policy=index.sampling.policy,
+        k=index.hasher.k,
+        l=index.hasher.l,
+        neurons=neurons,
+        dim=index.table.dim,
+        buckets=sizes.shape[1],
+        queries=len(exact),
+        top=exact.shape[1],
+        threads=num_threads,
+        chosen=retrieval(budget),
+        budgets=tuple(retrieval(other) for other in budgets),
+        found=_everything(index, codes, exact, num_threads),
+        occupancy=tuple(np.bincount(np.frexp(sizes.ravel())[1]).tolist()),
+        empty=float(np.mean(sizes == 0)),
+        dropped=index.statistics()["overflow"],
+        unreachable=unreachable_buckets(index.hasher),
+        drift=drift,
+        hash_microseconds=1e6 * fastest(lambda: index.hash(signal, num_threads)) / len(exact),
+        rebuild_ms=1e3 * rebuild_seconds,
+        table_bytes=index.codes.nbytes + index.offsets.nbytes + index.ids.nbytes,
+    )
+
+
+class Draws(NamedTuple):
+    """Active sets, and the time it took to draw all of them.
+
+    Attributes
+    ----------
+    ids : int32 array [queries, budget]
+        A query's neurons, then -1.
+    counts : int64 array [queries]
+    seconds : float
+    """
+
+    ids: np.ndarray
+    counts: np.ndarray
+    seconds: float
+
+
+def draw(
+    index: NeuronIndex,
+    codes: np.ndarray,
+    sampling: SamplingConfig,
+    budget: int,
+    num_threads: int,
+    *,
+    l: int | None = None,  # noqa: E741
+    repeats: int = 1,
+) -> Draws:
+    """Draw the active sets of queries without labels.
+
+    Parameters
+    ----------
+    index : NeuronIndex
+    codes : uint32 array [l, queries]
+        From ``index.hash``.
+    sampling : SamplingConfig
+        The policy, which need not be the index's own.
+    budget : int
+    num_threads : int
+    l : int, optional
+        Use only so many of the tables.
+    repeats : int
+        Draw so many times; the fastest counts.
+    """
+    l = index.hasher.l if l is None else l  # noqa: E741
+    n, capacity = codes.shape[1], min(budget, index.table.n_rows)
+    ids, counts = np.empty((n, capacity), dtypes.INDEX), np.zeros(n, dtypes.OFFSET)
+    query = Query(
+        codes[:l],
+        index.offsets[:l],
+        index.ids[:l],
+        index.table.n_rows,
+        np.zeros(n + 1, dtypes.OFFSET),
+        np.zeros(0, dtypes.INDEX),
+        capacity,
+        index.seed,
+        0,
+        ids,
+        counts,
+        num_threads,
+    )
+    policy = make_policy(sampling)
+    seconds = fastest(lambda: policy(query, sampling), repeats)
+    ids[np.arange(capacity) >= counts[:, None]] = -1
+    return Draws(ids, counts, seconds)
+
+
+def recall(draws: Draws, exact: np.ndarray) -> float:
+    """Return the share of the exact top neurons that are in the active sets.
+
+    Parameters
+    ----------
+    draws : Draws
+    exact : int32 array [queries, k]
+    """
+    return float(_hits(draws.ids, exact).mean())
+
+
+def _hits(ids, exact):
+    """Boolean [queries, k]: which of the exact neurons are among a query's."""
+    return np.stack([(ids == column[:, None]).any(axis=1) for column in exact.T], axis=1)
+
+
+def exact_top(table: RowTable, signal: Signal, k: int, num_threads: int) -> np.ndarray:
+    """Return the `k` neurons of the highest logits for every query, an int32 array [queries, k], best first.
+
+    Parameters
+    ----------
+    table : RowTable
+    signal : Signal
+    k : int
+        At most the number of neurons.
+    num_threads : int
+    """
+    if signal.dense is None:
+        columns = signal.columns
+        indptr = np.append(columns.begin, columns.end[-1:])
+        features = csr_matrix((signal.values, columns.flat, indptr), shape=(len(columns.begin), table.dim))
+        logits = features @ table.weights.T + table.bias
+        return np.argsort(-logits, axis=1, kind="stable")[:, :k].astype(dtypes.INDEX)
+    n = len(signal.dense)
+    ids, scores = np.empty((n, k), dtypes.INDEX), np.empty((n, k), dtypes.VALUE)
+    nobody = np.zeros(0, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
+    with one_blas_thread():
+        exact_topk(table, signal.dense, *nobody, ids, scores, num_threads)
+    return ids
+
+
+def as_signal(queries: Signal | np.ndarray, table: RowTable) -> Signal:
+    """Return queries as a layer reads them.
+
+    Parameters
+    ----------
+    queries : Signal or float32 array [n, dim]
+    table : RowTable
+        The layer's.
+
+    Raises
+    ------
+    ValueError
+        There are none, or they are of another dimension.
+    """
+    if isinstance(queries, Signal):
+        n = len(queries.columns.begin) if queries.dense is None else len(queries.dense)
+        signal = queries
+    else:
+        queries = np.asarray(queries, dtypes.VALUE)
+        if queries.ndim != 2 or queries.shape[1] not in (table.dim, table.padded_dim):
+            raise ValueError(f"queries must be [n, {table.dim}], got {list(queries.shape)}")
+        n = len(queries)
+        padded = np.zeros((n, table.padded_dim), dtypes.VALUE)
+        padded[:, : table.dim] = queries[:, : table.dim]
+        signal = Signal(padded, None, None)
+    if not n:
+        raise ValueError("there are no queries to measure with")
+    return signal
+
+
+def take(signal: Signal, rows: np.ndarray) -> Signal:
+    """Return some of a signal's samples.
+
+    Parameters
+    ----------
+    signal : Signal
+    rows : int array
+    """
+    if signal.dense is not None:
+        return Signal(np.ascontiguousarray(signal.dense[rows]), None, None)
+    columns = signal.columns
+    some = Runs(columns.flat, columns.begin[rows], columns.end[rows])
+    _, places = some.places()
+    ends = np.cumsum(some.lengths)
+    runs = Runs(columns.flat[places], ends - some.lengths, ends)
+    return Signal(None, runs, signal.values[places])
+
+
+def fastest(function: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Return the seconds that a function takes, the least of some calls: what disturbs a call only slows it down."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def unreachable_buckets(hasher: HashFamily) -> int | None:
+    """Return how many buckets of a table no combination of hash codes leads to, or None if that is not known.
+
+    Combinations are tried until every bucket was reached, or there are no more. Nothing is known of a family that does
+    not say how many values its codes have, or if `CODES_TRIED` are not enough.
+
+    Parameters
+    ----------
+    hasher : HashFamily
+    """
+    radix = getattr(hasher, "radix", getattr(hasher, "n_codes", None))
+    if radix is None:
+        return None
+    combiner = hashing.CodeCombiner(hasher.k, 1, radix, hasher.bucket_bits)
+    reached = np.zeros(1 << hasher.bucket_bits, bool)
+    total, block = radix**hasher.k, 1 << 16
+    weights = radix ** np.arange(hasher.k - 1, -1, -1, dtype=np.int64)
+    for first in range(0, min(total, CODES_TRIED), block):
+        numbers = np.arange(first, min(first + block, total))
+        codes = (numbers[:, None] // weights % radix).astype(dtypes.INDEX)
+        buckets = np.empty((1, len(numbers)), dtypes.CODE)
+        combiner.combine(codes, buckets)
+        reached[buckets[0]] = True
+        if reached.all():
+            return 0
+    return int(np.count_nonzero(~reached)) if total <= CODES_TRIED else None
+
+
+def _retrieval(budget, share, counts, seconds):
+    p5, p95 = np.percentile(counts, (5, 95))
+    return Retrieval(budget, share, float(counts.mean()), float(p5), float(p95), 1e6 * seconds / len(counts))
+
+
+def _everything(index, codes, exact, num_threads):
+    """What the queries' buckets hold in all tables."""
+    rows = np.arange(index.hasher.l)[:, None]
+    most = int((index.offsets[rows, codes + 1] - index.offsets[rows, codes]).sum(axis=0).max())
+    budget = max(1, min(most, index.table.n_rows))
+    size = max(1, BLOCK_IDS // budget)
+    every = SamplingConfig(policy="topk")
+    counts, hits, seconds = [], [], 0.0
+    for first in range(0, len(exact), size):
+        block = np.ascontiguousarray(codes[:, first : first + size])
+        found = draw(index, block, every, budget, num_threads)
+        counts.append(found.counts)
+        hits.append(_hits(found.ids, exact[first : first + size]))
+        seconds += found.seconds
+    return _retrieval(None, float(np.concatenate(hits).mean()), np.concatenate(counts), seconds)
+
+
+def _rebuild_aside(index, num_threads):
+    """Build the tables of today's weights elsewhere; return the share of changed bucket indices and the seconds."""
+    codes, offsets, ids = (np.empty_like(array) for array in (index.codes, index.offsets, index.ids))
+    start = time.perf_counter()
+    index.hasher.hash(index.table.weights, codes, num_threads)
+    tables.build(
+        codes,
+        offsets,
+        ids,
+        num_threads,
+        capacity=index.lsh.capacity or 0,
+        reservoir=index.lsh.insertion == "reservoir",
+        seed=index.seed,
+    )
+    seconds = time.perf_counter() - start
+    return float(np.mean(codes != index.codes)), seconds
