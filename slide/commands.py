@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import operator
 import os
@@ -27,10 +28,7 @@ from slide.config import RunConfig, from_dict, to_dict
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import DataError, load, make_extreme
 from slide.data.readers import detect_format
-from slide.families import FAMILIES
-from slide.index import NeuronIndex
 from slide.info import config_facts, show_config
-from slide.kernels.rows import RowTable
 from slide.network import Network
 from slide.training import Progress
 
@@ -112,7 +110,7 @@ def train(args: argparse.Namespace) -> int:
     else:
         print(
             f"{history.batches:,} batches in {history.train_seconds:.1f} s, "
-            f"{history.ms_per_batch:.2f} ms each; "
+            f"{history.ms_per_batch:.2f} ms each, {history.rehash_share:.0%} of it rehashing; "
             f"{history.active_per_sample:,.0f} of {network.n_labels:,} outputs active for a sample"
         )
         if quality:
@@ -224,8 +222,15 @@ def _run_config(args):
         value = getattr(args, option)
         if value is not None:
             section, name = find_setting(values, path)
-            section[name] = value
+            section[name] = _with_units(section[name], value) if option == "hidden" else value
     return from_dict(RunConfig, values)
+
+
+def _with_units(layers, units):
+    """The hidden layers with these numbers of units; default ones if there are not as many layers as numbers."""
+    if len(layers) != len(units):
+        layers = [{}] * len(units)
+    return [{**layer, "units": n} for layer, n in zip(layers, units, strict=True)]
 
 
 def find_setting(values: dict, path: str) -> tuple[dict, str]:
@@ -318,6 +323,7 @@ def _training_report(network, history, progress, quality, popular, path):
         "popular": popular,
         "train_seconds": history.train_seconds,
         "ms_per_batch": history.ms_per_batch,
+        "rehash_share": history.rehash_share,
         "samples_per_second": progress.samples / history.train_seconds,
         "active_per_sample": history.active_per_sample,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,

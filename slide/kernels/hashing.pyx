@@ -43,13 +43,15 @@ cdef class _Coded:
         if k < 1 or l < 1 or radix < 1:
             raise ValueError(f"k, l and the values of a code must be positive, got {k}, {l} and {radix}")
         cdef uint64_t total = 1
-        cdef int bits = 0, i
-        for i in range(k):
+        cdef int bits = 0, _i
+        for _i in range(k):
             if total * <uint64_t>radix > <uint64_t>1 << 32:
                 raise ValueError(f"k codes of {radix} values must fit 32 bits, got k = {k}")
             total *= radix
         while total >> (bits + 1):
             bits += 1
+        if radix > <int64_t>1 << 31:
+            raise ValueError(f"a code must have at most 2**31 values, got {radix}")
         if not 1 <= bucket_bits <= 30:
             raise ValueError(f"bucket_bits must be between 1 and 30, got {bucket_bits}")
         self.shape.k = k
@@ -169,10 +171,10 @@ cdef class _BlockHasher(_Coded):
         cdef int64_t size = index.shape[1]
         self._set_dim(dim)
         _check_width(width)
+        _check_bins(index, <int64_t>k * l, dim)
         if size % min(size, 1 << width):
             raise ValueError(f"2**width must divide the bin size, {size}, or be no smaller, got a width of {width}")
         self._set_shape(k, l, min(size, 1 << width), bucket_bits)
-        _check_bins(index, k * l, dim)
         # Equal coordinates, such as zeros, go to the lower one and so, over the bins, to all places alike.
         order = np.argsort(index, axis=1)
         self._set_bins(np.take_along_axis(np.asarray(index), order, axis=1), order % self.shape.radix)
@@ -527,14 +529,14 @@ cdef class MinHash(_BlockHasher):
         self._set_dim(dim)
         _check_width(width)
         self._set_shape(k, l, 1 << width, bucket_bits)
-        _check_bins(index, k * l, dim)
+        _check_bins(index, <int64_t>k * l, dim)
         if top < 1:
             raise ValueError(f"top must be positive, got {top}")
         labels = np.empty((index.shape[0], index.shape[1]), np.int32)
         cdef int32_t[:, ::1] label = labels
         for bin in range(index.shape[0]):
             for i in range(index.shape[1]):
-                # The bin is negative here so that no label shares its key with a borrower's attempt.
+                # ~bin, not bin, so that no label shares its key with a borrower's attempt.
                 label[bin, i] = slide_key(seed, <uint64_t>~bin, i) & ((1u << width) - 1)
         self._set_bins(index, labels)
         self.kind = _MINHASH
@@ -555,8 +557,8 @@ def _check_bins(index, bins, dim):
 
 
 def _check_width(width):
-    if not 1 <= width <= 32:
-        raise ValueError(f"the code width must be from 1 to 32, got {width}")
+    if not 1 <= width <= 30:
+        raise ValueError(f"the code width must be from 1 to 30, got {width}")
 
 
 def _terms_by_coordinate(index, ptr, dim):
