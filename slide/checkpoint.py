@@ -1,9 +1,9 @@
 """Saved networks: a folder of arrays (NumPy's .npy) and one JSON file, never a pickle.
 
 ``network.json`` has the format's version, the sizes, the configuration and what is good to know without loading; beside
-it stand ``hidden.0.weights.npy``, ``output.weights.npy``, ``output.bias.npy`` and so on, one for each entry of the layers'
-``state()``. A folder is written under another name and renamed when it is complete, so that a reader never finds half
-of one.
+it stand ``hidden.0.weights.npy``, ``output.weights.npy``, ``output.bias.npy`` and so on, one for each entry of the
+layers' ``state()``. A folder is written under another name and renamed when it is complete, so that a reader never
+finds half of one.
 """
 
 from __future__ import annotations
@@ -207,4 +207,6 @@ def _check_sizes(path, n_features, n_labels, config):
         needed = rows * columns * 4
         found = file.stat().st_size if file.is_file() else 0
         if found < needed or rows < 1:
-            raise CheckpointError(f"{file}: {needed:,} bytes expected for {rows:,} x {columns:,} weights, found {found:,}")
+            raise CheckpointError(
+                f"{file}: {needed:,} bytes expected for {rows:,} x {columns:,} weights, found {found:,}"
+            )

@@ -70,7 +70,10 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
         if action.dest in SETTINGS:
             section, name = find_setting(to_dict(RunConfig()), SETTINGS[action.dest])
-            return f"{action.help} (default: {section.get(name, 'none')})"
+            value = section.get(name, "none")
+            if isinstance(value, list):
+                value = ",".join(str(layer["units"]) for layer in value)
+            return f"{action.help} (default: {value})"
         if action.default is None or action.default is False:
             return action.help
         return super()._get_help_string(action)
@@ -82,8 +85,12 @@ def _positive(text):
     return int(text)
 
 
+def _list(text):
+    return tuple(_positive(part) for part in text.split(","))
+
+
 def _depths(text):
-    return tuple(sorted({_positive(part) for part in text.split(",")}))
+    return tuple(sorted(set(_list(text))))
 
 
 def _parser():
@@ -146,7 +153,9 @@ def _add_train(commands):
     settings.add_argument("--batch-size", metavar="N", type=int, help="points of a batch")
     settings.add_argument("--max-batches", metavar="N", type=int, help="end after so many batches")
     settings.add_argument("--lr", metavar="X", type=float, help="learning rate")
-    settings.add_argument("--hidden", metavar="N", type=int, help="hidden units")
+    settings.add_argument(
+        "--hidden", metavar="N[,N...]", type=_list, help="units of each hidden layer, from the features upward"
+    )
     settings.add_argument("--candidates", choices=CANDIDATES, help="which output neurons a sample computes")
     settings.add_argument(
         "--budget", metavar="N", type=int, help="neurons a sample takes from the hash tables"

@@ -118,7 +118,7 @@ def train(args: argparse.Namespace) -> int:
     else:
         print(
             f"{history.batches:,} batches in {history.train_seconds:.1f} s, "
-            f"{history.ms_per_batch:.2f} ms each; "
+            f"{history.ms_per_batch:.2f} ms each, {history.rehash_share:.0%} of it rehashing; "
             f"{history.active_per_sample:,.0f} of {network.n_labels:,} outputs active for a sample"
         )
         if quality:
@@ -315,8 +315,15 @@ def _run_config(args):
         value = getattr(args, option)
         if value is not None:
             section, name = find_setting(values, path)
-            section[name] = value
+            section[name] = _with_units(section[name], value) if option == "hidden" else value
     return from_dict(RunConfig, values)
+
+
+def _with_units(layers, units):
+    """The hidden layers with these numbers of units; default ones if there are not as many layers as numbers."""
+    if len(layers) != len(units):
+        layers = [{}] * len(units)
+    return [{**layer, "units": n} for layer, n in zip(layers, units, strict=True)]
 
 
 def find_setting(values: dict, path: str) -> tuple[dict, str]:
@@ -409,6 +416,7 @@ def _training_report(network, history, progress, quality, popular, path):
         "popular": popular,
         "train_seconds": history.train_seconds,
         "ms_per_batch": history.ms_per_batch,
+        "rehash_share": history.rehash_share,
         "samples_per_second": progress.samples / history.train_seconds,
         "active_per_sample": history.active_per_sample,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,

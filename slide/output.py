@@ -42,12 +42,6 @@ class OutputStats:
     active: float
 
 
-def _places_in_sample(batch):
-    """Where each label stands among its own sample's labels."""
-    places = np.arange(len(batch.labels)) - np.repeat(batch.label_ptr[:-1], np.diff(batch.label_ptr))
-    return places.astype(dtypes.INDEX)
-
-
 class OutputLayer:
     """A dense hidden vector to a huge softmax, of which a sample computes a few hundred neurons; its rows are neurons.
 

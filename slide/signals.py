@@ -1,4 +1,4 @@
-"""What flows between layers: a batch of vectors, dense, sparse or both; and the (sample, row) pairs of a batch."""
+"""What flows between layers: a batch of vectors, dense, sparse or both, and the (sample, row) pairs of a batch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Signal(NamedTuple):
     dense : float32 array [samples, padded_dim] or None
         None for the features.
     columns : Runs or None
-        Ids of the columns that are not zero, None where all may be.
+        Ids of the columns that are not zero, None where all may be. The features' runs have no gaps between them.
     values : float32 array or None
         Their values, parallel to ``columns.flat``.
     """

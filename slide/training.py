@@ -88,6 +88,8 @@ class History:
     batches : int
     train_seconds : float
         Rehashing counted, evaluation not.
+    rehash_seconds : float
+        Of these, spent on the hash tables of all layers.
     active_per_sample : float
         Mean number of active output neurons.
     stopped : bool
@@ -97,6 +99,7 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     batches: int = 0
     train_seconds: float = 0.0
+    rehash_seconds: float = 0.0
     active_per_sample: float = 0.0
     stopped: bool = False
 
@@ -104,6 +107,11 @@ class History:
     def ms_per_batch(self) -> float:
         """Mean milliseconds of a batch, rehashing counted; 0 before the first."""
         return 1e3 * self.train_seconds / self.batches if self.batches else 0.0
+
+    @property
+    def rehash_share(self) -> float:
+        """Share of the training time spent on hash tables; 0 before the first batch."""
+        return self.rehash_seconds / self.train_seconds if self.train_seconds else 0.0
 
 
 Callback = Callable[[Progress], "bool | None"]
@@ -170,9 +178,12 @@ def fit(
     per_epoch = -(-data.n_points // config.batch_size)
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))
     history = History()
+    rehashed_before = network.rehash_seconds
     while progress.batch < progress.batches and not history.stopped:
         progress.epoch += 1
-        record = _run_epoch(network, data, reader, config, progress, history, on_batch)
+        with one_blas_thread():
+            record = _run_epoch(network, data, reader, config, progress, history, on_batch)
+        history.rehash_seconds = network.rehash_seconds - rehashed_before
         if probe is not None and not history.stopped:
             progress.quality = network.evaluate(probe.X, probe.Y, mask_inputs=mask_inputs)
         history.epochs.append(Epoch(**record, quality=progress.quality))

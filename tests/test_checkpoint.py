@@ -49,8 +49,8 @@ def saved(make_network, tmp_path):
 
 def state_of(net):
     return {
-        f"{side}.{name}": view.copy()
-        for side, layer in (("input", net.hidden), ("output", net.output))
+        f"{prefix}.{name}": view.copy()
+        for prefix, layer in [*((layer.name, layer) for layer in net.hidden), ("output", net.output)]
         for name, view in layer.state().items()
     }
 
@@ -100,6 +100,33 @@ def test_training_goes_on_with_hash_tables(make_network, data, tmp_path):
     assert back.output.index.rebuilds >= 1
 
 
+@pytest.mark.parametrize("moments", [False, True])
+def test_several_layers_survive(data, tmp_path, moments):
+    lsh = LSHConfig(k=2, l=4)
+    hidden = (
+        HiddenConfig(30, candidates="lsh", budget=10, lsh=lsh),
+        HiddenConfig(17, "linear"),
+        HiddenConfig(40, candidates="lsh", budget=10, lsh=lsh),
+    )
+    net = Network(N_FEATURES, N_LABELS, NetworkConfig(hidden, OutputConfig("lsh", budget=8, lsh=lsh)), threads=1)
+    train(net, data)
+    net.save(tmp_path / "net", moments=moments)
+    names = {file.name for file in (tmp_path / "net").iterdir()}
+    layers = ["hidden.0", "hidden.1", "hidden.2", "output"]
+    assert {f"{layer}.{part}.npy" for layer in layers for part in ("weights", "bias")} <= names
+    assert ("hidden.2.bias_v.npy" in names) == moments
+    back = load(tmp_path / "net")
+    assert back.config == net.config
+    assert all(np.array_equal(a, b) for a, b in zip(net.predict(data.X), back.predict(data.X), strict=True))
+    before, after = state_of(net), state_of(back)
+    for name in before if moments else [name for name in after if name.endswith(("weights", "bias"))]:
+        assert np.array_equal(before[name], after[name]), name
+    if moments:
+        train(back, data)
+        assert back.step == 20
+        assert [layer.index is not None for layer in back.hidden] == [True, False, True]
+
+
 def test_saving_again_replaces_the_old_network(make_network, data, tmp_path):
     path = tmp_path / "net"
     net = make_network()
@@ -108,8 +135,8 @@ def test_saving_again_replaces_the_old_network(make_network, data, tmp_path):
     net.save(path)
     assert np.array_equal(load(path).output.table.weights, net.output.table.weights)
     assert sorted(file.name for file in path.iterdir()) == [
-        "input.bias.npy",
-        "input.weights.npy",
+        "hidden.0.bias.npy",
+        "hidden.0.weights.npy",
         "network.json",
         "output.bias.npy",
         "output.weights.npy",
@@ -130,7 +157,7 @@ def test_describe(saved):
         10,
         False,
     )
-    assert about["config"]["hidden"]["units"] == 17
+    assert [layer["units"] for layer in about["config"]["hidden"]] == [17]
     assert about["index"]["l"] == 4
 
 
@@ -219,22 +246,25 @@ def test_bad_manifest(saved, content, message):
     [
         ({"config": 3}, r"network\.json: .*must be a section"),
         ({"config": {"layers": 3}}, r"network\.json: unknown setting 'layers'"),
-        ({"config": {"hidden": {"units": 0}}}, r"network\.json: .*HiddenConfig.units must be"),
+        ({"config": {"hidden": [{"units": 0}]}}, r"network\.json: .*HiddenConfig.units must be"),
+        ({"config": {"hidden": []}}, r"network\.json: .*hidden must be a HiddenConfig or"),
+        ({"config": {"hidden": {"units": 17}}}, r"network\.json: \[\[hidden\]\] must be a list of sections"),
+        ({"config": {"hidden": [{"units": 17}] * 2}}, r"hidden\.1\.weights\.npy: .* 17 x 17 weights, found 0"),
         ({"n_labels": "40"}, r"network\.json: n_labels must be a number"),
         ({"n_labels": True}, r"network\.json: n_labels must be a number"),
         ({"n_labels": 2**31}, r"network\.json: n_labels must be a number"),
         ({"n_features": -1}, r"network\.json: n_features must be a number"),
         ({"step": None}, r"network\.json: step must be a number"),
-        ({"n_labels": 0}, r"output\.weights\.npy: .*expected for 0 rows"),
-        ({"n_labels": 2**31 - 1}, r"output\.weights\.npy: 146,028,887,996 bytes of weights expected"),
-        ({"n_features": 61}, r"input\.weights\.npy: expected float32 \[61, 17\], found float32 \[60, 17\]"),
+        ({"n_labels": 0}, r"output\.weights\.npy: .*expected for 0 x 17 weights"),
+        ({"n_labels": 2**31 - 1}, r"output\.weights\.npy: 146,028,887,996 bytes expected for 2,147,483,647 x 17"),
+        ({"n_features": 61}, r"hidden\.0\.weights\.npy: expected float32 \[61, 17\], found float32 \[60, 17\]"),
         ({"n_labels": 39}, r"output\.weights\.npy: expected float32 \[39, 17\], found float32 \[40, 17\]"),
-        ({"config": {"hidden": {"units": 16}}}, r"input\.weights\.npy: expected float32 \[60, 16\]"),
+        ({"config": {"hidden": [{"units": 16}]}}, r"hidden\.0\.weights\.npy: expected float32 \[60, 16\]"),
         (
-            {"config": {"hidden": {"units": 2**16}}},
-            r"input\.weights\.npy: 15,728,640 bytes of weights expected",
+            {"config": {"hidden": [{"units": 2**16}]}},
+            r"hidden\.0\.weights\.npy: 15,728,640 bytes expected for 60 x 65,536 weights",
         ),
-        ({"moments": True}, r"input\.last_step\.npy: .*not saved completely"),
+        ({"moments": True}, r"hidden\.0\.last_step\.npy: .*not saved completely"),
     ],
 )
 def test_lying_manifest(saved, changes, message):
@@ -313,7 +343,7 @@ def damage_by_a_pickle(file):
 DAMAGES = [value for name, value in list(globals().items()) if name.startswith("damage_by_")]
 
 
-@pytest.mark.parametrize("name", ["input.weights", "output.weights", "output.bias"])
+@pytest.mark.parametrize("name", ["hidden.0.weights", "output.weights", "output.bias"])
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_damaged_array(saved, damage, name):
     file = saved / f"{name}.npy"

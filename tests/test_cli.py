@@ -15,6 +15,7 @@ import pytest
 
 import slide
 from slide import cli, commands, console, metrics
+from slide.config import HiddenConfig
 from slide.data import Dataset, load, make_extreme, save_npz, save_xc
 from slide.kernels import parallel
 from slide.network import Network
@@ -121,6 +122,7 @@ def test_train_json(run, data):
     assert (report["threads"], report["seed"], report["model"]) == (network.threads, 7, "m")
     assert report["ms_per_batch"] == pytest.approx(1e3 * report["train_seconds"] / 16)
     assert report["samples_per_second"] == pytest.approx(2_000 / report["train_seconds"])
+    assert 0 < report["rehash_share"] < 1
     assert 0 < report["active_per_sample"] <= SIZES["n_labels"]
     assert report["peak_rss_bytes"] > 10 << 20
     assert report["stopped"] is False
@@ -150,18 +152,32 @@ def test_train_without_data_makes_some(run, monkeypatch):
 def test_options_override_the_file_which_overrides_the_defaults(run, data, tmp_path):
     (tmp_path / "run.toml").write_text(
         "[training]\nepochs = 3\nbatch_size = 100\n"
-        "[network.hidden]\nunits = 16\n[network.output]\ncandidates = 'full'\ntail = 11\n"
+        "[[network.hidden]]\nunits = 16\nactivation = 'linear'\n[network.output]\ncandidates = 'full'\ntail = 11\n"
     )
     options = ["--epochs", 1, "--batch-size", 50, "--max-batches", 5, "--lr", 0.01, "--seed", 5]
     options += ["--hidden", 24, "--candidates", "lsh+inbatch", "--budget", 33]
     report = last_json(run("train", data / "train.txt", "--config", "run.toml", "--json", *options))
     assert (report["batches"], report["seed"]) == (5, 5)
     config = Network.load("slide-model").config
-    assert (config.hidden.units, config.optimizer.lr) == (24, 0.01)
+    assert config.hidden == (HiddenConfig(24, "linear"),)
+    assert config.optimizer.lr == 0.01
     assert (config.output.candidates, config.output.budget, config.output.tail) == ("lsh+inbatch", 33, 11)
     report = last_json(run("train", data / "train.txt", "--config", "run.toml", "--json"))
     assert (report["batches"], report["epochs"]) == (30, 3)
     assert Network.load("slide-model").config.output.candidates == "full"
+
+
+def test_units_of_several_layers(run, data, tmp_path):
+    (tmp_path / "run.toml").write_text(
+        "[[network.hidden]]\nactivation = 'linear'\n[[network.hidden]]\ncandidates = 'lsh'\nbudget = 5\n"
+    )
+    command = ["train", data / "train.txt", "--config", "run.toml", "--max-batches", 1]
+    assert run(*command, "--hidden", "24,32").status == 0
+    expected = (HiddenConfig(24, "linear"), HiddenConfig(32, candidates="lsh", budget=5))
+    assert Network.load("slide-model").config.hidden == expected
+    assert re.search(r"hidden units: +24 \+ 32\n", run("info", "slide-model").out)
+    assert run(*command, "--hidden", "8,9,10").status == 0
+    assert Network.load("slide-model").config.hidden == (HiddenConfig(8), HiddenConfig(9), HiddenConfig(10))
 
 
 def test_train_replaces_a_saved_network(run, data):
@@ -251,7 +267,8 @@ def test_networks_larger_than_memory(refused, data, monkeypatch, candidates):
     monkeypatch.setattr(commands.psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 10))
     line = refused("train", data / "train.txt", "--candidates", candidates)
     assert "GiB are needed, 0.00 GiB are free" in line
-    assert ("hash tables" in line) == (candidates == "lsh")
+    assert "GiB hidden.0 weights + " in line
+    assert ("GiB output tables" in line) == (candidates == "lsh")
     assert ("logits" in line) == (candidates == "full")
 
 
@@ -269,7 +286,7 @@ def test_an_error_without_words(refused, data, monkeypatch):
     def fail(*arguments, **options):
         raise MemoryError
 
-    monkeypatch.setattr(commands, "Network", fail)
+    monkeypatch.setattr(Network, "fit", fail)
     assert refused("train", data / "train.txt") == "slide: error: out of memory"
 
 
@@ -278,6 +295,7 @@ def test_usage_errors(misused, data):
     assert "invalid int value" in misused("train", data / "train.txt", "--epochs", "many")
     assert "expected a whole number from 1, got '0'" in misused("train", "--threads", 0)
     assert "expected a whole number from 1, got 'x'" in misused("evaluate", "m", "t", "--k", "1,x")
+    assert "expected a whole number from 1, got ''" in misused("train", "--hidden", "8,")
     assert "--test needs the training data" in misused("train", "--test", data / "test.txt")
     assert "COMMAND" in misused()
 
@@ -445,15 +463,16 @@ def test_broken_pipe(model, tmp_path):
 def test_info_on_a_network(run, model):
     result = run("info", model)
     assert result.status == 0
+    assert re.search(r"hidden units: +128\n", result.out)
     assert re.search(r"labels: +60\n", result.out)
     assert re.search(r"optimiser state: +no\n", result.out)
     assert "Hash tables" in result.out
     assert 'candidates = "lsh+tail"' in result.out
     about = last_json(run("info", model, "--json"))
     network = Network.load(model)
-    weights = [network.hidden, network.output]
+    layers = [*network.hidden, network.output]
     assert about["parameters"] == sum(
-        layer.state()[name].size for layer in weights for name in ("weights", "bias")
+        layer.state()[name].size for layer in layers for name in ("weights", "bias")
     )
     assert about["bytes"] == sum(file.stat().st_size for file in model.iterdir())
 
@@ -489,6 +508,7 @@ def test_help_shows_defaults(run):
     text = " ".join(run("train", "--help").out.split())
     assert "passes over the data (default: 5)" in text
     assert "end after so many batches (default: none)" in text
+    assert "units of each hidden layer, from the features upward (default: 128)" in text
     assert "(default: slide-model)" in text
 
 

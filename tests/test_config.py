@@ -16,6 +16,7 @@ from slide.config import (
     OutputConfig,
     RehashConfig,
     RunConfig,
+    SamplingConfig,
     TrainingConfig,
     from_dict,
     to_dict,
@@ -29,6 +30,7 @@ CLASSES = (
     OutputConfig,
     RehashConfig,
     RunConfig,
+    SamplingConfig,
     TrainingConfig,
 )
 
@@ -42,22 +44,36 @@ REFUSALS = [
     (LSHConfig, "code_bits", [0, 9, "2"], "an integer from 1 to 8 or left out"),
     (LSHConfig, "top", [0, 2**31, 1.5], "an integer from 1 to 2147483647 or left out"),
     (LSHConfig, "bucket_bits", [0, 31, 1.5], "an integer from 1 to 30 or left out"),
+    (LSHConfig, "capacity", [0, 2**31, 2.0], "an integer from 1 to 2147483647 or left out"),
+    (LSHConfig, "insertion", ["lifo", None], "one of 'fifo', 'reservoir'"),
+    (SamplingConfig, "policy", ["two words", "", None, 3], "a name of letters, digits, hyphens and underscores"),
+    (SamplingConfig, "min_tables", [0, 1025, None], "an integer from 1 to 1024"),
+    (SamplingConfig, "fill", ["random", None], "one of 'none', 'uniform'"),
+    (RehashConfig, "schedule", ["never", None], "one of 'exponential', 'fixed', 'drift'"),
     (RehashConfig, "period", [0, 10**9 + 1, 1.5, False], "an integer from 1 to 1000000000"),
     (RehashConfig, "decay", [-0.1, 10.5, float("nan"), "0", None, True], "a number from 0 to 10"),
+    (RehashConfig, "drift", [-0.1, 1.1, float("nan"), None, False], "a number from 0 to 1"),
+    (RehashConfig, "renew", [0, 10**9 + 1, 2.0], "an integer from 1 to 1000000000 or left out"),
     (HiddenConfig, "units", [0, 2**16 + 1, 128.0], "an integer from 1 to 65536"),
     (HiddenConfig, "activation", ["tanh", None], "one of 'relu', 'linear'"),
+    (HiddenConfig, "candidates", ["lsh+tail", None], "one of 'full', 'lsh'"),
+    (HiddenConfig, "budget", [0, 2**16 + 1, None], "an integer from 1 to 65536"),
+    (HiddenConfig, "lsh", [None, {}, RehashConfig()], "a LSHConfig"),
+    (HiddenConfig, "rehash", [None, {}, LSHConfig()], "a RehashConfig"),
+    (HiddenConfig, "sampling", [None, {}, LSHConfig()], "a SamplingConfig"),
     (OutputConfig, "candidates", ["all", None, []], "one of 'lsh', "),
     (OutputConfig, "correction", ["logQ", True], "one of 'logq', 'none'"),
     (OutputConfig, "budget", [0, 2**24 + 1, None], "an integer from 1 to 16777216"),
     (OutputConfig, "tail", [0, 2**24 + 1, 1e3], "an integer from 1 to 16777216"),
     (OutputConfig, "lsh", [None, {}, RehashConfig()], "a LSHConfig"),
     (OutputConfig, "rehash", [None, {}, LSHConfig()], "a RehashConfig"),
+    (OutputConfig, "sampling", [None, {}, LSHConfig()], "a SamplingConfig"),
     (OptimizerConfig, "name", ["adagrad", None], "one of 'adam', 'sgd'"),
     (OptimizerConfig, "lr", [0, -1.0, 1001, float("inf"), float("nan"), "1"], "a number above 0 to 1000"),
     (OptimizerConfig, "beta1", [-0.1, 1, 1.0, None], "a number from 0 to below 1"),
     (OptimizerConfig, "beta2", [-0.1, 1, 1.0, None], "a number from 0 to below 1"),
     (OptimizerConfig, "eps", [0, -1e-8, 1.5, False], "a number above 0 to 1"),
-    (NetworkConfig, "hidden", [None, 128], "a HiddenConfig"),
+    (NetworkConfig, "hidden", [None, 128, (), [OutputConfig()]], "a HiddenConfig or a sequence of one or more"),
     (NetworkConfig, "output", [None, "lsh"], "a OutputConfig"),
     (NetworkConfig, "optimizer", [None, "adam"], "a OptimizerConfig"),
     (NetworkConfig, "normalize", [0, 1, None, "yes"], "true or false"),
@@ -121,31 +137,57 @@ def below_one():
     return st.floats(0, 1, exclude_max=True)
 
 
+LSH = st.builds(
+    LSHConfig,
+    family=st.sampled_from(["simhash", "wta", "dwta", "minhash"]),
+    k=maybe(1, 32),
+    l=st.integers(1, 1024),
+    projection=st.sampled_from(["hadamard", "sparse"]),
+    bin_size=st.integers(2, 256),
+    code_bits=maybe(1, 8),
+    top=maybe(1, 2**31 - 1),
+    bucket_bits=maybe(1, 30),
+    capacity=maybe(1, 2**31 - 1),
+    insertion=st.sampled_from(["fifo", "reservoir"]),
+)
+REHASH = st.builds(
+    RehashConfig,
+    schedule=st.sampled_from(["exponential", "fixed", "drift"]),
+    period=st.integers(1, 10**9),
+    decay=st.floats(0, 10) | st.integers(0, 10),
+    drift=st.floats(0, 1),
+    renew=maybe(1, 10**9),
+)
+SAMPLING = st.builds(
+    SamplingConfig,
+    policy=st.sampled_from(["vanilla", "topk"]),
+    min_tables=st.integers(1, 1024),
+    fill=st.sampled_from(["none", "uniform"]),
+)
+HIDDEN = st.builds(
+    HiddenConfig,
+    units=st.integers(1, 2**16),
+    activation=st.sampled_from(["relu", "linear"]),
+    candidates=st.sampled_from(["full", "lsh"]),
+    budget=st.integers(1, 2**16),
+    lsh=LSH,
+    rehash=REHASH,
+    sampling=SAMPLING,
+)
 RUNS = st.builds(
     RunConfig,
     network=st.builds(
         NetworkConfig,
-        hidden=st.builds(HiddenConfig, st.integers(1, 2**16), st.sampled_from(["relu", "linear"])),
+        hidden=HIDDEN | st.lists(HIDDEN, min_size=1, max_size=3),
         output=st.builds(
             OutputConfig,
             candidates=st.sampled_from(CANDIDATES),
             correction=st.sampled_from(["logq", "none"]),
             budget=st.integers(1, 2**24),
             tail=st.integers(1, 2**24),
-            lsh=st.builds(
-                LSHConfig,
-                family=st.sampled_from(["simhash", "wta", "dwta", "minhash"]),
-                k=maybe(1, 32),
-                l=st.integers(1, 1024),
-                projection=st.sampled_from(["hadamard", "sparse"]),
-                bin_size=st.integers(2, 256),
-                code_bits=maybe(1, 8),
-                top=maybe(1, 2**31 - 1),
-                bucket_bits=maybe(1, 30),
-            ),
-            rehash=st.builds(
-                RehashConfig, period=st.integers(1, 10**9), decay=st.floats(0, 10) | st.integers(0, 10)
-            ),
+            lsh=LSH,
+            rehash=REHASH,
+            sampling=SAMPLING,
         ),
         optimizer=st.builds(
             OptimizerConfig,
@@ -206,6 +248,24 @@ def test_what_a_file_leaves_out_keeps_its_default(toml):
     )
 
 
+def test_hidden_layers_from_a_file(toml):
+    run = toml("[[network.hidden]]\nunits = 9\n[[network.hidden]]\ncandidates = 'lsh'\nsampling = {policy = 'topk'}\n")
+    above = HiddenConfig(candidates="lsh", sampling=SamplingConfig("topk", fill="uniform"))
+    assert run.network.hidden == (HiddenConfig(9), above)
+
+
+def test_one_hidden_layer_needs_no_sequence():
+    assert NetworkConfig(HiddenConfig(9)) == NetworkConfig([HiddenConfig(9)]) == NetworkConfig((HiddenConfig(9),))
+
+
+@pytest.mark.parametrize("kind", [HiddenConfig, OutputConfig])
+def test_threshold_cannot_exceed_the_tables(kind):
+    sampling = SamplingConfig("threshold", min_tables=5)
+    assert kind(lsh=LSHConfig(l=5), sampling=sampling).sampling.min_tables == 5
+    with pytest.raises(ConfigError, match="min_tables must be at most the number of tables, 4, got 5"):
+        kind(lsh=LSHConfig(l=4), sampling=sampling)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -219,9 +279,17 @@ def test_what_a_file_leaves_out_keeps_its_default(toml):
         ("network = 1", r"\[network\] must be a section, got 1"),
         ("[network.output]\nlsh = []", r"\[network.output.lsh\] must be a section, got \[\]"),
         (
-            "[network.hidden]\nunits = 0",
-            r"\[network.hidden\] HiddenConfig.units must be an integer from 1 to 65536, got 0",
+            "[network.optimizer]\nlr = 0",
+            r"\[network.optimizer\] OptimizerConfig.lr must be a number above 0 to 1000, got 0",
         ),
+        (
+            "[[network.hidden]]\n[[network.hidden]]\nunits = 0",
+            r"\[network.hidden\[1\]\] HiddenConfig.units must be an integer from 1 to 65536, got 0",
+        ),
+        ("[[network.hidden]]\nwidth = 8", r"unknown setting 'network.hidden\[0\].width'; .* may have: units, "),
+        ("[network.hidden]\nunits = 8", r"\[\[network.hidden\]\] must be a list of sections, got {'units': 8}"),
+        ("[network]\nhidden = [3]", r"\[network.hidden\[0\]\] must be a section, got 3"),
+        ("[network]\nhidden = []", r"NetworkConfig.hidden must be a HiddenConfig or a sequence of one or more"),
         ("[training]\nepochs = true", r"run.toml: .*TrainingConfig.epochs must be"),
     ],
 )

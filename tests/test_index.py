@@ -1,14 +1,16 @@
 """NeuronIndex: rebuilds, their schedule, sampling and statistics."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from slide.buffers import Buffers
-from slide.config import LSHConfig, RehashConfig
+from slide.config import LSHConfig, RehashConfig, SamplingConfig
 from slide.index import NeuronIndex
 from slide.kernels.rows import RowTable
+from slide.signals import Runs, Signal
 
 LSH = {
     "hadamard": LSHConfig(l=6),
@@ -30,7 +32,8 @@ def rng():
 
 
 def make_index(table, lsh=LSH["hadamard"], *, period=50, decay=0.1, seed=1):
-    return NeuronIndex(table, lsh, RehashConfig(period, decay), seed, Buffers())
+    rehash = RehashConfig(period=period, decay=decay)
+    return NeuronIndex(table, lsh, rehash, SamplingConfig(), seed, Buffers())
 
 
 def tables_of(index):
@@ -90,11 +93,60 @@ def test_schedule(table, period, decay):
 
 
 @pytest.mark.parametrize("lsh", LSH.values(), ids=LSH)
+def test_new_functions(table, lsh):
+    """With other functions the tables are those of an index that never had any but these."""
+    rehash = RehashConfig("fixed", period=1, renew=2)
+    one, other = (NeuronIndex(table, lsh, rehash, SamplingConfig(), 1, Buffers()) for _ in range(2))
+    hashers, tables = [], []
+    for step in range(5):
+        one.rebuild(step, 1)
+        hashers.append(one.hasher)
+        tables.append(tables_of(one))
+    assert [a is b for a, b in pairwise(hashers)] == [True, False, True, False]
+    assert same(tables[0], tables[1])
+    assert not same(tables[1], tables[2])
+    assert same(tables[2], tables[3])
+    assert not same(tables[2], tables[4])
+    for step in range(4):
+        other.rebuild(step, 1)
+    table.weights[:] *= -1
+    table.last_step[:] = 5
+    one.rebuild(5, 1)
+    other.rebuild(5, 1)
+    assert same(tables_of(one), tables_of(other))
+
+
+def test_drift_is_the_share_of_changed_buckets(table, rng):
+    index = make_index(table, LSHConfig(k=4, l=6))
+    index.rebuild(0, 1)
+    assert index.drift(1) == 0
+    changed = rng.permutation(500)[:200]
+    # The opposite vector is on the other side of every hyperplane.
+    table.weights[changed] *= -1
+    assert index.drift(2) == index.drift(1) == pytest.approx(0.4, abs=0.06)
+    seconds = index.rebuild_seconds
+    assert index.drift(1) > 0.3
+    assert index.rebuild_seconds > seconds
+
+
+@pytest.mark.parametrize("lsh", LSH.values(), ids=LSH)
+def test_buckets_of_features_are_those_of_the_dense_vectors(table, lsh, rng):
+    index = make_index(table, lsh)
+    dense = np.zeros((40, 32), np.float32)
+    dense[:, :24] = rng.normal(size=(40, 24)) * (rng.random((40, 24)) < 0.3)
+    samples, columns = np.nonzero(dense)
+    end = np.searchsorted(samples, np.arange(40), side="right")
+    runs = Runs(columns.astype(np.int32), np.append(0, end[:-1]), end)
+    sparse = Signal(None, runs, dense[samples, columns])
+    assert np.array_equal(index.hash(sparse, 2), index.hash(Signal(dense, None, None), 1))
+
+
+@pytest.mark.parametrize("lsh", LSH.values(), ids=LSH)
 def test_a_neuron_finds_itself(table, lsh):
     index = make_index(table, lsh)
     index.rebuild(0, 1)
     ids, counts = np.zeros((500, 500), np.int32), np.zeros(500, np.int64)
-    queries = np.ascontiguousarray(table.weights)
+    queries = Signal(np.ascontiguousarray(table.weights), None, None)
     index.sample(queries, np.zeros(501, np.int64), np.zeros(0, np.int32), 500, 0, ids, counts, 2)
     for neuron in range(500):
         assert neuron in ids[neuron, : counts[neuron]]
@@ -105,7 +157,7 @@ def test_similar_neurons_are_found_more_often(table, rng):
     table.weights[:250] = 1 + 0.3 * rng.normal(size=(250, 24))
     index.rebuild(0, 1)
     ids, counts = np.zeros((50, 100), np.int32), np.zeros(50, np.int64)
-    queries = (1 + 0.3 * rng.normal(size=(50, 24))).astype(np.float32)
+    queries = Signal((1 + 0.3 * rng.normal(size=(50, 24))).astype(np.float32), None, None)
     index.sample(queries, np.zeros(51, np.int64), np.zeros(0, np.int32), 100, 0, ids, counts, 1)
     assert (ids < 250).mean() > 0.9
 
@@ -127,13 +179,14 @@ def test_statistics(table):
     sizes = np.stack([np.bincount(codes, minlength=8) for codes in index.codes])
     assert statistics.pop("rebuild_seconds") > 0
     assert statistics == {
-        "family": "HadamardSimHash",
+        "family": "simhash",
         "k": 3,
         "l": 4,
         "buckets": 8,
         "buckets_used": (sizes > 0).mean(),
         "bucket_mean": sizes[sizes > 0].mean(),
         "bucket_max": sizes.max(),
+        "overflow": 0.0,
         "rebuilds": 1,
     }
 
@@ -146,5 +199,5 @@ def test_statistics_before_the_first_rebuild(table):
 def test_bytes_needed(table):
     buffers = Buffers()
     lsh = LSHConfig(k=4, l=3)
-    NeuronIndex(table, lsh, RehashConfig(), 0, buffers)
+    NeuronIndex(table, lsh, RehashConfig(), SamplingConfig(), 0, buffers)
     assert sum(line["bytes"] for line in buffers.report()) == NeuronIndex.bytes_needed(500, lsh, 4)

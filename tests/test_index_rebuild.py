@@ -7,12 +7,14 @@ from slide.buffers import Buffers
 from slide.config import LSHConfig, RehashConfig, SamplingConfig
 from slide.index import NeuronIndex
 from slide.kernels.rows import RowTable
+from slide.signals import Signal
 
 N, DIM = 700, 24
 
 
 def make_index(table, sampling=None, **lsh):
-    return NeuronIndex(table, LSHConfig(l=6, **lsh), RehashConfig(), 3, Buffers(), sampling=sampling)
+    sampling = sampling or SamplingConfig()
+    return NeuronIndex(table, LSHConfig(l=6, **lsh), RehashConfig(), sampling, 3, Buffers())
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_overflow(table):
 
 @pytest.mark.parametrize("lsh", [LSHConfig(l=6, k=3), LSHConfig(l=6, k=3, capacity=2)])
 def test_bytes_needed(table, lsh):
-    index = NeuronIndex(table, lsh, RehashConfig(), 3, Buffers())
+    index = NeuronIndex(table, lsh, RehashConfig(), SamplingConfig(), 3, Buffers())
     needed = NeuronIndex.bytes_needed(N, lsh, index.hasher.bucket_bits)
     assert needed == index.codes.nbytes + index.offsets.nbytes + index.ids.nbytes
 
@@ -64,10 +66,10 @@ def test_bytes_needed(table, lsh):
 def test_sample(table, policy, fill):
     index = make_index(table, SamplingConfig(policy, min_tables=2, fill=fill), k=4, capacity=20)
     index.rebuild(1, 1)
-    hidden = np.ascontiguousarray(table.weights[:9])
+    queries = Signal(np.ascontiguousarray(table.weights[:9]), None, None)
     labels = np.arange(9, dtype=np.int32)
     out, counts = np.empty((9, 60), np.int32), np.empty(9, np.int64)
-    index.sample(hidden, np.arange(10, dtype=np.int64), labels, 60, 0, out, counts, 1)
+    index.sample(queries, np.arange(10, dtype=np.int64), labels, 60, 0, out, counts, 1)
     np.testing.assert_array_equal(out[:, 0], labels)
     for s in range(9):
         assert len(set(out[s, : counts[s]].tolist())) == counts[s]

@@ -1,178 +1,191 @@
-"""The two layers on their own: what they keep, and what they need to be told."""
-
-import dataclasses
+"""Every kind of hidden layer on its own: what it keeps, what it computes, and how it steps."""
 
 import numpy as np
 import pytest
 
 from slide.buffers import Buffers
-from slide.config import CANDIDATES, HiddenConfig, LSHConfig, OutputConfig
-from slide.data.batches import Batch
+from slide.config import HiddenConfig, LSHConfig
 from slide.kernels import optim
 from slide.kernels.sparse import SampleGradient
-from slide.layers import InputLayer, SampledLayer
+from slide.layers import FullLayer, InputLayer, SampledLayer, make_hidden
+from slide.signals import Runs, Signal
+
+N_FEATURES, DIM, UNITS, SAMPLES = 30, 24, 20, 4
 
 
-def input_layer(n_features=30, units=20, moments=2, activation="relu", seed=0):
-    return InputLayer(n_features, HiddenConfig(units, activation), moments, seed, Buffers(), 1)
-
-
-def sampled_layer(n_labels=50, dim=20, moments=0, seed=0, **fields):
-    config = OutputConfig(**{"budget": 10, "tail": 8, "lsh": LSHConfig(k=2, l=4)} | fields)
-    layer = SampledLayer(n_labels, dim, config, moments, seed, Buffers(), 1)
+def make(kind, *, activation="relu", moments=0, units=UNITS, dim=DIM, seed=0):
+    """A layer of 20 units that reads 30 features or 24 columns; a sample of a sampled one computes 6."""
+    reads_features = kind in ("input", "sampled features")
+    candidates = "lsh" if "sampled" in kind else "full"
+    config = HiddenConfig(units, activation, candidates, budget=6, lsh=LSHConfig(k=2, l=4))
+    dim = N_FEATURES if reads_features and dim == DIM else dim
+    layer = make_hidden("hidden.0", dim, config, moments, seed, Buffers(), 1, reads_features=reads_features)
     layer.make_index()
     if layer.index is not None:
         layer.index.rebuild(0, 1)
     return layer
 
 
-def batch(n_labels=50, *, points=4):
-    """Points with two features and up to two labels each."""
-    features = np.arange(2 * points, dtype=np.int32)
-    labels = np.array([[1, n_labels - 1]] * (points - 1), np.int32).ravel()
-    label_ptr = np.append(np.arange(0, 2 * points, 2), 2 * (points - 1))
-    ptr = np.arange(0, 2 * points + 1, 2)
-    return Batch(ptr, features, np.ones(2 * points, np.float32), label_ptr, labels)
+KINDS = {"input": InputLayer, "full": FullLayer, "sampled": SampledLayer, "sampled features": SampledLayer}
 
 
-def train(layer, *, iteration=0, dim=32):
-    hidden = np.ones((4, dim), np.float32)
-    hidden[:, layer.table.dim :] = 0
-    gradient = SampleGradient(4, dim)
-    return layer.train(batch(layer.table.n_rows), hidden, gradient, optim.sgd(0.1, 1), iteration, 1)
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+def signal_for(kind, rng):
+    """What a layer of that kind reads, and the same as a dense array of its dimension."""
+    if kind in ("input", "sampled features"):
+        columns = np.stack([rng.permutation(N_FEATURES)[:3] for _ in range(SAMPLES)]).astype(np.int32)
+        values = rng.normal(size=columns.shape).astype(np.float32)
+        dense = np.zeros((SAMPLES, N_FEATURES), np.float32)
+        np.put_along_axis(dense, columns, values, axis=1)
+        begin = np.arange(0, 3 * SAMPLES, 3)
+        return Signal(None, Runs(columns.ravel(), begin, begin + 3), values.ravel()), dense
+    dense = np.zeros((SAMPLES, 32), np.float32)
+    dense[:, :DIM] = rng.normal(size=(SAMPLES, DIM))
+    return Signal(dense, None, None), dense[:, :DIM]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20)
+
+
+def matrix(layer):
+    """The layer's weights as [columns read, units]."""
+    return layer.table.weights if isinstance(layer, InputLayer) else layer.table.weights.T
+
+
+def sums(layer, dense):
+    return dense.astype(np.float64) @ matrix(layer).astype(np.float64) + layer.state()["bias"]
+
+
+def computed(layer, signal):
+    """Which units each sample computed, [samples, units]."""
+    if signal.columns is None:
+        return np.ones((SAMPLES, UNITS), bool)
+    out = np.zeros((SAMPLES, UNITS), bool)
+    samples, places = signal.columns.places()
+    out[samples, signal.columns.flat[places]] = True
+    return out
+
+
+# --- What a layer is
+
+
+def test_the_configuration_decides_the_kind(kind):
+    layer = make(kind)
+    assert type(layer) is KINDS[kind]
+    assert (layer.index is not None) == ("sampled" in kind)
+    assert (layer.name, layer.padded_dim) == ("hidden.0", 32)
 
 
 @pytest.mark.parametrize("units", [1, 16, 100])
-def test_hidden_vector_starts_at_about_unit_length(units):
-    weights = input_layer(2000, units).table.weights
+def test_hidden_vector_of_features_starts_at_about_unit_length(units):
+    weights = make("input", units=units, dim=2000).table.weights
     assert (weights.astype(np.float64) ** 2).sum(axis=1).mean() == pytest.approx(1, rel=0.1)
 
 
-def test_output_starts_with_the_spread_of_the_dimension():
-    weights = sampled_layer(2000, 64).table.weights
-    assert np.abs(weights).max() == pytest.approx(1 / 8, rel=1e-3)
+def test_hidden_vector_starts_at_about_the_length_of_what_is_read(kind, rng):
+    layer = make(kind, units=4000, dim=200)
+    x = rng.normal(size=(10, 200))
+    lengths = np.linalg.norm(x @ matrix(layer), axis=1) / np.linalg.norm(x, axis=1)
+    assert lengths.mean() == pytest.approx(1, rel=0.1)
 
 
 @pytest.mark.parametrize(("moments", "extra"), [(0, []), (2, ["m", "v", "bias_m", "bias_v"])])
-def test_state_of_the_input_layer(moments, extra):
-    state = input_layer(moments=moments).state()
+def test_state(kind, moments, extra):
+    state = make(kind, moments=moments).state()
     assert sorted(state) == sorted(["weights", "bias", "last_step", *extra])
-    assert state["weights"].shape == (30, 20)
+    shapes = {"input": (30, 20), "full": (20, 24), "sampled": (20, 24), "sampled features": (20, 30)}
+    assert state["weights"].shape == shapes[kind]
     assert all(state[name].shape == (20,) for name in state if name.startswith("bias"))
 
 
-@pytest.mark.parametrize(("moments", "extra"), [(0, []), (2, ["m", "v", "bias_m", "bias_v"])])
-def test_state_of_the_sampled_layer(moments, extra):
-    state = sampled_layer(moments=moments).state()
-    assert sorted(state) == sorted(["weights", "bias", "last_step", *extra])
-    assert state["bias"].shape == (50,)
-
-
-@pytest.mark.parametrize("make", [input_layer, sampled_layer])
-def test_state_is_the_layer_itself(make):
-    layer = make(moments=2)
+def test_state_is_the_layer_itself(kind):
+    layer = make(kind, moments=2)
     for view in layer.state().values():
         view[:] = 3
     assert all((view == 3).all() for view in layer.state().values())
 
 
+# --- Forward and predict
+
+
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("activation", ["relu", "linear"])
-def test_forward_of_the_input_layer(activation):
-    layer = input_layer(activation=activation)
-    layer.state()["bias"][:] = np.linspace(-1, 1, 20)
-    out = np.full((4, layer.padded_dim), np.nan, np.float32)
-    layer.forward(batch(), out, 2)
-    expected = layer.table.weights[:8].reshape(4, 2, 20).sum(axis=1) + layer.state()["bias"]
+def test_forward_and_predict(kind, activation, threads, rng):
+    layer = make(kind, activation=activation)
+    layer.state()["bias"][:] = np.linspace(-1, 1, UNITS)
+    signal, dense = signal_for(kind, rng)
+    expected = sums(layer, dense)
     if activation == "relu":
         expected = np.maximum(expected, 0)
-    np.testing.assert_allclose(out[:, :20], expected, rtol=1e-5, atol=1e-6)
-    assert not out[:, 20:].any()
+    out = layer.forward(signal, 0, threads)
+    active = computed(layer, out)
+    np.testing.assert_allclose(out.dense[:, :UNITS], np.where(active, expected, 0), rtol=1e-4, atol=1e-6)
+    predicted = layer.predict(signal, threads).dense
+    np.testing.assert_allclose(predicted[:, :UNITS], expected, rtol=1e-4, atol=1e-6)
+    for array in (out.dense, predicted):
+        assert array.shape == (SAMPLES, 32)
+        assert not array[:, UNITS:].any()
 
 
-def test_step_of_the_input_layer():
-    layer = input_layer(moments=0)
-    before = layer.table.weights.copy()
-    dhidden = np.arange(4 * 32, dtype=np.float32).reshape(4, 32)
-    layer.step(batch(), dhidden, optim.sgd(0.5, 1), 1)
-    moved = before - layer.table.weights
-    np.testing.assert_allclose(moved[:8], 0.5 * np.repeat(dhidden[:, :20], 2, axis=0), rtol=1e-5, atol=1e-5)
-    assert not moved[8:].any()
-    np.testing.assert_allclose(layer.state()["bias"], -0.5 * dhidden[:, :20].sum(axis=0))
-
-
-@pytest.mark.parametrize("candidates", CANDIDATES)
-def test_tables_are_made_where_they_are_used(candidates):
-    assert (sampled_layer(candidates=candidates).index is not None) == candidates.startswith("lsh")
-
-
-@pytest.mark.parametrize("candidates", ["lsh+tail", "lsh+inbatch", "inbatch", "uniform"])
-def test_correction_needs_the_labels_frequencies(candidates):
-    layer = sampled_layer(candidates=candidates)
-    with pytest.raises(RuntimeError, match="needs set_label_frequency"):
-        train(layer)
-    train(sampled_layer(candidates=candidates, correction="none"))
-    layer.set_label_frequency(np.full(50, 0.1))
-    train(layer)
-
-
-@pytest.mark.parametrize(
-    "frequency", [np.zeros(49), np.zeros((50, 1)), np.full(50, -0.1), np.full(50, 1.1), np.full(50, np.nan)]
-)
-def test_frequencies_are_checked(frequency):
-    with pytest.raises(ValueError, match="frequency must be 50 shares from 0 to 1"):
-        sampled_layer().set_label_frequency(frequency)
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-@pytest.mark.parametrize("candidates", ["lsh+tail", "inbatch"])
-def test_frequencies_at_the_ends_are_safe(candidates, share):
-    layer = sampled_layer(candidates=candidates)
-    layer.set_label_frequency(np.full(50, share))
-    assert np.isfinite(train(layer).loss)
-    assert np.isfinite(layer.table.weights).all()
-
-
-@pytest.mark.parametrize(
-    ("candidates", "low", "high"), [("lsh", 2, 10), ("inbatch", 2, 2), ("uniform", 3, 10), ("full", 50, 50)]
-)
-def test_number_of_active_neurons(candidates, low, high):
-    layer = sampled_layer(candidates=candidates, correction="none")
-    assert low <= train(layer).active <= high
-
-
-def test_uniform_sample_changes_with_the_iteration():
-    active = []
+@pytest.mark.parametrize("kind", ["sampled", "sampled features"])
+def test_a_sampled_layer_names_the_units_it_computes(kind, rng):
+    layer = make(kind)
+    signal, _ = signal_for(kind, rng)
+    drawn = []
     for iteration in (0, 0, 1):
-        layer = sampled_layer(candidates="uniform", correction="none", tail=20)
-        train(layer, iteration=iteration)
-        active.append(np.flatnonzero(layer.table.last_step).tolist())
-    assert active[0] == active[1] != active[2]
+        out = layer.forward(signal, iteration, 1)
+        samples, places = out.columns.places()
+        assert out.columns.lengths.tolist() == [6] * SAMPLES
+        np.testing.assert_array_equal(out.values[places], out.dense[samples, out.columns.flat[places]])
+        drawn.append(out.columns.flat[places].copy())
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
 
 
-@pytest.mark.parametrize("n_labels", [1, 2, 5])
-@pytest.mark.parametrize("candidates", CANDIDATES)
-def test_fewer_labels_than_the_budget(candidates, n_labels):
-    layer = sampled_layer(n_labels, candidates=candidates, budget=1000)
-    layer.set_label_frequency(np.full(n_labels, 0.5))
-    one_label = dataclasses.replace(
-        batch(), label_ptr=np.array([0, 1, 1, 2, 2]), labels=np.array([0, n_labels - 1], np.int32)
-    )
-    hidden = np.ones((4, 32), np.float32)
-    stats = layer.train(one_label, hidden, SampleGradient(4, 32), optim.sgd(0.1, 1), 0, 1)
-    assert np.isfinite(stats.loss)
-    assert stats.active <= n_labels
+def test_output_is_the_same_memory_for_every_batch_and_predictions_are_not(kind, rng):
+    layer = make(kind)
+    signal, _ = signal_for(kind, rng)
+    assert np.shares_memory(layer.forward(signal, 0, 1).dense, layer.forward(signal, 1, 1).dense)
+    assert not np.shares_memory(layer.predict(signal, 1).dense, layer.predict(signal, 1).dense)
 
 
-def test_more_labels_than_the_budget():
-    layer = sampled_layer(candidates="lsh", budget=1)
-    train(layer)
-    assert set(np.flatnonzero(layer.table.last_step)) >= {1, 49}
+# --- Step
 
 
-def test_precision_is_that_of_the_best_active_neuron():
-    layer = sampled_layer(candidates="full")
-    layer.table.bias[49] = 100
-    stats = train(layer)
-    assert stats.precision == 1
-    layer.table.bias[7] = 200
-    assert train(layer).precision == 0
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+def test_step(kind, activation, rng):
+    layer = make(kind, activation=activation)
+    signal, dense = signal_for(kind, rng)
+    before, bias = matrix(layer).copy(), layer.state()["bias"].copy()
+    out = layer.forward(signal, 0, 1)
+    dout = np.zeros((SAMPLES, 32), np.float32)
+    dout[:, :UNITS] = rng.normal(size=(SAMPLES, UNITS))
+    gradient = None if signal.dense is None else SampleGradient(SAMPLES, 32)
+    layer.step(signal, dout, gradient, optim.sgd(0.5, 3), 1)
+    delta = np.where(computed(layer, out), dout[:, :UNITS], 0).astype(np.float64)
+    np.testing.assert_allclose(before - matrix(layer), 0.5 * dense.T @ delta, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(bias - layer.state()["bias"], 0.5 * delta.sum(axis=0), rtol=1e-4, atol=1e-6)
+    if gradient is not None:
+        total = np.zeros((SAMPLES, 32), np.float32)
+        gradient.sum_into(total, None, 1)
+        np.testing.assert_allclose(total[:, :DIM], delta @ before.T, rtol=1e-4, atol=1e-6)
+        assert not total[:, DIM:].any()
+
+
+@pytest.mark.parametrize("kind", ["input", "sampled features"])
+def test_features_that_are_absent_keep_their_weights(kind, rng):
+    """Adam would move whatever has a moment."""
+    layer = make(kind, moments=2)
+    layer.table.state()["m"][:] = 1
+    signal, dense = signal_for(kind, rng)
+    before = matrix(layer).copy()
+    layer.forward(signal, 0, 1)
+    layer.step(signal, np.ones((SAMPLES, 32), np.float32), None, optim.adam(0.1, 0.9, 0.999, 1e-8, 1), 1)
+    moved = (matrix(layer) != before).any(axis=1)
+    assert moved.tolist() == dense.any(axis=0).tolist()

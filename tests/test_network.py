@@ -1,12 +1,13 @@
 """The network as a whole: its gradient, its repeatability, its predictions and what it refuses."""
 
+import dataclasses
 import threading
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, random_array
 
-from slide import layers, network
+from slide import network, output, signals
 from slide.config import (
     CANDIDATES,
     HiddenConfig,
@@ -19,6 +20,7 @@ from slide.config import (
 )
 from slide.data import DataError, make_extreme
 from slide.data.batches import Batch, BatchReader
+from slide.layers import InputLayer
 from slide.network import Network
 
 N_FEATURES, N_LABELS, UNITS = 40, 60, 20
@@ -48,11 +50,16 @@ def batch_of(points, config):
     return reader.read(np.arange(points[0].shape[0]))
 
 
+def layers_of(net):
+    """All layers by name."""
+    return {layer.name: layer for layer in net.hidden} | {"output": net.output}
+
+
 def state_of(net):
     """Copies of all parameters and moments."""
     return {
-        f"{side}.{name}": view.copy()
-        for side, layer in (("input", net.hidden), ("output", net.output))
+        f"{prefix}.{name}": view.copy()
+        for prefix, layer in layers_of(net).items()
         for name, view in layer.state().items()
     }
 
@@ -61,64 +68,78 @@ def state_of(net):
 
 
 class Twin:
-    """The network in float64, its softmax over given active sets with given offsets."""
+    """The network in float64, its layers computed at given units and its softmax over given active sets."""
 
     def __init__(self, net, points):
-        self.relu = net.config.hidden.activation == "relu"
+        self.hidden = [(layer.name, layer.relu, isinstance(layer, InputLayer)) for layer in net.hidden]
         self.state = {name: array.astype(np.float64) for name, array in state_of(net).items()}
         self.X, self.Y = (matrix.toarray().astype(np.float64) for matrix in points)
         if net.config.normalize:
             norms = np.linalg.norm(self.X, axis=1, keepdims=True)
             self.X /= np.where(norms > 0, norms, 1)
 
-    def gradients(self, active, offsets):
+    def signals(self, units):
+        """The features and every hidden layer's output; `units` has boolean arrays [samples, units] by layer."""
+        signals = [self.X]
+        for name, relu, rows_are_features in self.hidden:
+            weights = self.state[f"{name}.weights"]
+            sums = signals[-1] @ (weights if rows_are_features else weights.T) + self.state[f"{name}.bias"]
+            signals.append(np.where(units.get(name, True), np.maximum(sums, 0) if relu else sums, 0))
+        return signals
+
+    def scores(self, units):
+        """Every label's logit."""
+        return self.signals(units)[-1] @ self.state["output.weights"].T + self.state["output.bias"]
+
+    def gradients(self, units, active, offsets):
         """Loss and gradients; `active` and `offsets` are [samples, labels]."""
-        before = self.X @ self.state["input.weights"] + self.state["input.bias"]
-        hidden = np.maximum(before, 0) if self.relu else before
-        logits = hidden @ self.state["output.weights"].T + self.state["output.bias"] + offsets
-        logits[~active] = -np.inf
+        signals = self.signals(units)
+        logits = np.where(active, self.scores(units) + offsets, -np.inf)
         counts = self.Y.sum(axis=1, keepdims=True)
         logits -= logits.max(axis=1, keepdims=True)
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         labelled = max(1, int((counts > 0).sum()))
         losses = np.where(self.Y > 0, -log_p, 0).sum(axis=1, keepdims=True) / np.maximum(counts, 1)
         delta = np.where(counts > 0, np.exp(log_p) - self.Y / np.maximum(counts, 1), 0) / labelled
+        gradients = {"output.weights": delta.T @ signals[-1], "output.bias": delta.sum(axis=0)}
         down = delta @ self.state["output.weights"]
-        if self.relu:
-            down[before <= 0] = 0
-        return losses.sum() / labelled, {
-            "output.weights": delta.T @ hidden,
-            "output.bias": delta.sum(axis=0),
-            "input.weights": self.X.T @ down,
-            "input.bias": down.sum(axis=0),
-        }
+        for i, (name, relu, rows_are_features) in reversed(list(enumerate(self.hidden))):
+            delta = np.where(units.get(name, True) & (signals[i + 1] > 0 if relu else True), down, 0)
+            gradient = signals[i].T @ delta
+            gradients[f"{name}.weights"] = gradient if rows_are_features else gradient.T
+            gradients[f"{name}.bias"] = delta.sum(axis=0)
+            if i:
+                down = delta @ self.state[f"{name}.weights"]
+        return losses.sum() / labelled, gradients
+
+
+def mask(lists, width):
+    """A boolean array [samples, width] that is true at each sample's ids."""
+    out = np.zeros((len(lists), width), bool)
+    for row, ids in zip(out, lists, strict=True):
+        row[ids] = True
+    return out
 
 
 @pytest.fixture
 def spy(monkeypatch):
-    """Record the active sets a network draws: each sample's own ids, the shared ids and their offsets."""
+    """Record what a network computes: by layer each sample's own ids, and the shared ids and their offsets."""
+    seen = {"own": {}, "shared": np.zeros(0, np.int32), "offsets": np.zeros(0, np.float32)}
+    draw, shared_logits = signals.Pairs.draw, output.shared_logits
 
-    def spy(net):
-        seen = {"own": [], "shared": np.zeros(0, np.int32), "offsets": np.zeros(0, np.float32)}
-        if net.output.index is not None:
-            sample = net.output.index.sample
+    def spied_draw(self, *arguments):
+        rows = draw(self, *arguments)
+        runs = zip(rows.begin, rows.end, strict=True)
+        seen["own"][self._name] = [rows.flat[first:last].copy() for first, last in runs]
+        return rows
 
-            def spied_sample(*arguments):
-                sample(*arguments)
-                ids, counts = arguments[5:7]
-                seen["own"] = [row[:count].copy() for row, count in zip(ids, counts, strict=True)]
+    def spied_logits(table, ids, offsets, *rest):
+        seen["shared"], seen["offsets"] = ids.copy(), offsets.copy()
+        shared_logits(table, ids, offsets, *rest)
 
-            monkeypatch.setattr(net.output.index, "sample", spied_sample)
-        shared_logits = layers.shared_logits
-
-        def spied_logits(table, ids, offsets, *rest):
-            seen["shared"], seen["offsets"] = ids.copy(), offsets.copy()
-            shared_logits(table, ids, offsets, *rest)
-
-        monkeypatch.setattr(layers, "shared_logits", spied_logits)
-        return seen
-
-    return spy
+    monkeypatch.setattr(signals.Pairs, "draw", spied_draw)
+    monkeypatch.setattr(output, "shared_logits", spied_logits)
+    return seen
 
 
 def gradient_config(candidates, correction="logq", activation="relu", **changes):
@@ -132,7 +153,7 @@ def gradient_config(candidates, correction="logq", activation="relu", **changes)
 
 
 def randomise_biases(net, rng):
-    for layer in (net.hidden, net.output):
+    for layer in layers_of(net).values():
         bias = layer.state()["bias"]
         bias[:] = rng.normal(size=len(bias))
 
@@ -141,30 +162,35 @@ def assert_gradients(net, points, seen, frequency):
     twin = Twin(net, points)
     n = points[0].shape[0]
     stats = net.train_batch(batch_of(points, net.config))
-    active, offsets = np.zeros((n, N_LABELS), bool), np.zeros((n, N_LABELS))
-    output = net.config.output
-    active[:, seen["shared"]] = True
-    if output.uses_labels_of_batch and output.correction == "logq":
+    offsets = np.zeros((n, N_LABELS))
+    own = mask(seen["own"].get("output", [[]] * n), N_LABELS)
+    active = own | mask([seen["shared"]] * n, N_LABELS)
+    units = {
+        layer.name: mask(seen["own"][layer.name], layer.config.units)
+        for layer in net.hidden
+        if layer.config.uses_tables
+    }
+    config = net.config.output
+    if config.uses_labels_of_batch and config.correction == "logq":
         absent = (1 - np.asarray(frequency)) ** n
-        if output.uses_tail:
-            absent = absent * (1 - 1 / N_LABELS) ** output.tail
+        if config.uses_tail:
+            absent = absent * (1 - 1 / N_LABELS) ** config.tail
         expected_offsets = -np.log(1 - absent[seen["shared"]])
         np.testing.assert_allclose(seen["offsets"], expected_offsets, rtol=1e-4, atol=1e-6)
         offsets[:, seen["shared"]] = expected_offsets
-        offsets[twin.Y > 0] = 0
+        offsets[own | (twin.Y > 0)] = 0
     else:
         assert not len(seen["offsets"])
-    for s, ids in enumerate(seen["own"]):
-        active[s, ids] = True
-        offsets[s, ids] = 0
     assert active[twin.Y > 0].all()
-    assert active.all() == (output.candidates == "full")
-    loss, expected = twin.gradients(active, offsets)
+    assert active.all() == (config.candidates == "full")
+    assert not any(computed.all() for computed in units.values())
+    loss, expected = twin.gradients(units, active, offsets)
     assert stats.loss == pytest.approx(loss, rel=1e-5)
     assert stats.active == pytest.approx(active.sum(axis=1).mean())
     after = state_of(net)
     for name, gradient in expected.items():
         actual = (twin.state[name] - after[name]) / net.config.optimizer.lr
+        assert np.abs(gradient).max() > 0, name
         assert np.abs(actual - gradient).max() < 1e-4 * np.abs(gradient).max(), name
 
 
@@ -180,26 +206,65 @@ def test_gradient_is_that_of_a_dense_network(rng, points, spy, candidates, corre
     frequency = np.where(rng.random(N_LABELS) < 0.5, rng.random(N_LABELS), 0.0)
     frequency = np.maximum(frequency, (points[1].sum(axis=0) / 12).A1)
     net.output.set_label_frequency(frequency)
-    assert_gradients(net, points, spy(net), frequency)
+    assert_gradients(net, points, spy, frequency)
 
 
-@pytest.mark.parametrize("candidates", ["lsh", "lsh+tail"])
-def test_gradient_of_given_active_sets(rng, points, spy, monkeypatch, candidates):
-    """The candidates are made up here, labels first, so that nothing depends on what the tables return."""
-    net = Network(N_FEATURES, N_LABELS, gradient_config(candidates))
+def full(units, activation="relu"):
+    return HiddenConfig(units, activation)
+
+
+def sampled(units, budget, activation="relu"):
+    """A layer that looks its units up; the fewer of them, the sooner the layer above reads those alone."""
+    return HiddenConfig(units, activation, "lsh", budget, LSHConfig(k=2, l=4))
+
+
+DEEP = {
+    "full, full": (full(20), full(24)),
+    "full, full, full": (full(20), full(33), full(16)),
+    "full, sampled": (full(20), sampled(50, 20)),
+    "sampled": (sampled(50, 20),),
+    "sampled, full": (sampled(50, 20), full(24)),
+    "sampled, sampled": (sampled(50, 20), sampled(40, 15)),
+    "few sampled, sampled": (sampled(300, 9), sampled(200, 5)),
+    "full, sampled, sampled": (full(20), sampled(50, 20), sampled(300, 8)),
+    "sampled, sampled, sampled": (sampled(50, 20), sampled(300, 9), sampled(40, 15)),
+}
+
+
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("candidates", ["lsh", "lsh+tail", "full"])
+@pytest.mark.parametrize("hidden", DEEP.values(), ids=DEEP)
+def test_gradient_through_hidden_layers(rng, points, spy, hidden, candidates, activation):
+    hidden = tuple(dataclasses.replace(layer, activation=activation) for layer in hidden)
+    net = Network(N_FEATURES, N_LABELS, gradient_config(candidates, hidden=hidden))
     randomise_biases(net, rng)
-
-    def sample(hidden, label_ptr, labels, budget, iteration, out_ids, out_counts, threads):
-        for s in range(len(hidden)):
-            mine = labels[label_ptr[s] : label_ptr[s + 1]]
-            found = np.setdiff1d(rng.permutation(N_LABELS)[: s % budget], mine)[: budget - len(mine)]
-            ids = np.concatenate([mine, found])
-            out_ids[s, : len(ids)], out_counts[s] = ids, len(ids)
-
-    monkeypatch.setattr(net.output.index, "sample", sample)
     frequency = np.full(N_LABELS, 0.1)
     net.output.set_label_frequency(frequency)
-    assert_gradients(net, points, spy(net), frequency)
+    assert_gradients(net, points, spy, frequency)
+
+
+@pytest.mark.parametrize("hidden", [(full(20),), (sampled(50, 12), sampled(40, 12))], ids=["full", "sampled"])
+@pytest.mark.parametrize("candidates", ["lsh", "lsh+tail"])
+def test_gradient_of_given_active_sets(rng, points, monkeypatch, candidates, hidden, request):
+    """The candidates are made up here, labels first, so that nothing depends on what the tables return."""
+    net = Network(N_FEATURES, N_LABELS, gradient_config(candidates, hidden=hidden))
+    randomise_biases(net, rng)
+
+    def draw(self, index, signal, forced, budget, iteration, threads):
+        n = len(forced.begin)
+        ids, counts = np.full((n, budget), -1, np.int32), np.zeros(n, np.int64)
+        for s in range(n):
+            mine = forced.flat[forced.begin[s] : forced.end[s]]
+            found = np.setdiff1d(rng.permutation(index.table.n_rows)[: s % budget], mine)[: budget - len(mine)]
+            counts[s] = len(mine) + len(found)
+            ids[s, : counts[s]] = np.concatenate([mine, found])
+        begin = np.arange(n) * budget
+        return signals.Runs(ids.reshape(-1), begin, begin + counts)
+
+    monkeypatch.setattr(signals.Pairs, "draw", draw)
+    frequency = np.full(N_LABELS, 0.1)
+    net.output.set_label_frequency(frequency)
+    assert_gradients(net, points, request.getfixturevalue("spy"), frequency)
 
 
 @pytest.mark.parametrize("candidates", CANDIDATES)
@@ -221,7 +286,7 @@ def test_batches_without_labels_or_features(points, candidates, without):
             np.array_equal(before[name], after[name]) for name in before if not name.endswith("last_step")
         )
     else:
-        assert np.array_equal(before["input.weights"], after["input.weights"])
+        assert np.array_equal(before["hidden.0.weights"], after["hidden.0.weights"])
         assert not np.array_equal(before["output.bias"], after["output.bias"])
 
 
@@ -232,8 +297,8 @@ def test_adam_moves_the_touched_rows_alone(points):
     net.train_batch(batch_of(points, config))
     after = state_of(net)
     unused = np.setdiff1d(np.arange(N_FEATURES), points[0].indices)
-    assert np.array_equal(after["input.weights"][unused], before["input.weights"][unused])
-    assert (after["input.last_step"] > 0).sum() == N_FEATURES - len(unused)
+    assert np.array_equal(after["hidden.0.weights"][unused], before["hidden.0.weights"][unused])
+    assert (after["hidden.0.last_step"] > 0).sum() == N_FEATURES - len(unused)
     asleep = after["output.last_step"] == 0
     assert asleep.any()
     for name in ("weights", "bias", "m", "v"):
@@ -256,13 +321,13 @@ def test_corrected_sum_is_unbiased(rng, monkeypatch, candidates):
     probe = rng.normal(size=8)
     exponentials = np.exp(net.output.table.weights.astype(np.float64) @ probe)
     sums = []
-    shared_logits = layers.shared_logits
+    shared_logits = output.shared_logits
 
     def spied_logits(table, ids, offsets, *rest):
         sums.append((exponentials[ids] * np.exp(offsets.astype(np.float64))).sum())
         shared_logits(table, ids, offsets, *rest)
 
-    monkeypatch.setattr(layers, "shared_logits", spied_logits)
+    monkeypatch.setattr(output, "shared_logits", spied_logits)
     empty = np.zeros(0, np.int32), np.zeros(0, np.float32)
     for _ in range(1500):
         Y = csr_matrix(rng.random((6, 80)) < frequency)
@@ -280,9 +345,9 @@ def extreme():
     return make_extreme(3000, 2000, 20_000, seed=1)
 
 
-def trained(data, candidates, *, threads, seed=0, batches=200):
-    output = OutputConfig(candidates, budget=300, tail=256, lsh=LSHConfig(l=8))
-    net = Network(2000, 20_000, NetworkConfig(HiddenConfig(32), output, seed=seed), threads=threads)
+def trained(data, candidates, *, threads, seed=0, batches=200, hidden=HiddenConfig(32)):  # noqa: B008
+    above = OutputConfig(candidates, budget=300, tail=256, lsh=LSHConfig(l=8))
+    net = Network(2000, 20_000, NetworkConfig(hidden, above, seed=seed), threads=threads)
     net.fit(data.X, data.Y, config=TrainingConfig(epochs=100, batch_size=64, max_batches=batches))
     return state_of(net)
 
@@ -292,6 +357,19 @@ def test_weights_do_not_depend_on_threads(extreme, candidates):
     one, two = (trained(extreme, candidates, threads=threads) for threads in (1, 2))
     for name in one:
         assert np.array_equal(one[name], two[name]), name
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [(sampled(300, 40), sampled(500, 10), sampled(200, 30)), (full(100), full(200), sampled(300, 40))],
+    ids=["sampled", "full below"],
+)
+def test_weights_of_three_layers_do_not_depend_on_threads(extreme, hidden):
+    options = {"batches": 100, "hidden": hidden}
+    one, two = (trained(extreme, "lsh", threads=threads, **options) for threads in (1, 2))
+    for name in one:
+        assert np.array_equal(one[name], two[name]), name
+        assert one[name].any(), name
 
 
 def test_same_seed_same_weights(extreme):
@@ -307,13 +385,6 @@ def test_same_seed_same_weights(extreme):
 # --- Prediction
 
 
-def twin_scores(net, X):
-    twin = Twin(net, (X, X))
-    before = twin.X @ twin.state["input.weights"] + twin.state["input.bias"]
-    hidden = np.maximum(before, 0) if twin.relu else before
-    return hidden @ twin.state["output.weights"].T + twin.state["output.bias"]
-
-
 @pytest.fixture
 def untrained(rng):
     net = Network(N_FEATURES, N_LABELS, NetworkConfig(HiddenConfig(UNITS)))
@@ -326,7 +397,7 @@ def untrained(rng):
 def test_predictions_are_the_best_of_all_labels(rng, untrained, points, monkeypatch, block, excluding):
     monkeypatch.setattr(network, "PREDICT_BLOCK", block)
     X = points[0]
-    scores = twin_scores(untrained, X)
+    scores = Twin(untrained, points).scores({})
     exclude = None
     if excluding:
         exclude = sparse(rng, (12, N_LABELS + 10), 0.3)
@@ -336,6 +407,20 @@ def test_predictions_are_the_best_of_all_labels(rng, untrained, points, monkeypa
     np.testing.assert_array_equal(ids, order)
     np.testing.assert_allclose(predicted, np.take_along_axis(scores, order, axis=1), rtol=1e-5)
     assert (ids.dtype, predicted.dtype) == (np.int32, np.float32)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("hidden", DEEP.values(), ids=DEEP)
+def test_every_unit_is_computed_in_prediction(rng, points, hidden, activation, trainable):
+    hidden = tuple(dataclasses.replace(layer, activation=activation) for layer in hidden)
+    net = Network(N_FEATURES, N_LABELS, NetworkConfig(hidden), trainable=trainable)
+    randomise_biases(net, rng)
+    scores = Twin(net, points).scores({})
+    ids, predicted = net.predict(points[0], N_LABELS)
+    expected = np.take_along_axis(scores, ids, axis=1)
+    np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-4 * np.abs(scores).max())
+    assert np.array_equal(np.sort(ids, axis=1), np.tile(np.arange(N_LABELS), (12, 1)))
 
 
 def test_predict_takes_any_matrix(untrained, points):
@@ -413,17 +498,46 @@ def test_memory_report_names_what_is_large(points):
     net = Network(N_FEATURES, N_LABELS)
     net.output.set_label_frequency(np.full(N_LABELS, 0.1))
     names = {line["name"] for line in net.memory_report()}
-    assert names == {"input weights", "output weights", "index codes", "index offsets", "index ids"}
+    tables = {"output table codes", "output table offsets", "output table ids"}
+    assert names == {"hidden.0 weights", "output weights"} | tables
     net.train_batch(batch_of(points, net.config))
-    names = {line["name"] for line in net.memory_report()} - names
-    assert {
-        "input pairs",
+    assert {line["name"] for line in net.memory_report()} - names == {
+        "hidden.0 output",
+        "hidden.0 gradient",
+        "hidden.0 gradient sum",
+        "hidden.0 pairs",
+        "output candidates",
+        "output shared candidates",
         "output pairs",
-        "hidden",
-        "hidden gradient",
-        "shared logits",
-        "own logits",
-    } <= names
+        "output logits",
+        "output shared logits",
+    }
+
+
+def test_memory_report_names_every_layer(points):
+    config = gradient_config("full", hidden=(full(20), sampled(50, 20), full(24)))
+    net = Network(N_FEATURES, N_LABELS, config)
+    net.train_batch(batch_of(points, config))
+    names = [line["name"].split(" ", 1) for line in net.memory_report()]
+    assert len(set(map(tuple, names))) == len(names)
+    every = {"weights", "output", "gradient", "gradient sum"}
+    pairs = {"pairs", "candidates", "logits", "deltas", "table codes", "table offsets", "table ids"}
+    for layer, expected in [("hidden.0", every | {"pairs"}), ("hidden.1", every | pairs), ("hidden.2", every)]:
+        assert {what for name, what in names if name == layer} == expected
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("candidates", ["lsh", "inbatch"])
+@pytest.mark.parametrize("hidden", DEEP.values(), ids=DEEP)
+def test_bytes_needed_are_those_of_the_report(hidden, candidates, optimizer):
+    config = gradient_config(candidates, hidden=hidden, optimizer=OptimizerConfig(optimizer))
+    report = {line["name"]: line["bytes"] for line in Network(N_FEATURES, N_LABELS, config).memory_report()}
+    needed = Network.bytes_needed(N_FEATURES, N_LABELS, config)
+    for name, size in needed.items():
+        layer, what = name.split(" ")
+        parts = [name] if what == "weights" else [f"{layer} table {part}" for part in ("codes", "offsets", "ids")]
+        assert size == sum(report.pop(part) for part in parts), name
+    assert not report
 
 
 def test_batches_may_grow_and_shrink(points):
@@ -436,12 +550,43 @@ def test_batches_may_grow_and_shrink(points):
     assert net.step == 4
 
 
+def rehashing(rehash):
+    """A network of two layers whose tables are rebuilt by that configuration."""
+    hidden = dataclasses.replace(sampled(50, 20), rehash=rehash)
+    above = OutputConfig("lsh", budget=20, lsh=LSHConfig(l=5), rehash=rehash)
+    return Network(N_FEATURES, N_LABELS, NetworkConfig(hidden, above, OptimizerConfig(lr=0.02)))
+
+
+def train(net, points, batches):
+    """Train on the same batch again and again; return the losses."""
+    return [net.train_batch(batch_of(points, net.config)).loss for _ in range(batches)]
+
+
 def test_tables_follow_the_schedule(points):
-    output = OutputConfig("lsh", rehash=RehashConfig(period=3, decay=0))
-    net = Network(N_FEATURES, N_LABELS, NetworkConfig(output=output))
-    for _ in range(10):
-        net.train_batch(batch_of(points, net.config))
-    assert net.output.index.rebuilds == 4
+    net = rehashing(RehashConfig(period=3, decay=0))
+    train(net, points, 10)
+    assert net.hidden[0].index.rebuilds == net.output.index.rebuilds == 4
+    seconds = net.hidden[0].index.rebuild_seconds + net.output.index.rebuild_seconds
+    assert net.rehash_seconds == pytest.approx(seconds)
+    assert seconds > 0
+
+
+@pytest.mark.parametrize(("drift", "rebuilds"), [(0.0, 4), (1.0, 1)])
+def test_tables_follow_the_drift_of_the_weights(points, drift, rebuilds):
+    net = rehashing(RehashConfig("drift", period=3, drift=drift))
+    train(net, points, 10)
+    assert net.hidden[0].index.rebuilds == net.output.index.rebuilds == rebuilds
+
+
+def test_new_functions_are_drawn_and_training_goes_on(points):
+    net = rehashing(RehashConfig("fixed", period=3, renew=2))
+    losses = train(net, points, 6)
+    before = [layer.index.hasher for layer in layers_of(net).values()]
+    losses += train(net, points, 3)
+    after = [layer.index.hasher for layer in layers_of(net).values()]
+    assert not any(one is other for one, other in zip(before, after, strict=True))
+    losses += train(net, points, 31)
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
 def test_a_learning_rate_for_one_batch(points):
@@ -469,14 +614,14 @@ def test_overflow_is_told_and_leaves_the_network_unlocked(points):
 
 def test_one_thread_trains_at_a_time(points, monkeypatch):
     net = Network(N_FEATURES, N_LABELS, gradient_config("full"))
-    forward, inside, go_on = net.hidden.forward, threading.Event(), threading.Event()
+    forward, inside, go_on = net.hidden[0].forward, threading.Event(), threading.Event()
 
     def slow_forward(*arguments):
         inside.set()
         assert go_on.wait(30)
-        forward(*arguments)
+        return forward(*arguments)
 
-    monkeypatch.setattr(net.hidden, "forward", slow_forward)
+    monkeypatch.setattr(net.hidden[0], "forward", slow_forward)
     thread = threading.Thread(target=net.train_batch, args=(batch_of(points, net.config),))
     thread.start()
     try:
@@ -497,3 +642,10 @@ def test_sizes_out_of_range(n_features, n_labels):
 
 def test_repr():
     assert repr(Network(10, 2000)) == "Network(10 features, 128 hidden units, 2,000 labels, 0 steps)"
+    deep = Network(10, 20, NetworkConfig((full(8), full(9))))
+    assert repr(deep) == "Network(10 features, 8 + 9 hidden units, 20 labels, 0 steps)"
+
+
+def test_the_largest_seed():
+    config = NetworkConfig(sampled(50, 20), seed=2**63 - 1)
+    assert Network(10, 20, config).output.seed == 2**63

@@ -73,13 +73,14 @@ def test_history_adds_up(data, batches):
         assert 0 <= epoch.quality["P@1"] <= 1
     assert history.active_per_sample == pytest.approx(np.mean([stats.active for _, _, stats, _ in batches]))
     assert history.train_seconds == pytest.approx(sum(epoch.seconds for epoch in history.epochs))
-    assert history.train_seconds > 0
+    assert 0 < history.rehash_seconds < history.train_seconds
+    assert history.rehash_share == pytest.approx(history.rehash_seconds / history.train_seconds)
     assert history.ms_per_batch == pytest.approx(1e3 * history.train_seconds / 12)
     assert not history.stopped
 
 
 def test_history_of_nothing():
-    assert History().ms_per_batch == 0
+    assert History().ms_per_batch == History().rehash_share == 0
 
 
 def test_progress(data):

@@ -2,6 +2,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self, disjoint_base
 
+@disjoint_base
 class _Coded:
     @property
     def k(self) -> int: ...
@@ -12,7 +13,6 @@ class _Coded:
     @property
     def bucket_bits(self) -> int: ...
 
-@disjoint_base
 class CodeCombiner(_Coded):
     def __new__(cls, k: int, l: int, radix: int, bucket_bits: int) -> Self: ...
     def combine(self, codes: NDArray[np.int32], out: NDArray[np.uint32]) -> None: ...

@@ -5,6 +5,7 @@ def vanilla(
     codes: NDArray[np.uint32],
     offsets: NDArray[np.int32],
     ids: NDArray[np.int32],
+    n: int,
     forced_ptr: NDArray[np.int64],
     forced_ids: NDArray[np.int32],
     budget: int,
@@ -13,6 +14,25 @@ def vanilla(
     out_ids: NDArray[np.int32],
     out_counts: NDArray[np.int64],
     num_threads: int,
+    *,
+    fill: bool = False,
+) -> None: ...
+def ranked(
+    codes: NDArray[np.uint32],
+    offsets: NDArray[np.int32],
+    ids: NDArray[np.int32],
+    n: int,
+    forced_ptr: NDArray[np.int64],
+    forced_ids: NDArray[np.int32],
+    budget: int,
+    seed: int,
+    iteration: int,
+    out_ids: NDArray[np.int32],
+    out_counts: NDArray[np.int64],
+    num_threads: int,
+    *,
+    min_tables: int = 1,
+    fill: bool = False,
 ) -> None: ...
 def split_shared(
     place: NDArray[np.int32],

@@ -125,7 +125,8 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
     begin, end, columns, values : arrays
         The samples, as in ``sddmm``.
     gradient : SampleGradient or None
-        Receives ``coefficient * w[row]``, of the weights before the step, at the samples' own columns.
+        Receives ``coefficient * w[row]``, of the weights before the step, at the samples' own columns, which must not
+        repeat within a sample then.
     touched_only : bool
         Step the columns that some sample of the row has, and leave the others' moments as they are. Otherwise the whole
         row takes the step, as it does with dense samples.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from slide.config import ConfigError, LSHConfig, OutputConfig, SamplingConfig
 from slide.kernels import sampling, tables
-from slide.policies import POLICIES, Query
+from slide.policies import POLICIES, Query, make_policy
 
 N, L, BUCKETS = 400, 9, 16
 
@@ -267,10 +267,11 @@ def test_policies_by_name(world, policy, fill):
 
 
 def test_a_new_policy_needs_one_line(monkeypatch):
-    with pytest.raises(ConfigError, match="'vanilla', 'topk', 'threshold'"):
-        SamplingConfig(policy="mine")
-    monkeypatch.setitem(POLICIES, "mine", lambda query, config: None)
-    assert SamplingConfig(policy="mine").policy == "mine"
+    config = SamplingConfig(policy="mine")
+    with pytest.raises(ConfigError, match="policy must be one of vanilla, topk, threshold, got 'mine'"):
+        make_policy(config)
+    monkeypatch.setitem(POLICIES, "mine", max)
+    assert make_policy(config) is max
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ class Tables:
             self.queries,
             self.offsets,
             self.ids,
+            self.codes.shape[1],
             self.forced_ptr,
             self.forced_ids,
             budget,
@@ -94,7 +95,7 @@ def test_order_of_tables_is_uniform():
     build(codes, offsets, ids, 1)
     queries = np.repeat(np.arange(3, dtype=np.uint32)[:, None], samples, axis=1)
     forced_ptr = np.zeros(samples + 1, np.int64)
-    vanilla(queries, offsets, ids, forced_ptr, np.zeros(0, np.int32), 3, 5, 6, out, counts, 2)
+    vanilla(queries, offsets, ids, 3, forced_ptr, np.zeros(0, np.int32), 3, 5, 6, out, counts, 2)
     assert (counts == 3).all()
     seen = np.array([(out == order).all(axis=1).sum() for order in permutations(range(3))])
     expected = samples / 6
@@ -107,7 +108,7 @@ def test_start_in_a_bucket_is_uniform():
     offsets, ids = np.array([[0, n]], np.int32), np.arange(n, dtype=np.int32)[None]
     out, counts = np.zeros((samples, 1), np.int32), np.zeros(samples, np.int64)
     queries, forced_ptr = np.zeros((1, samples), np.uint32), np.zeros(samples + 1, np.int64)
-    vanilla(queries, offsets, ids, forced_ptr, np.zeros(0, np.int32), 1, 7, 8, out, counts, 2)
+    vanilla(queries, offsets, ids, n, forced_ptr, np.zeros(0, np.int32), 1, 7, 8, out, counts, 2)
     seen = np.bincount(out[:, 0], minlength=n)
     assert ((seen - samples / n) ** 2 / (samples / n)).sum() < 37.7  # 15 degrees of freedom, 1 in 1,000
 
@@ -123,7 +124,9 @@ def test_no_samples_no_tables(rng):
     [
         ({"offsets": np.zeros((1, 3), np.int32)}, "must have a row for each table"),
         ({"ids": np.zeros((1, 4), np.int32)}, "must have a row for each table"),
-        ({"codes": np.zeros((2, 1), np.uint32)}, "a column for each sample"),
+        ({"ids": np.zeros((2, 3), np.int32)}, "ids must have room for the 4 ids of a table, got 3"),
+        ({"n": -1}, r"n must be between 0 and 2\*\*31 - 1, got -1"),
+        ({"codes": np.zeros((2, 1), np.uint32)}, "a column for each query"),
         ({"offsets": np.zeros((2, 1), np.int32)}, "must have a row for each table"),
         ({"forced_ptr": np.array([0, 1])}, "must fit 2 samples"),
         ({"out_counts": np.zeros(1, np.int64)}, "must fit 2 samples"),
@@ -133,7 +136,7 @@ def test_no_samples_no_tables(rng):
         ({"forced_ids": np.array([0, 4], np.int32)}, r"forced id 4 is not in 0\.\.3"),
         ({"forced_ids": np.array([-1, 0], np.int32)}, r"forced id -1 is not in 0\.\.3"),
         ({"budget": 4}, "room for 3 ids a sample, 4 are asked for"),
-        ({"codes": np.array([[0, 0], [0, 2]], np.uint32)}, "sample 1 has bucket 2 in table 1, of 2"),
+        ({"codes": np.array([[0, 0], [0, 2]], np.uint32)}, "query 1 has bucket 2 in table 1, of 2"),
     ],
 )
 def test_vanilla_checks_its_arguments(changes, message):
@@ -141,6 +144,7 @@ def test_vanilla_checks_its_arguments(changes, message):
         "codes": np.zeros((2, 2), np.uint32),
         "offsets": np.array([[0, 4, 4], [0, 0, 4]], np.int32),
         "ids": np.array([[0, 1, 2, 3], [0, 1, 2, 3]], np.int32),
+        "n": 4,
         "forced_ptr": np.array([0, 1, 2]),
         "forced_ids": np.array([0, 1], np.int32),
         "budget": 3,
@@ -165,6 +169,7 @@ def test_more_forced_ids_than_room_are_refused(rng):
             tables.queries,
             tables.offsets,
             tables.ids,
+            tables.codes.shape[1],
             tables.forced_ptr,
             tables.forced_ids,
             1,

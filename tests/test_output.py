@@ -1,0 +1,151 @@
+"""The output layer on its own: what it keeps, what it computes, and what it needs to be told."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from slide.buffers import Buffers
+from slide.config import CANDIDATES, LSHConfig, OutputConfig
+from slide.data.batches import Batch
+from slide.kernels import optim
+from slide.kernels.sparse import SampleGradient
+from slide.output import OutputLayer
+from slide.signals import Runs, Signal
+
+
+def output_layer(n_labels=50, dim=20, moments=0, seed=0, **fields):
+    config = OutputConfig(**{"budget": 10, "tail": 8, "lsh": LSHConfig(k=2, l=4)} | fields)
+    layer = OutputLayer(n_labels, dim, config, moments, seed, Buffers(), 1)
+    layer.make_index()
+    if layer.index is not None:
+        layer.index.rebuild(0, 1)
+    return layer
+
+
+def batch(n_labels=50, *, points=4):
+    """Points with two features and up to two labels each."""
+    features = np.arange(2 * points, dtype=np.int32)
+    labels = np.array([[1, n_labels - 1]] * (points - 1), np.int32).ravel()
+    label_ptr = np.append(np.arange(0, 2 * points, 2), 2 * (points - 1))
+    ptr = np.arange(0, 2 * points + 1, 2)
+    return Batch(ptr, features, np.ones(2 * points, np.float32), label_ptr, labels)
+
+
+def train(layer, labels=None, *, iteration=0):
+    hidden = np.ones((4, 32), np.float32)
+    hidden[:, layer.table.dim :] = 0
+    labels = labels or batch(layer.table.n_rows)
+    gradient = SampleGradient(4, 32)
+    return layer.train(labels, Signal(hidden, None, None), gradient, optim.sgd(0.1, 1), iteration, 1)
+
+
+def test_output_starts_with_the_spread_of_the_dimension():
+    weights = output_layer(2000, 64).table.weights
+    assert np.abs(weights).max() == pytest.approx(1 / 8, rel=1e-3)
+
+
+@pytest.mark.parametrize(("moments", "extra"), [(0, []), (2, ["m", "v", "bias_m", "bias_v"])])
+def test_state(moments, extra):
+    state = output_layer(moments=moments).state()
+    assert sorted(state) == sorted(["weights", "bias", "last_step", *extra])
+    assert state["bias"].shape == (50,)
+
+
+def test_state_is_the_layer_itself():
+    layer = output_layer(moments=2)
+    for view in layer.state().values():
+        view[:] = 3
+    assert all((view == 3).all() for view in layer.state().values())
+
+
+@pytest.mark.parametrize("candidates", CANDIDATES)
+def test_tables_are_made_where_they_are_used(candidates):
+    assert (output_layer(candidates=candidates).index is not None) == candidates.startswith("lsh")
+
+
+@pytest.mark.parametrize("candidates", ["lsh+tail", "lsh+inbatch", "inbatch", "uniform"])
+def test_correction_needs_the_labels_frequencies(candidates):
+    layer = output_layer(candidates=candidates)
+    with pytest.raises(RuntimeError, match="needs set_label_frequency"):
+        train(layer)
+    train(output_layer(candidates=candidates, correction="none"))
+    layer.set_label_frequency(np.full(50, 0.1))
+    train(layer)
+
+
+@pytest.mark.parametrize(
+    "frequency", [np.zeros(49), np.zeros((50, 1)), np.full(50, -0.1), np.full(50, 1.1), np.full(50, np.nan)]
+)
+def test_frequencies_are_checked(frequency):
+    with pytest.raises(ValueError, match="frequency must be 50 shares from 0 to 1"):
+        output_layer().set_label_frequency(frequency)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("candidates", ["lsh+tail", "inbatch"])
+def test_frequencies_at_the_ends_are_safe(candidates, share):
+    layer = output_layer(candidates=candidates)
+    layer.set_label_frequency(np.full(50, share))
+    assert np.isfinite(train(layer).loss)
+    assert np.isfinite(layer.table.weights).all()
+
+
+@pytest.mark.parametrize(
+    ("candidates", "low", "high"), [("lsh", 2, 10), ("inbatch", 2, 2), ("uniform", 3, 10), ("full", 50, 50)]
+)
+def test_number_of_active_neurons(candidates, low, high):
+    layer = output_layer(candidates=candidates, correction="none")
+    assert low <= train(layer).active <= high
+
+
+def test_uniform_sample_changes_with_the_iteration():
+    active = []
+    for iteration in (0, 0, 1):
+        layer = output_layer(candidates="uniform", correction="none", tail=20)
+        train(layer, iteration=iteration)
+        active.append(np.flatnonzero(layer.table.last_step).tolist())
+    assert active[0] == active[1] != active[2]
+
+
+@pytest.mark.parametrize("n_labels", [1, 2, 5])
+@pytest.mark.parametrize("candidates", CANDIDATES)
+def test_fewer_labels_than_the_budget(candidates, n_labels):
+    layer = output_layer(n_labels, candidates=candidates, budget=1000)
+    layer.set_label_frequency(np.full(n_labels, 0.5))
+    one_label = dataclasses.replace(
+        batch(), label_ptr=np.array([0, 1, 1, 2, 2]), labels=np.array([0, n_labels - 1], np.int32)
+    )
+    stats = train(layer, one_label)
+    assert np.isfinite(stats.loss)
+    assert stats.active <= n_labels
+
+
+def test_more_labels_than_the_budget():
+    layer = output_layer(candidates="lsh", budget=1)
+    train(layer)
+    assert set(np.flatnonzero(layer.table.last_step)) >= {1, 49}
+
+
+def test_precision_is_that_of_the_best_active_neuron():
+    layer = output_layer(candidates="full")
+    layer.table.bias[49] = 100
+    stats = train(layer)
+    assert stats.precision == 1
+    layer.table.bias[7] = 200
+    assert train(layer).precision == 0
+
+
+def test_a_sparse_signal_is_read_as_the_dense_one_is():
+    """The same vectors with their non-zero columns named give the same step."""
+    moved = []
+    dense = np.zeros((4, 96), np.float32)
+    dense[:, 3] = np.arange(1, 5)
+    columns = Runs(np.full(4, 3, np.int32), np.arange(4), np.arange(1, 5))
+    for signal in (Signal(dense, columns, dense[:, 3].copy()), Signal(dense, None, None)):
+        layer = output_layer(dim=96, candidates="lsh")
+        before = layer.table.weights.copy()
+        layer.train(batch(), signal, SampleGradient(4, 96), optim.sgd(0.1, 1), 0, 1)
+        moved.append(before - layer.table.weights)
+    assert moved[0].any()
+    np.testing.assert_allclose(moved[0], moved[1], rtol=1e-5, atol=1e-7)
