@@ -184,9 +184,9 @@ class TuningResult:
             line = "".join(str(cell).rjust(width) for cell, width in zip(cells, widths, strict=True))
             lines.append(line + ("  <- chosen" if one is self.choice else ""))
         lines.append(
-            f"{len(self.measurements)} settings measured on {self.queries:,} queries and {self.threads} threads in "
-            f"{self.seconds:.0f} s" + ("" if self.complete else ", when time was up")
-            + f"; all {self.neurons:,} logits take {self.exact_microseconds:,.1f} us a query"
+            f"{len(self.measurements)} settings measured on {self.queries:,} queries in {self.seconds:.0f} s"
+            f"{'' if self.complete else ', when time was up'}; threads: {self.threads}; "
+            f"all {self.neurons:,} logits take {self.exact_microseconds:,.1f} us a query"
         )
         if not self.reached:
             lines.append(f"no setting reaches recall {self.recall_target:.0%}: the best one was chosen")
