@@ -277,7 +277,7 @@ def _tuned(config, name, settings):
     if name == "output":
         return {"output": settings}
     hidden = [to_dict(layer) for layer in config.hidden]
-    hidden[int(name.removeprefix("hidden."))].update(settings)
+    hidden[int(name.removeprefix("hidden."))].update(settings, candidates="lsh")
     return {"hidden": hidden}
 
 
