@@ -218,12 +218,12 @@ def _info_index(args):
     network = Network.load(args.model, threads=args.threads)
     X, source = _queries(network, args)
     reports = {}
-    for (name, layer), signal in zip(_layers(network).items(), network.layer_inputs(X), strict=True):
+    for (name, layer), queries in zip(_layers(network).items(), network.layer_inputs(X), strict=True):
         layer.make_index()
         if layer.index is not None:
             layer.index.rebuild(network.step, network.threads)
             reports[name] = layer.index.diagnose(
-                signal, budget=layer.config.budget, top=args.top, num_threads=network.threads
+                queries, budget=layer.config.budget, top=args.top, num_threads=network.threads
             )
     if args.json:
         print(as_json({"queries": source, "layers": {name: report.to_dict() for name, report in reports.items()}}))
@@ -244,7 +244,7 @@ def tune(args: argparse.Namespace) -> int:
         raise ValueError(f"the network has the layers {', '.join(layers)}; there is none named {args.layer!r}")
     layer = layers[args.layer]
     if isinstance(layer, InputLayer):
-        raise ValueError(f"the rows of layer {args.layer} are features: it computes every unit and has no use for tables")
+        raise ValueError(f"layer {args.layer} computes every unit from its features' rows: it has no use for tables")
     X, source = _queries(network, args)
     log.info("tuning layer %s on %s for at most %g s", args.layer, source, args.time)
     result = tuning.tune(
@@ -277,7 +277,7 @@ def _tuned(config, name, settings):
     if name == "output":
         return {"output": settings}
     hidden = [to_dict(layer) for layer in config.hidden]
-    hidden[int(name.removeprefix("hidden."))].update(settings)
+    hidden[int(name.removeprefix("hidden."))].update(settings, candidates="lsh")
     return {"hidden": hidden}
 
 

@@ -135,7 +135,7 @@ class IndexDiagnosis:
         }
         head = ("budget", f"recall@{self.top}", "neurons", "p5", "p95", "us a query", "")
         lines = [f"{name + ':':10}{text}" for name, text in facts.items()]
-        lines.append(f"policy:   {self.policy}; {self.queries:,} queries, times on {self.threads} threads")
+        lines.append(f"policy:   {self.policy}; {self.queries:,} queries; threads: {self.threads}")
         lines.append(_columns(head))
         for point in sorted((self.chosen, *self.budgets), key=lambda point: point.budget):
             lines.append(_columns((f"{point.budget:,}", *_cells(point), "<- layer" if point is self.chosen else "")))

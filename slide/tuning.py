@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -83,15 +84,19 @@ class Measurement:
         return {**dataclasses.asdict(self), "microseconds": self.microseconds}
 
 
-def frontier(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:
+def frontier(measurements: Iterable[Measurement], limit: float = math.inf) -> tuple[Measurement, ...]:
     """Return the measurements that no other beats in both recall and time, by rising time.
 
     Parameters
     ----------
     measurements : iterable of Measurement
+    limit : float
+        Microseconds of exact search, which beats whatever takes as long; ignored where everything does.
     """
     best = []
     for one in sorted(measurements, key=lambda one: (one.microseconds, -one.recall)):
+        if best and one.microseconds >= limit:
+            break
         if not best or one.recall > best[-1].recall:
             best.append(one)
     return tuple(best)
@@ -179,9 +184,9 @@ class TuningResult:
             line = "".join(str(cell).rjust(width) for cell, width in zip(cells, widths, strict=True))
             lines.append(line + ("  <- chosen" if one is self.choice else ""))
         lines.append(
-            f"{len(self.measurements)} settings measured on {self.queries:,} queries and {self.threads} threads in "
-            f"{self.seconds:.0f} s" + ("" if self.complete else ", when time was up")
-            + f"; all {self.neurons:,} logits take {self.exact_microseconds:,.1f} us a query"
+            f"{len(self.measurements)} settings measured on {self.queries:,} queries in {self.seconds:.0f} s"
+            f"{'' if self.complete else ', when time was up'}; threads: {self.threads}; "
+            f"all {self.neurons:,} logits take {self.exact_microseconds:,.1f} us a query"
         )
         if not self.reached:
             lines.append(f"no setting reaches recall {self.recall_target:.0%}: the best one was chosen")
@@ -265,7 +270,7 @@ def tune(
     )
     done: list[Measurement] = []
     complete = True
-    trials = _search(table, families, max(tables), seed, done)
+    trials = _search(table, families, max(tables), seed, trial.exact_microseconds, done)
     for one in itertools.chain.from_iterable(map(trial.measure, trials)):
         done.append(one)
         if time.perf_counter() - start > time_limit:
@@ -273,7 +278,7 @@ def tune(
             break
     if not done:
         raise ConfigError(f"no family of {', '.join(families)} fits vectors of {table.dim} dimensions")
-    points = frontier(done)
+    points = frontier(done, trial.exact_microseconds)
     return TuningResult(
         frontier=points,
         choice=choose(points, recall_target),
@@ -297,7 +302,7 @@ def _table_of(layer):
     return layer if isinstance(layer, RowTable) else layer.table
 
 
-def _search(table: RowTable, families, l: int, seed: int, done: list[Measurement]) -> Iterator[LSHConfig]:  # noqa: E741
+def _search(table, families, l, seed, limit, done) -> Iterator[LSHConfig]:  # noqa: E741
     """Yield the tables to measure next; `done` grows by what came of the last ones."""
 
     def fitting(config):
@@ -324,9 +329,9 @@ def _search(table: RowTable, families, l: int, seed: int, done: list[Measurement
         config = fitting(dataclasses.replace(last, k=k)) if 1 <= k <= 32 else None
         if config is not None:
             yield config
-            if any((one.lsh.family, one.lsh.k) == (config.family, k) for one in frontier(done)):
+            if any((one.lsh.family, one.lsh.k) == (config.family, k) for one in frontier(done, limit)):
                 going.append((config, way))
-    for config in dict.fromkeys(dataclasses.replace(one.lsh, l=l) for one in frontier(done)):
+    for config in dict.fromkeys(dataclasses.replace(one.lsh, l=l) for one in frontier(done, limit)):
         hasher = make_hasher(config, table.dim, table.n_rows, np.random.default_rng(seed))
         yield dataclasses.replace(config, capacity=max(1, CAPACITY * table.n_rows >> hasher.bucket_bits))
 
