@@ -26,6 +26,7 @@ The house has two floors; imports run downward only::
       data/              readers, cache, synthetic data, batches
       config.py          frozen dataclasses, TOML
       buffers.py         named large memory
+      blas.py            one thread for BLAS
     slide/kernels/       compiled, without the GIL, knows only arrays
       memory             HugeBuffer: the one owner of large memory
       parallel           threads and instruction set

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from slide.blas import one_blas_thread
 from slide.config import SamplingConfig
 from slide.families import HashFamily
 from slide.index import NeuronIndex
 from slide.kernels import dtypes, hashing, tables
 from slide.kernels.dense import exact_topk
 from slide.kernels.rows import RowTable
-from slide.network import one_blas_thread
 from slide.policies import Query, make_policy
 from slide.signals import Runs, Signal
 

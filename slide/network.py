@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import time
@@ -11,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from threadpoolctl import ThreadpoolController
 
 from slide import metrics
+from slide.blas import one_blas_thread
 from slide.buffers import Buffers
 from slide.config import NetworkConfig
 from slide.data.batches import Batch, BatchReader
@@ -31,16 +30,6 @@ from slide.signals import Runs, Signal
 
 PREDICT_BLOCK = 4096
 """Points whose hidden vectors are in memory at a time during prediction."""
-
-
-@functools.cache
-def _threadpools() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-def one_blas_thread():
-    """Return a context in which BLAS runs on one thread: our own loops are the parallel ones. Restored on exit."""
-    return _threadpools().limit(limits=1, user_api="blas")
 
 
 def _features_of(batch: Batch) -> Signal:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from slide.blas import one_blas_thread
 from slide.config import TrainingConfig
 from slide.data.batches import BatchReader, epoch_order
 from slide.data.dataset import DataError, Dataset

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slide.blas import one_blas_thread
 from slide.kernels.dense import exact_topk, shared_logits, shared_step
 from slide.kernels.optim import adam, sgd
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient
-from slide.network import one_blas_thread
 
 NO_OFFSETS = np.zeros(0, np.float32)
 NO_EXCLUDES = np.zeros(0, np.int64), np.zeros(0, np.int32)
