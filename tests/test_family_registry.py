@@ -207,7 +207,7 @@ def test_every_family_trains(name):
 
 def test_the_example(registry, capsys, rng):
     assert EXAMPLE["main"]() > 0.5
-    assert "'family': 'Octants'" in capsys.readouterr().out
+    assert "'family': 'octants'" in capsys.readouterr().out
     x, y = rng.normal(size=(2, 20, 64)).astype(np.float32)
     y += x
     hasher = EXAMPLE["Octants"](64, 1, 4000, 16, rng)

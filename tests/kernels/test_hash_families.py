@@ -37,6 +37,7 @@ def rng():
 
 
 def make(family, dim=40, n=1000, seed=0, **fields):
+    fields.setdefault("bucket_bits", math.ceil(math.log2(n)))
     return make_hasher(LSHConfig(**(FAMILIES[family] | fields)), dim, n, np.random.default_rng(seed))
 
 

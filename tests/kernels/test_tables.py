@@ -63,5 +63,5 @@ def test_bucket_out_of_range_is_refused(code):
     [((2, 1), (2, 3)), ((2, 0), (2, 3)), ((1, 5), (2, 3)), ((2, 5), (1, 3)), ((2, 5), (2, 2))],
 )
 def test_shapes_are_checked(offsets, ids):
-    with pytest.raises(ValueError, match=r"for codes \[2, 3\], offsets must be .* and ids .* or more\], got"):
+    with pytest.raises(ValueError, match=r"(offsets must be \[2, buckets \+ 1\]|ids must be \[2, 3 or more\]), got"):
         build(np.zeros((2, 3), np.uint32), np.zeros(offsets, np.int32), np.zeros(ids, np.int32), 1)
