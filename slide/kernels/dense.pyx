@@ -83,7 +83,7 @@ def shared_logits(RowTable table, const int32_t[::1] ids, const float[::1] offse
     if n == 0 or samples == 0:
         return
     cdef int64_t chunks = (n + _CHUNK - 1) // _CHUNK, slot = _CHUNK * table.padded_dim
-    cdef int threads = threads_for(num_threads, n * samples * table.padded_dim, 1 << 20)
+    cdef int threads = threads_for(num_threads, n * samples * table.padded_dim, 1 << 21)
     cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="shared rows")
     cdef float *work = <float *>scratch.data
     cdef const int32_t *id_ = &ids[0]
@@ -142,7 +142,7 @@ def shared_step(RowTable table, const int32_t[::1] ids, const float[:, ::1] delt
     cdef int64_t chunks = (n + _CHUNK - 1) // _CHUNK
     cdef int64_t parts = min(chunks, _SHARED_PARTS), part_floats = gradient.n_samples * gradient.dim
     cdef int64_t slot = 2 * _CHUNK * table.padded_dim + _CHUNK
-    cdef int threads = threads_for(num_threads, n * samples * table.padded_dim, 1 << 20)
+    cdef int threads = threads_for(num_threads, n * samples * table.padded_dim, 1 << 21)
     cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="shared rows")
     cdef float *work = <float *>scratch.data
     cdef float *dhidden = gradient.add_parts(parts)
@@ -225,7 +225,7 @@ def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] ex
     cdef int64_t segments = min(label_blocks, (_SEARCH_TASKS + sample_blocks - 1) // sample_blocks)
     cdef int64_t tasks = sample_blocks * segments, t
     cdef int64_t slot = _SAMPLE_BLOCK * _LABEL_BLOCK
-    cdef int threads = threads_for(num_threads, n * table.n_rows * dp, 1 << 20)
+    cdef int threads = threads_for(num_threads, n * table.n_rows * dp, 1 << 21)
     cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="top-k logits")
     cdef HugeBuffer best = HugeBuffer(segments * n * k * 8, name="top-k segments")
     cdef float *work = <float *>scratch.data

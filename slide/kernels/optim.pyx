@@ -113,7 +113,7 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
     cdef const float *h = &hidden[0, 0]
     cdef const float *coef = &coefficients[0]
     cdef int64_t p
-    cdef int threads = threads_for(num_threads, (groups.n_pairs + groups.n_groups) * table.padded_dim, 1 << 15)
+    cdef int threads = threads_for(num_threads, (groups.n_pairs + groups.n_groups) * table.padded_dim, 1 << 18)
     for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         if dhidden != NULL:
             memset(dhidden + p * part_floats, 0, part_floats * sizeof(float))

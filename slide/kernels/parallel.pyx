@@ -23,7 +23,11 @@ _ISA_NAMES = ("baseline", "avx2", "avx512")
 
 
 cdef int threads_for(int num_threads, long long work, long long grain) noexcept nogil:
-    """As many of `num_threads` as have `grain` units of `work` each, and one at least: small loops stay serial."""
+    """As many of `num_threads` as have `grain` units of `work` each, and one at least: small loops stay serial.
+
+    A grain is worth some twenty microseconds: a loop that is shorter gains nothing from a second thread, and where the
+    cores are busy it waits for one.
+    """
     cdef long long useful = min(work // grain + 1, <long long>num_threads)
     return <int>max(useful, 1)
 

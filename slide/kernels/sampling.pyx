@@ -377,7 +377,7 @@ def split_shared(const int32_t[::1] place, int32_t[:, ::1] ids, int64_t[::1] cou
     for s in range(samples):
         if not 0 <= counts[s] <= capacity:
             raise ValueError(f"sample {s} has {counts[s]} ids, with room for {capacity}")
-    cdef int threads = threads_for(num_threads, samples * capacity, 1 << 13)
+    cdef int threads = threads_for(num_threads, samples * capacity, 1 << 16)
     for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
         bad += _split_one(place, ids, s, &counts[s], out_places, &out_counts[s])
     if bad:

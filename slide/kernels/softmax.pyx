@@ -37,7 +37,7 @@ def remove_offsets(float[:, ::1] shared, const float[::1] offsets, const int64_t
     for s in range(samples):
         if not 0 <= begin[s] <= end[s] <= places.shape[0]:
             raise ValueError(f"sample {s}'s run {begin[s]}..{end[s]} is outside 0..{places.shape[0]}")
-    cdef int threads = threads_for(num_threads, places.shape[0], 1 << 14)
+    cdef int threads = threads_for(num_threads, places.shape[0], 1 << 18)
     for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
         for i in range(begin[s], end[s]):
             if 0 <= places[i] < n:
@@ -114,7 +114,7 @@ def softmax_cross_entropy(
     cdef float *common = &shared[0, 0] if n_shared else NULL
     cdef float *mine = &own[0] if own.shape[0] else NULL
     cdef const int32_t *place = &label_place[0] if label_place.shape[0] else NULL
-    cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 13)
+    cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 18)
     for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
         _one(common + s * stride, n_shared, mine + begin[s], end[s] - begin[s], place + label_ptr[s],
              label_ptr[s + 1] - label_ptr[s], scale, &loss[s], &hit[s])

@@ -270,7 +270,7 @@ cdef class SampleGradient:
         if active is not None:
             on = &active[0, 0]
         cdef float *to = &out[0, 0]
-        cdef int threads = threads_for(num_threads, n * self.n_parts, 256)
+        cdef int threads = threads_for(num_threads, n * self.n_parts, 1 << 13)
         for s in prange(n, nogil=True, num_threads=threads, schedule="static"):
             KERNELS.sum_parts(self.data + s * dim, self.n_parts, distance,
                               <const float *>NULL if on == NULL else on + s * dim, to + s * dim, dim)
@@ -372,7 +372,7 @@ def spmm(RowTable table, const int64_t[::1] indptr, const int32_t[::1] indices, 
     cdef const float *value = &values[0] if total else NULL
     cdef const float *start = &bias[0] if bias.shape[0] else NULL
     cdef float *row
-    cdef int threads = threads_for(num_threads, total * dp, 1 << 15)
+    cdef int threads = threads_for(num_threads, total * dp, 1 << 18)
     for s in prange(n, nogil=True, num_threads=threads, schedule="dynamic", chunksize=8):
         row = &out[s, 0]
         if start != NULL:
@@ -410,7 +410,7 @@ def sddmm(RowTable table, PairGroups groups, const float[:, ::1] hidden, float[:
     cdef const float *h = &hidden[0, 0]
     cdef float *logits = &out[0]
     cdef int64_t p
-    cdef int threads = threads_for(num_threads, groups.n_pairs * table.padded_dim, 1 << 16)
+    cdef int threads = threads_for(num_threads, groups.n_pairs * table.padded_dim, 1 << 18)
     for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         KERNELS.sddmm(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], h, logits)
 

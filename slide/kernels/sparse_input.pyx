@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 
 from slide.kernels.memory cimport HugeBuffer
 from slide.kernels.optim cimport StepRule
-from slide.kernels.parallel cimport slide_isa_level
+from slide.kernels.parallel cimport slide_isa_level, threads_for
 from slide.kernels.rows cimport (
     SLIDE_ADAM,
     SLIDE_BIAS,
@@ -65,6 +65,11 @@ cdef Samples _samples(const int64_t[::1] begin, const int64_t[::1] end, const in
     return samples
 
 
+cdef int _threads(int num_threads, PairGroups groups, int64_t entries):
+    """Threads for as many multiplications as the pairs have entries, on average."""
+    return threads_for(num_threads, groups.n_pairs * (1 + entries // max(groups.n_samples, 1)), 1 << 14)
+
+
 def sddmm(RowTable table, PairGroups groups, const int64_t[::1] begin, const int64_t[::1] end,
           const int32_t[::1] columns, const float[::1] values, float[::1] out, int num_threads):
     """SDDMM with sparse samples: ``out[slot] = sum_i values[i] * weights[row, columns[i]] + bias[row]`` for each pair.
@@ -92,7 +97,8 @@ def sddmm(RowTable table, PairGroups groups, const int64_t[::1] begin, const int
     cdef slide_groups view = groups.view()
     cdef float *logits = &out[0]
     cdef int64_t p
-    for p in prange(groups.n_parts, nogil=True, num_threads=num_threads, schedule="dynamic", chunksize=1):
+    cdef int threads = _threads(num_threads, groups, values.shape[0])
+    for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         _score(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], &samples, logits)
 
 
@@ -151,11 +157,12 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
         return
     # A row's gradient, which is zero between rows, its touched columns, and the group that last touched each column.
     cdef int64_t slot = 3 * table.padded_dim
-    cdef HugeBuffer scratch = HugeBuffer(num_threads * slot * 4, name="row gradients")
+    cdef int threads = _threads(num_threads, groups, values.shape[0])
+    cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="row gradients")
     cdef float *work = <float *>scratch.data
     cdef slide_groups view = groups.view()
     cdef const float *coef = &coefficients[0]
-    for p in prange(groups.n_parts, nogil=True, num_threads=num_threads, schedule="dynamic", chunksize=1):
+    for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         if dsample != NULL:
             memset(dsample + p * part_floats, 0, groups.n_samples * table.padded_dim * sizeof(float))
         _step(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], coef, &samples,
