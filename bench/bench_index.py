@@ -4,12 +4,13 @@
 
 A rebuild hashes 670,091 neurons of 128 weights into 50 tables, after all of them, 5 % or 1 % have changed, by
 half a standard deviation of each weight. The tables take 4 bytes for each code, id and bucket: 134 MB + 134
-MB, and 3 MB at 2^14 buckets, 26 MB at 2^17, 210 MB at 2^20.
+MB, and 3 MB at 2^14 buckets, 26 MB at 2^17, the default for codes that have more combinations.
 
-Queries are batches of 128 samples with 50 probes and about 3,000 candidates each, on one thread; `extra_info`
-has the microseconds a sample and the candidates found.
+A query is a batch of 128 samples, hashed and sampled on one thread with 50 probes and about 3,000 candidates each;
+`extra_info` has the microseconds a sample and the candidates found.
 """
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -26,10 +27,10 @@ from slide.policies import POLICIES, Query
 NEURONS, DIM, TABLES, SAMPLES, CANDIDATES = 670_091, 128, 50, 128, 3000
 
 FAMILIES = {
-    "simhash-14": LSHConfig("simhash", k=14, l=TABLES),
-    "simhash-18": LSHConfig("simhash", k=18, l=TABLES),
-    "dwta-15": LSHConfig("dwta", k=5, l=TABLES),
-    "dwta-20": LSHConfig("dwta", k=8, l=TABLES, bucket_bits=20),
+    "simhash": LSHConfig("simhash", k=14, l=TABLES),
+    "wta": LSHConfig("wta", k=5, l=TABLES),
+    "dwta": LSHConfig("dwta", k=5, l=TABLES),
+    "minhash": LSHConfig("minhash", k=2, l=TABLES),
 }
 
 
@@ -41,7 +42,7 @@ def neurons():
 
 
 def make_index(table, lsh):
-    index = NeuronIndex(table, lsh, RehashConfig(), 1, Buffers())
+    index = NeuronIndex(table, lsh, RehashConfig(), SamplingConfig(), 1, Buffers())
     table.last_step[:] = 0
     index.rebuild(1, resolve_threads())
     return index
@@ -70,32 +71,28 @@ def test_rebuild(benchmark, neurons, family, changed):
     )
 
 
-@pytest.mark.parametrize("family", ["simhash", "dwta"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("budget", [256, 2000])
+@pytest.mark.parametrize("budget", [256, 3000])
 def test_query(benchmark, neurons, family, policy, budget):
-    # Buckets of 60 neurons, mean over queries that are drawn like the neurons.
-    k = {"simhash": 13, "dwta": 4}[family]
-    index = make_index(
-        neurons, LSHConfig(family, k=k, l=TABLES, capacity=CANDIDATES // TABLES, insertion="reservoir")
-    )
+    # Buckets of 60 neurons, as many as 2^13 buckets hold at a capacity of 60.
+    lsh = dataclasses.replace(FAMILIES[family], bucket_bits=13, capacity=CANDIDATES // TABLES, insertion="reservoir")
+    index = make_index(neurons, lsh)
     rng = np.random.default_rng(0)
-    batches = []
-    for _ in range(20):
-        # As many batches as it takes for a batch's buckets to have left the cache when it comes round again.
-        codes = np.empty((TABLES, SAMPLES), np.uint32)
-        index.hasher.hash(rng.uniform(-1, 1, (SAMPLES, DIM)).astype(np.float32), codes, 1)
-        batches.append(codes)
+    # As many batches as it takes for a batch's buckets to have left the cache when it comes round again.
+    batches = [rng.uniform(-1, 1, (SAMPLES, DIM)).astype(np.float32) for _ in range(20)]
     nobody = np.zeros(SAMPLES + 1, np.int64), np.zeros(0, np.int32)
+    codes = np.empty((TABLES, SAMPLES), np.uint32)
     out, counts = np.empty((SAMPLES, budget), np.int32), np.empty(SAMPLES, np.int64)
     config = SamplingConfig(policy)
     rounds = itertools.cycle(batches)
 
-    def next_batch():
-        tables = next(rounds), index.offsets, index.ids, NEURONS
-        return (Query(*tables, *nobody, budget, 0, 0, out, counts, 1), config), {}
+    def hash_and_sample(x):
+        index.hasher.hash(x, codes, 1)
+        query = Query(codes, index.offsets, index.ids, NEURONS, *nobody, budget, 0, 0, out, counts, 1)
+        POLICIES[policy](query, config)
 
-    benchmark.pedantic(POLICIES[policy], setup=next_batch, rounds=60)
-    found = np.diff(batch_probe(batches[0], index.offsets, index.ids, SAMPLES, 1)[0])
+    benchmark.pedantic(hash_and_sample, setup=lambda: ((next(rounds),), {}), rounds=60)
+    found = np.diff(batch_probe(codes, index.offsets, index.ids, SAMPLES, 1)[0])
     benchmark.extra_info["candidates"] = round(float(found.mean()))
     benchmark.extra_info["microseconds_a_sample"] = round(benchmark.stats.stats.median / SAMPLES * 1e6, 1)
