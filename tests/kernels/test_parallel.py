@@ -24,11 +24,12 @@ def test_build_has_openmp():
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_environment_lowers_the_instruction_set(level):
+def test_environment_lowers_the_instruction_set(level, tmp_path):
     program = "from slide.kernels import parallel; print(parallel.isa())"
     run = subprocess.run(
         [sys.executable, "-c", program],
         env=environment(SLIDE_ISA=level),
+        cwd=tmp_path,  # `python -c` looks for modules in the current folder first
         capture_output=True,
         text=True,
         check=True,
