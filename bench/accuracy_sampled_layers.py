@@ -59,7 +59,7 @@ def parse_arguments():
     parser.add_argument("--validate", action="store_true", help="measure on a fifth of TRAIN, and train on the rest")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--budget", type=int, default=300)
+    parser.add_argument("--budget", type=int, default=400)
     parser.add_argument("--policy", default="topk")
     parser.add_argument("--family", default="dwta")
     parser.add_argument("--k", type=int, default=2)
