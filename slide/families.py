@@ -53,6 +53,8 @@ class HashFamily(Protocol):
         Hash codes in a bucket index.
     l : int
         Bucket indices of a vector: tables.
+    radix : int
+        Values of a hash code.
     bucket_bits : int
         Bits of a bucket index.
     """
@@ -60,6 +62,7 @@ class HashFamily(Protocol):
     dim: int
     k: int
     l: int  # noqa: E741
+    radix: int
     bucket_bits: int
 
     def hash(self, x: np.ndarray, out: np.ndarray, num_threads: int, rows: np.ndarray | None = None) -> None:
@@ -223,7 +226,7 @@ class PythonHasher(ABC):
             raise ValueError(f"dim must be positive, got {dim}")
         self._combiner = hashing.CodeCombiner(k, l, n_codes, bucket_bits)
         self.dim, self.k, self.l = dim, k, l
-        self.n_codes = n_codes
+        self.radix = n_codes
         self.bucket_bits = self._combiner.bucket_bits
 
     @abstractmethod

@@ -17,6 +17,7 @@ from slide.families import make_hasher
 from slide.kernels import dtypes, tables
 from slide.kernels.rows import RowTable
 from slide.policies import Query, make_policy
+from slide.probability import inclusion_probability
 from slide.schedule import RehashSchedule
 
 if TYPE_CHECKING:
@@ -222,6 +223,49 @@ class NeuronIndex:
             num_threads,
         )
         self._policy(query, self.sampling)
+
+    def collision_probability(self, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the probability that one hash code of a vector and of each neuron agrees, by the family's formula.
+
+        Parameters
+        ----------
+        query : array [dim]
+        rows : int array, optional
+            Neurons to look at; by default all.
+
+        Returns
+        -------
+        float64 array [rows]
+        """
+        weights = self.table.weights if rows is None else self.table.weights[rows]
+        return self.hasher.collision_probability(np.broadcast_to(query, weights.shape), weights)
+
+    def inclusion_probability(self, query: np.ndarray, budget: int | None = None) -> np.ndarray:
+        """Return each neuron's probability of being sampled for a vector by the configured policy.
+
+        Over the draw of the hash functions and the policy's own draws, for tables that hold every neuron at today's
+        weights; see `slide.probability.inclusion_probability` for what is exact and what is approximate.
+
+        Parameters
+        ----------
+        query : array [dim]
+        budget : int, optional
+            Neurons taken at most.
+
+        Returns
+        -------
+        float64 array [n]
+        """
+        mixed = self.hasher.radix**self.hasher.k > 1 << self.hasher.bucket_bits
+        return inclusion_probability(
+            self.sampling.policy,
+            self.collision_probability(query),
+            self.hasher.k,
+            self.hasher.l,
+            budget=budget,
+            min_tables=self.sampling.min_tables,
+            bits=self.hasher.bucket_bits if mixed else None,
+        )
 
     def diagnose(
         self,

@@ -201,3 +201,26 @@ def test_bytes_needed(table):
     lsh = LSHConfig(k=4, l=3)
     NeuronIndex(table, lsh, RehashConfig(), SamplingConfig(), 0, buffers)
     assert sum(line["bytes"] for line in buffers.report()) == NeuronIndex.bytes_needed(500, lsh, 4)
+
+
+def test_probabilities_are_those_of_the_family_and_the_policy():
+    rng = np.random.default_rng(3)
+    table, query = RowTable(300, 64), rng.normal(size=64)
+    table.weights[:] = rng.normal(size=(300, 64)) + np.linspace(0, 3, 300)[:, None] * query
+    freq = np.zeros(300)
+    draws, lsh = 400, LSHConfig(k=4, l=6, projection="sparse")
+    for seed in range(draws):
+        index = NeuronIndex(table, lsh, RehashConfig(), SamplingConfig(), seed, Buffers())
+        index.rebuild(0, 1)
+        signal = Signal(query[None].astype(np.float32), None, None)
+        ids, counts = np.zeros((1, 300), np.int32), np.zeros(1, np.int64)
+        index.sample(signal, np.zeros(2, np.int64), np.zeros(0, np.int32), 300, 0, ids, counts, 1)
+        freq[ids[0, : counts[0]]] += 1 / draws
+    cosine = table.weights @ query / np.linalg.norm(table.weights, axis=1) / np.linalg.norm(query)
+    p = index.collision_probability(query)
+    np.testing.assert_allclose(p, 1 - np.arccos(cosine) / np.pi, rtol=1e-5)
+    np.testing.assert_allclose(index.collision_probability(query, np.array([7, 2])), p[[7, 2]])
+    expected = index.inclusion_probability(query)
+    np.testing.assert_allclose(expected, 1 - (1 - p**4) ** 6, rtol=1e-9)
+    assert abs(freq.mean() - expected.mean()) < 0.02
+    assert np.abs(freq - expected).max() < 5 * np.sqrt(0.25 / draws)
