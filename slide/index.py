@@ -176,8 +176,7 @@ class NeuronIndex:
         else:
             columns = signal.columns
             codes = np.empty((self.hasher.l, len(columns.begin)), dtypes.CODE)
-            indptr = np.append(columns.begin, columns.end[-1:])
-            self.hasher.hash_sparse(indptr, columns.flat, signal.values, codes, num_threads)
+            self.hasher.hash_sparse(columns.indptr, columns.flat, signal.values, codes, num_threads)
         return codes
 
     def sample(

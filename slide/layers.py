@@ -129,8 +129,7 @@ class InputLayer(HiddenLayer):
 
     def _dense(self, signal, out, threads):
         columns = signal.columns
-        indptr = np.append(columns.begin, columns.end[-1:])
-        spmm(self.table, indptr, columns.flat, signal.values, self.bias, self.relu, out, threads)
+        spmm(self.table, columns.indptr, columns.flat, signal.values, self.bias, self.relu, out, threads)
         return Signal(out, None, None)
 
     def forward(self, signal: Signal, iteration: int, threads: int) -> Signal:
@@ -239,8 +238,8 @@ class SampledLayer(HiddenLayer):
     def _of_features(self, signal):
         """All units' sums of sparse features."""
         columns = signal.columns
-        indptr = np.append(columns.begin, columns.end[-1:])
-        features = csr_matrix((signal.values, columns.flat, indptr), shape=(len(columns.begin), self.table.dim))
+        shape = (len(columns.begin), self.table.dim)
+        features = csr_matrix((signal.values, columns.flat, columns.indptr), shape=shape)
         out = np.zeros((len(columns.begin), self.padded_dim), dtypes.VALUE)
         out[:, : self.config.units] = features @ self.table.weights.T + self.table.bias
         return out

@@ -30,6 +30,11 @@ class Runs(NamedTuple):
         """Entries of each sample."""
         return self.end - self.begin
 
+    @property
+    def indptr(self) -> np.ndarray:
+        """CSR row offsets, for runs without gaps."""
+        return np.append(self.begin, self.end[-1:])
+
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         """Return, for every entry of every sample in order, its sample and its place in `flat`."""
         lengths = self.lengths
@@ -107,8 +112,8 @@ class Pairs:
         ids = self.room("candidates", n, capacity)
         begin = np.arange(n, dtype=dtypes.OFFSET) * capacity
         counts = np.zeros(n, dtypes.OFFSET)
-        ptr = np.append(forced.begin, forced.end[-1:])
-        index.sample(signal, ptr, forced.flat, min(budget, self._table.n_rows), iteration, ids, counts, threads)
+        budget = min(budget, self._table.n_rows)
+        index.sample(signal, forced.indptr, forced.flat, budget, iteration, ids, counts, threads)
         return Runs(ids.reshape(-1), begin, begin + counts)
 
     def group(self, rows: Runs) -> PairGroups:

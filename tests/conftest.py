@@ -2,6 +2,7 @@ import os
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,3 +29,26 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"there is no folder {folder}; SLIDE_TEST_DATA names the one with the public data sets")
     return folder
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run a command line in an empty folder; return its status, standard output and standard error.
+
+    The machine has one core unless it says otherwise: batches as small as these gain nothing from more.
+    """
+    from slide import cli
+    from slide.kernels import parallel
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(parallel, "available_cpus", lambda: 1)
+
+    def run(*arguments):
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=status, out=out, err=err)
+
+    return run

@@ -17,7 +17,6 @@ import slide
 from slide import cli, commands, console, metrics
 from slide.config import HiddenConfig
 from slide.data import Dataset, load, make_extreme, save_npz, save_xc
-from slide.kernels import parallel
 from slide.network import Network
 
 SIZES = {"n_features": 200, "n_labels": 60}
@@ -40,26 +39,6 @@ def model(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "model"
     assert cli.main(["train", f"{data}/train.txt", "--out", str(folder), "--threads", "1", "--no-cache"]) == 0
     return folder
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run a command line in an empty folder; return its status, standard output and standard error.
-
-    The machine has one core unless it says otherwise: batches as small as these gain nothing from more.
-    """
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(parallel, "available_cpus", lambda: 1)
-
-    def run(*arguments):
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code
-        out, err = capsys.readouterr()
-        return SimpleNamespace(status=status, out=out, err=err)
-
-    return run
 
 
 @pytest.fixture

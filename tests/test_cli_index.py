@@ -1,14 +1,12 @@
 """``slide info --index`` and ``slide tune``."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
-from slide import HiddenConfig, LSHConfig, Network, NetworkConfig, OutputConfig, RunConfig, cli
+from slide import HiddenConfig, LSHConfig, Network, NetworkConfig, OutputConfig, RunConfig
 from slide.config import to_dict
 from slide.data import make_extreme, save_xc
-from slide.kernels import parallel
 
 SIZES = {"n_features": 120, "n_labels": 300}
 LSH = LSHConfig(k=4, l=5)
@@ -36,23 +34,6 @@ def models(tmp_path_factory):
     }.items():
         Network(*SIZES.values(), config, threads=1).save(folder / name, moments=name == "deep")
     return folder
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run a command line in an empty folder and on one core; return its status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(parallel, "available_cpus", lambda: 1)
-
-    def run(*arguments):
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code
-        out, err = capsys.readouterr()
-        return SimpleNamespace(status=status, out=out, err=err)
-
-    return run
 
 
 @pytest.mark.parametrize(("model", "layers"), [("shallow", ["output"]), ("deep", ["hidden.1", "output"])])

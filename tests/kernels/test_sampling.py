@@ -81,9 +81,9 @@ def test_draws_depend_on_their_keys_alone(rng):
 
 
 def test_samples_with_the_same_query_draw_differently(rng):
-    tables = Tables(rng, samples=50, most_forced=0)
+    tables = Tables(rng, samples=50, most_forced=0, l=8)
     tables.queries[:] = tables.queries[:, :1]
-    assert len({tuple(active) for active in tables.sample(15)}) > 30
+    assert len({tuple(active) for active in tables.sample(15)}) > 40
 
 
 def test_order_of_tables_is_uniform():
