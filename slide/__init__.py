@@ -24,7 +24,7 @@ The house has two floors; imports run downward only::
       probability.py     how probable a neuron is to be sampled
       metrics.py         P@k, nDCG@k, PSP@k, R@k
       data/              readers, cache, synthetic data, batches
-      config.py          frozen dataclasses, TOML
+      config.py          frozen dataclasses, TOML; checks.py has the checks of their fields
       buffers.py         named large memory
       blas.py            one thread for BLAS
     slide/kernels/       compiled, without the GIL, knows only arrays

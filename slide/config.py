@@ -6,13 +6,22 @@ names the field and what it may be.
 """
 
 import dataclasses
-import math
-import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import tomli_w
+
+from slide.checks import (
+    ConfigError,
+    check_boolean,
+    check_choice,
+    check_integer,
+    check_name,
+    check_number,
+    check_section,
+    refuse,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,52 +40,6 @@ __all__ = [
     "SamplingConfig",
     "TrainingConfig",
 ]
-
-
-class ConfigError(ValueError):
-    """A configuration field is unknown, of the wrong type or out of range."""
-
-
-def _refuse(config, name, expected):
-    value = getattr(config, name)
-    raise ConfigError(f"{type(config).__name__}.{name} must be {expected}, got {value!r}")
-
-
-def _integer(config, name, low, high, *, optional=False):
-    value = getattr(config, name)
-    if optional and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        _refuse(config, name, f"an integer from {low} to {high}" + (" or left out" if optional else ""))
-
-
-def _number(config, name, low, high, *, open_low=False, open_high=False):
-    value = getattr(config, name)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < low or value > high or (open_low and value == low) or (open_high and value == high):
-        bounds = f"{'above' if open_low else 'from'} {low:g} {'to below' if open_high else 'to'} {high:g}"
-        _refuse(config, name, f"a number {bounds}")
-
-
-def _choice(config, name, choices):
-    if getattr(config, name) not in choices:
-        _refuse(config, name, "one of " + ", ".join(repr(choice) for choice in choices))
-
-
-def _name(config, name):
-    value = getattr(config, name)
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w*(-\w+)*", value):
-        _refuse(config, name, "a name of letters, digits, hyphens and underscores")
-
-
-def _boolean(config, name):
-    if not isinstance(getattr(config, name), bool):
-        _refuse(config, name, "true or false")
-
-
-def _section(config, name, kind):
-    if not isinstance(getattr(config, name), kind):
-        _refuse(config, name, f"a {kind.__name__}")
 
 
 @dataclass(frozen=True)
@@ -125,16 +88,16 @@ class LSHConfig:
 
     def __post_init__(self):
         """Check every field."""
-        _name(self, "family")
-        _integer(self, "k", 1, 32, optional=True)
-        _integer(self, "l", 1, 1024)
-        _choice(self, "projection", ("hadamard", "sparse"))
-        _integer(self, "bin_size", 2, 256)
-        _integer(self, "code_bits", 1, 8, optional=True)
-        _integer(self, "top", 1, 2**31 - 1, optional=True)
-        _integer(self, "bucket_bits", 1, 30, optional=True)
-        _integer(self, "capacity", 1, 2**31 - 1, optional=True)
-        _choice(self, "insertion", ("fifo", "reservoir"))
+        check_name(self, "family")
+        check_integer(self, "k", 1, 32, optional=True)
+        check_integer(self, "l", 1, 1024)
+        check_choice(self, "projection", ("hadamard", "sparse"))
+        check_integer(self, "bin_size", 2, 256)
+        check_integer(self, "code_bits", 1, 8, optional=True)
+        check_integer(self, "top", 1, 2**31 - 1, optional=True)
+        check_integer(self, "bucket_bits", 1, 30, optional=True)
+        check_integer(self, "capacity", 1, 2**31 - 1, optional=True)
+        check_choice(self, "insertion", ("fifo", "reservoir"))
 
     @classmethod
     def auto(cls, weights, queries, **options):
@@ -177,9 +140,9 @@ class SamplingConfig:
 
     def __post_init__(self):
         """Check every field."""
-        _name(self, "policy")
-        _integer(self, "min_tables", 1, 1024)
-        _choice(self, "fill", ("none", "uniform"))
+        check_name(self, "policy")
+        check_integer(self, "min_tables", 1, 1024)
+        check_choice(self, "fill", ("none", "uniform"))
 
 
 @dataclass(frozen=True)
@@ -210,18 +173,18 @@ class RehashConfig:
 
     def __post_init__(self):
         """Check every field."""
-        _choice(self, "schedule", ("exponential", "fixed", "drift"))
-        _integer(self, "period", 1, 10**9)
-        _number(self, "decay", 0, 10)
-        _number(self, "drift", 0, 1)
-        _integer(self, "renew", 1, 10**9, optional=True)
+        check_choice(self, "schedule", ("exponential", "fixed", "drift"))
+        check_integer(self, "period", 1, 10**9)
+        check_number(self, "decay", 0, 10)
+        check_number(self, "drift", 0, 1)
+        check_integer(self, "renew", 1, 10**9, optional=True)
 
 
 def _sampled(config):
     """Check the sections that every layer with hash tables has."""
-    _section(config, "lsh", LSHConfig)
-    _section(config, "rehash", RehashConfig)
-    _section(config, "sampling", SamplingConfig)
+    check_section(config, "lsh", LSHConfig)
+    check_section(config, "rehash", RehashConfig)
+    check_section(config, "sampling", SamplingConfig)
     if config.sampling.policy == "threshold" and config.sampling.min_tables > config.lsh.l:
         raise ConfigError(
             f"SamplingConfig.min_tables must be at most the number of tables, {config.lsh.l}, "
@@ -259,10 +222,10 @@ class HiddenConfig:
 
     def __post_init__(self):
         """Check every field."""
-        _integer(self, "units", 1, 2**16)
-        _choice(self, "activation", ("relu", "linear"))
-        _choice(self, "candidates", ("full", "lsh"))
-        _integer(self, "budget", 1, 2**16)
+        check_integer(self, "units", 1, 2**16)
+        check_choice(self, "activation", ("relu", "linear"))
+        check_choice(self, "candidates", ("full", "lsh"))
+        check_integer(self, "budget", 1, 2**16)
         _sampled(self)
 
     @property
@@ -310,10 +273,10 @@ class OutputConfig:
 
     def __post_init__(self):
         """Check every field."""
-        _choice(self, "candidates", CANDIDATES)
-        _choice(self, "correction", ("logq", "none"))
-        _integer(self, "budget", 1, 2**24)
-        _integer(self, "tail", 1, 2**24)
+        check_choice(self, "candidates", CANDIDATES)
+        check_choice(self, "correction", ("logq", "none"))
+        check_integer(self, "budget", 1, 2**24)
+        check_integer(self, "tail", 1, 2**24)
         _sampled(self)
 
     @property
@@ -354,11 +317,11 @@ class OptimizerConfig:
 
     def __post_init__(self):
         """Check every field."""
-        _choice(self, "name", ("adam", "sgd"))
-        _number(self, "lr", 0, 1e3, open_low=True)
-        _number(self, "beta1", 0, 1, open_high=True)
-        _number(self, "beta2", 0, 1, open_high=True)
-        _number(self, "eps", 0, 1, open_low=True)
+        check_choice(self, "name", ("adam", "sgd"))
+        check_number(self, "lr", 0, 1e3, open_low=True)
+        check_number(self, "beta1", 0, 1, open_high=True)
+        check_number(self, "beta2", 0, 1, open_high=True)
+        check_number(self, "eps", 0, 1, open_low=True)
 
 
 @dataclass(frozen=True)
@@ -390,13 +353,13 @@ class NetworkConfig:
         """Check every field."""
         hidden = (self.hidden,) if isinstance(self.hidden, HiddenConfig) else self.hidden
         if not isinstance(hidden, (tuple, list)) or not hidden or not all(isinstance(h, HiddenConfig) for h in hidden):
-            _refuse(self, "hidden", "a HiddenConfig or a sequence of one or more")
+            refuse(self, "hidden", "a HiddenConfig or a sequence of one or more")
         object.__setattr__(self, "hidden", tuple(hidden))
-        _section(self, "output", OutputConfig)
-        _section(self, "optimizer", OptimizerConfig)
-        _boolean(self, "normalize")
-        _integer(self, "seed", 0, 2**63 - 1)
-        _boolean(self, "hugepages")
+        check_section(self, "output", OutputConfig)
+        check_section(self, "optimizer", OptimizerConfig)
+        check_boolean(self, "normalize")
+        check_integer(self, "seed", 0, 2**63 - 1)
+        check_boolean(self, "hugepages")
 
 
 @dataclass(frozen=True)
@@ -427,12 +390,12 @@ class TrainingConfig:
 
     def __post_init__(self):
         """Check every field."""
-        _integer(self, "epochs", 1, 10**6)
-        _integer(self, "batch_size", 1, 2**20)
-        _integer(self, "max_batches", 1, 2**31 - 1, optional=True)
-        _boolean(self, "shuffle")
-        _choice(self, "schedule", ("linear", "constant"))
-        _integer(self, "eval_points", 0, 2**31 - 1)
+        check_integer(self, "epochs", 1, 10**6)
+        check_integer(self, "batch_size", 1, 2**20)
+        check_integer(self, "max_batches", 1, 2**31 - 1, optional=True)
+        check_boolean(self, "shuffle")
+        check_choice(self, "schedule", ("linear", "constant"))
+        check_integer(self, "eval_points", 0, 2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -450,8 +413,8 @@ class RunConfig:
 
     def __post_init__(self):
         """Check every field."""
-        _section(self, "network", NetworkConfig)
-        _section(self, "training", TrainingConfig)
+        check_section(self, "network", NetworkConfig)
+        check_section(self, "training", TrainingConfig)
 
     @classmethod
     def from_toml(cls, path):

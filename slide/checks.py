@@ -1,0 +1,57 @@
+"""Checks of a configuration's fields: each refuses a wrong value with a `ConfigError` that says what it may be."""
+
+import math
+import re
+
+
+class ConfigError(ValueError):
+    """A configuration field is unknown, of the wrong type or out of range."""
+
+
+def refuse(config, name, expected):
+    """Raise ConfigError: field `name` is not what is expected of it."""
+    value = getattr(config, name)
+    raise ConfigError(f"{type(config).__name__}.{name} must be {expected}, got {value!r}")
+
+
+def check_integer(config, name, low, high, *, optional=False):
+    """Check a field that is a whole number, or None where it is optional."""
+    value = getattr(config, name)
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        refuse(config, name, f"an integer from {low} to {high}" + (" or left out" if optional else ""))
+
+
+def check_number(config, name, low, high, *, open_low=False, open_high=False):
+    """Check a field that is a finite number between two bounds, which an open end leaves out."""
+    value = getattr(config, name)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < low or value > high or (open_low and value == low) or (open_high and value == high):
+        bounds = f"{'above' if open_low else 'from'} {low:g} {'to below' if open_high else 'to'} {high:g}"
+        refuse(config, name, f"a number {bounds}")
+
+
+def check_choice(config, name, choices):
+    """Check a field that has one of a few values."""
+    if getattr(config, name) not in choices:
+        refuse(config, name, "one of " + ", ".join(repr(choice) for choice in choices))
+
+
+def check_name(config, name):
+    """Check a field that names something registered."""
+    value = getattr(config, name)
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w*(-\w+)*", value):
+        refuse(config, name, "a name of letters, digits, hyphens and underscores")
+
+
+def check_boolean(config, name):
+    """Check a field that is True or False."""
+    if not isinstance(getattr(config, name), bool):
+        refuse(config, name, "true or false")
+
+
+def check_section(config, name, kind):
+    """Check a field that is itself a configuration."""
+    if not isinstance(getattr(config, name), kind):
+        refuse(config, name, f"a {kind.__name__}")
