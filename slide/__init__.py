@@ -9,7 +9,8 @@ The house has two floors; imports run downward only::
 
     slide/               pure Python: what a user sees
       cli.py             the `slide` command: its options; commands.py does the work, console.py shows it
-      training.py        fit: epochs, shuffling, evaluation on the way, history
+      training.py        fit: epochs, shuffling, evaluation on the way, early stopping, history
+      learning_rate.py   how the learning rate goes over a run
       checkpoint.py      save and load
       network.py         Network: owns its layers; train_batch, predict, evaluate
       layers.py          hidden layers: full or sampled, from the features or from a layer below

@@ -362,6 +362,9 @@ class NetworkConfig:
         check_boolean(self, "hugepages")
 
 
+SCHEDULES = ("linear", "cosine", "step", "constant")
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """The training loop.
@@ -376,7 +379,17 @@ class TrainingConfig:
     shuffle : bool
         Draw a new order of the data for every epoch.
     schedule : str
-        Of the learning rate: ``"linear"`` decay to zero over the run, or ``"constant"``.
+        Of the learning rate: ``"linear"`` or ``"cosine"`` decay to `final_lr` over the run, ``"step"`` (times
+        `step_factor` after every `step_every` epochs) or ``"constant"``; `slide.learning_rate` has the formulae.
+    warmup : float
+        Batches over which the learning rate first rises from near zero to full; below 1 a share of the run's batches.
+        The schedule then goes over the rest.
+    final_lr : float
+        Linear and cosine only: what they end at, as a share of the learning rate.
+    step_every : int
+        Step only: epochs between two steps, counted from the end of the warm-up.
+    step_factor : float
+        Step only.
     eval_points : int
         Points, drawn at random once, on which quality is followed during training; 0 for none.
     """
@@ -386,6 +399,10 @@ class TrainingConfig:
     max_batches: int | None = None
     shuffle: bool = True
     schedule: str = "linear"
+    warmup: float = 0.0
+    final_lr: float = 0.0
+    step_every: int = 1
+    step_factor: float = 0.5
     eval_points: int = 2000
 
     def __post_init__(self):
@@ -394,7 +411,13 @@ class TrainingConfig:
         check_integer(self, "batch_size", 1, 2**20)
         check_integer(self, "max_batches", 1, 2**31 - 1, optional=True)
         check_boolean(self, "shuffle")
-        check_choice(self, "schedule", ("linear", "constant"))
+        check_choice(self, "schedule", SCHEDULES)
+        check_number(self, "warmup", 0, 10**9)
+        if self.warmup > 1 and self.warmup % 1:
+            refuse(self, "warmup", "a share of the batches below 1, or from 1 on a whole number of batches")
+        check_number(self, "final_lr", 0, 1)
+        check_integer(self, "step_every", 1, 10**6)
+        check_number(self, "step_factor", 0, 1, open_low=True)
         check_integer(self, "eval_points", 0, 2**31 - 1)
 
 

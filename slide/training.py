@@ -15,6 +15,7 @@ from slide.config import TrainingConfig
 from slide.data.batches import BatchReader, epoch_order
 from slide.data.dataset import DataError, Dataset
 from slide.kernels import dtypes
+from slide.learning_rate import lr_factor
 
 log = logging.getLogger("slide")
 
@@ -207,8 +208,7 @@ def _run_epoch(network, data, reader, config, progress, history, on_batch):
             break
         rows = order[first : first + config.batch_size]
         start = time.perf_counter()
-        # The linear schedule reaches zero one batch after the last, so that every batch counts.
-        factor = 1.0 - progress.batch / progress.batches if config.schedule == "linear" else 1.0
+        factor = lr_factor(config, progress.batch, progress.batches, -(-data.n_points // config.batch_size))
         stats = network.train_batch(reader.read(rows), lr_factor=factor)
         progress.seconds += time.perf_counter() - start
         batches += 1

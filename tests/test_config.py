@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from slide.config import (
     CANDIDATES,
+    SCHEDULES,
     ConfigError,
     HiddenConfig,
     LSHConfig,
@@ -83,7 +84,11 @@ REFUSALS = [
     (TrainingConfig, "batch_size", [0, 2**20 + 1, None], "an integer from 1 to 1048576"),
     (TrainingConfig, "max_batches", [0, 2**31, 1.0], "an integer from 1 to 2147483647 or left out"),
     (TrainingConfig, "shuffle", [1, None], "true or false"),
-    (TrainingConfig, "schedule", ["cosine", None], "one of 'linear', 'constant'"),
+    (TrainingConfig, "schedule", ["sine", None], "one of 'linear', 'cosine', 'step', 'constant'"),
+    (TrainingConfig, "warmup", [-0.1, 2e9, float("nan"), "10%", None, True], "a number from 0 to 1e+09"),
+    (TrainingConfig, "final_lr", [-0.1, 1.1, float("nan"), None], "a number from 0 to 1"),
+    (TrainingConfig, "step_every", [0, 10**6 + 1, 1.5], "an integer from 1 to 1000000"),
+    (TrainingConfig, "step_factor", [0, 1.1, None], "a number above 0 to 1"),
     (TrainingConfig, "eval_points", [-1, 2**31, None], "an integer from 0 to 2147483647"),
     (RunConfig, "network", [None, {}], "a NetworkConfig"),
     (RunConfig, "training", [None, {}], "a TrainingConfig"),
@@ -207,7 +212,11 @@ RUNS = st.builds(
         batch_size=st.integers(1, 2**20),
         max_batches=maybe(1, 2**31 - 1),
         shuffle=st.booleans(),
-        schedule=st.sampled_from(["linear", "constant"]),
+        schedule=st.sampled_from(SCHEDULES),
+        warmup=below_one() | st.integers(0, 10**9),
+        final_lr=st.floats(0, 1),
+        step_every=st.integers(1, 10**6),
+        step_factor=st.floats(0, 1, exclude_min=True),
         eval_points=st.integers(0, 2**31 - 1),
     ),
 )
@@ -264,6 +273,13 @@ def test_threshold_cannot_exceed_the_tables(kind):
     assert kind(lsh=LSHConfig(l=5), sampling=sampling).sampling.min_tables == 5
     with pytest.raises(ConfigError, match="min_tables must be at most the number of tables, 4, got 5"):
         kind(lsh=LSHConfig(l=4), sampling=sampling)
+
+
+def test_warmup_is_a_share_or_a_whole_number_of_batches():
+    assert TrainingConfig(warmup=100.0).warmup == 100
+    for warmup in (1.5, 99.9):
+        with pytest.raises(ConfigError, match="a share of the batches below 1, or from 1 on a whole number"):
+            TrainingConfig(warmup=warmup)
 
 
 @pytest.mark.parametrize(

@@ -183,12 +183,21 @@ def test_order_of_the_points(data, batches, shuffle):
     assert np.array_equal(np.sort(first), np.sort(train.Y.indices))
 
 
-def test_learning_rate_falls_to_zero_or_stays(data, batches):
-    for schedule, expected in (("linear", [1, 0.75, 0.5, 0.25]), ("constant", [1, 1, 1, 1])):
-        batches.clear()
-        config = TrainingConfig(epochs=2, batch_size=500, schedule=schedule)
-        fit(make_network(), data[0].X, data[0].Y, config=config)
-        assert [options["lr_factor"] for *_, options in batches] == expected
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, [1, 0.75, 0.5, 0.25]),
+        ({"schedule": "constant"}, [1, 1, 1, 1]),
+        ({"final_lr": 0.2}, [1, 0.8, 0.6, 0.4]),
+        ({"schedule": "cosine", "warmup": 0.5}, [1 / 3, 2 / 3, 1, 0.5]),
+        ({"schedule": "step", "step_factor": 0.1}, [1, 1, 0.1, 0.1]),
+        # What the schedule runs over is the batches there will be.
+        ({"max_batches": 2}, [1, 0.5]),
+    ],
+)
+def test_learning_rate_follows_the_schedule(data, batches, fields, expected):
+    fit(make_network(), data[0].X, data[0].Y, config=TrainingConfig(epochs=2, batch_size=500, **fields))
+    assert [options["lr_factor"] for *_, options in batches] == pytest.approx(expected)
 
 
 def test_label_frequencies_are_those_of_the_data(data, monkeypatch):
