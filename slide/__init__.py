@@ -11,6 +11,7 @@ The house has two floors; imports run downward only::
       cli.py             the `slide` command: its options; commands.py does the work, console.py shows it
       training.py        fit: epochs, shuffling, evaluation on the way, early stopping, history
       learning_rate.py   how the learning rate goes over a run
+      stopping.py        which epoch was best, and when to stop waiting for a better one
       checkpoint.py      save and load
       network.py         Network: owns its layers; train_batch, predict, evaluate
       layers.py          hidden layers: full or sampled, from the features or from a layer below

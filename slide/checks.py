@@ -45,10 +45,11 @@ def check_name(config, name):
         refuse(config, name, "a name of letters, digits, hyphens and underscores")
 
 
-def check_boolean(config, name):
-    """Check a field that is True or False."""
-    if not isinstance(getattr(config, name), bool):
-        refuse(config, name, "true or false")
+def check_boolean(config, name, *, optional=False):
+    """Check a field that is True or False, or None where it is optional."""
+    value = getattr(config, name)
+    if not isinstance(value, bool) and not (optional and value is None):
+        refuse(config, name, "true or false" + (" or left out" if optional else ""))
 
 
 def check_section(config, name, kind):

@@ -363,6 +363,7 @@ class NetworkConfig:
 
 
 SCHEDULES = ("linear", "cosine", "step", "constant")
+MONITORS = tuple(f"{metric}@{k}" for metric in ("P", "nDCG", "R", "PSP") for k in (1, 3, 5))
 
 
 @dataclass(frozen=True)
@@ -392,6 +393,22 @@ class TrainingConfig:
         Step only.
     eval_points : int
         Points, drawn at random once, on which quality is followed during training; 0 for none.
+    eval_every : int
+        Epochs from one measurement of quality to the next; the last epoch is always measured.
+    holdout : float
+        Share of the training points that is set aside, drawn by the seed, to follow quality on where there is no other
+        validation data; never more than `eval_points` of them, since the rest would be lost for nothing.
+    patience : int, optional
+        Stop once so many epochs in a row have brought no improvement; by default never. The schedule of the learning
+        rate goes over the epochs planned: a linear run that stops early ends at a learning rate that has not yet
+        fallen.
+    monitor : str
+        The metric that is to improve: ``"P@1"``, ``"nDCG@5"`` and so on, of P, nDCG, R and PSP at 1, 3 and 5.
+    min_delta : float
+        What counts as an improvement: more than this above the best so far, as a fraction of 1.
+    keep_best : bool, optional
+        At the end put back the weights of the best epoch, of which a copy is kept meanwhile; by default where there
+        is `patience`.
     """
 
     epochs: int = 5
@@ -404,6 +421,12 @@ class TrainingConfig:
     step_every: int = 1
     step_factor: float = 0.5
     eval_points: int = 2000
+    eval_every: int = 1
+    holdout: float = 0.0
+    patience: int | None = None
+    monitor: str = "P@1"
+    min_delta: float = 0.0
+    keep_best: bool | None = None
 
     def __post_init__(self):
         """Check every field."""
@@ -419,6 +442,27 @@ class TrainingConfig:
         check_integer(self, "step_every", 1, 10**6)
         check_number(self, "step_factor", 0, 1, open_low=True)
         check_integer(self, "eval_points", 0, 2**31 - 1)
+        check_integer(self, "eval_every", 1, 10**6)
+        check_number(self, "holdout", 0, 1, open_high=True)
+        check_integer(self, "patience", 1, 10**6, optional=True)
+        check_choice(self, "monitor", MONITORS)
+        check_number(self, "min_delta", 0, 1)
+        check_boolean(self, "keep_best", optional=True)
+        if not self.eval_points and (self.holdout or self.needs_validation):
+            raise ConfigError(
+                "TrainingConfig.eval_points must be 1 or more with holdout, patience or keep_best, which are about "
+                "the quality measured on these points"
+            )
+
+    @property
+    def keeps_best(self):
+        """Whether the weights of the best epoch are put back at the end."""
+        return self.patience is not None if self.keep_best is None else self.keep_best
+
+    @property
+    def needs_validation(self):
+        """Whether the course of the run depends on points to measure quality on."""
+        return self.patience is not None or self.keeps_best
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,10 @@ class NeuronIndex:
         self.schedule.built(step)
         self.rebuild_seconds += time.perf_counter() - start
 
+    def forget(self) -> None:
+        """Take note that weights have changed other than by steps: the next rebuild hashes every neuron."""
+        self._built_at = None
+
     def rebuild_if_due(self, step: int, num_threads: int) -> None:
         """Call ``rebuild`` if the schedule says so after `step` steps."""
         if self.schedule.due(step, lambda: self.drift(num_threads)):

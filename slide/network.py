@@ -343,6 +343,32 @@ class Network:
 
         return training.fit(self, X, Y, **options)
 
+    def copy_weights(self) -> dict[str, np.ndarray]:
+        """Return copies of all weights and biases by name, such as ``"hidden.0.weights"``, without any moments."""
+        return {name: array.copy() for name, array in self._weights().items()}
+
+    def set_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """Take on the weights and biases that ``copy_weights`` returned, and build the hash tables anew.
+
+        `step` and the optimiser's moments stay. Training may go on; its first batches then move by moments that belong
+        to the weights there were.
+
+        Parameters
+        ----------
+        weights : dict of array
+        """
+        for name, array in self._weights().items():
+            array[...] = weights[name]
+        for layer in (*self.hidden, self.output):
+            if layer.index is not None:
+                layer.index.forget()
+                layer.index.rebuild(self.step, self.threads)
+
+    def _weights(self):
+        """Views of all weights and biases by name."""
+        layers = [(layer.name, layer) for layer in self.hidden] + [("output", self.output)]
+        return {f"{prefix}.{name}": layer.state()[name] for prefix, layer in layers for name in ("weights", "bias")}
+
     def save(self, path: str | os.PathLike, *, moments: bool = False) -> None:
         """Write the network to a folder of arrays and JSON; see `slide.checkpoint.save`."""
         from slide import checkpoint

@@ -11,11 +11,13 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide.blas import one_blas_thread
-from slide.config import TrainingConfig
+from slide.config import ConfigError, TrainingConfig
 from slide.data.batches import BatchReader, epoch_order
 from slide.data.dataset import DataError, Dataset
 from slide.kernels import dtypes
 from slide.learning_rate import lr_factor
+from slide.metrics import propensities
+from slide.stopping import BestEpoch
 
 log = logging.getLogger("slide")
 
@@ -67,7 +69,7 @@ class Epoch:
     seconds : float
         Spent on training.
     quality : dict
-        Metrics at its end; empty without validation data.
+        Metrics at its end; empty if none were measured.
     """
 
     epoch: int
@@ -96,6 +98,12 @@ class History:
         Mean number of active output neurons.
     stopped : bool
         Whether a callback ended the run early.
+    out_of_patience : bool
+        Whether ``config.patience`` epochs without improvement ended the run.
+    best_epoch : int or None
+        The epoch that was best by ``config.monitor``; None before one was measured.
+    best_quality : dict
+        Its metrics; empty before one was measured.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -104,6 +112,9 @@ class History:
     rehash_seconds: float = 0.0
     active_per_sample: float = 0.0
     stopped: bool = False
+    out_of_patience: bool = False
+    best_epoch: int | None = None
+    best_quality: dict[str, float] = field(default_factory=dict)
 
     @property
     def ms_per_batch(self) -> float:
@@ -140,7 +151,10 @@ def fit(
         Positive where a point has a label.
     config : TrainingConfig, optional
     validation : pair of matrices, optional
-        On at most ``config.eval_points`` of these, drawn at random, quality is measured at the end of each epoch.
+        On at most ``config.eval_points`` of these, drawn at random, quality is measured at the end of epochs: P, nDCG,
+        R and, from 3 training points on, PSP, with the propensities of the training labels. Without it they are
+        measured on the share ``config.holdout`` of the training points, which are then not trained on; with it
+        ``config.holdout`` has no effect.
     mask_inputs : bool
         In those evaluations never predict a label whose id is one of the point's features.
     on_batch, on_epoch : callable, optional
@@ -153,6 +167,9 @@ def fit(
 
     Raises
     ------
+    ConfigError
+        ``config.patience`` or ``config.keep_best`` is set and there is nothing to measure quality on, or
+        ``config.monitor`` cannot be measured on this data.
     DataError
         The data is not finite, has no points, or does not fit the network.
     FloatingPointError
@@ -161,54 +178,102 @@ def fit(
     Notes
     -----
     The order of the data is drawn anew for each epoch from the network's seed and the epoch's number, so the same
-    call on a network in the same state gives the same weights to the bit, at any number of threads.
+    call on a network in the same state gives the same weights to the bit, at any number of threads. So are the points
+    that are held out; they do not depend on the order of training, nor on the epochs.
+
+    Where the best epoch is kept its weights and biases are copied, 4 bytes each, and put back when the run ends, by
+    itself or by a callback, with later batches behind it. ``network.step``, the optimiser's moments and the history
+    remain those of the whole run. The network can be trained on: the moments, which belong to the last weights and not
+    to the best, fade over the first batches.
+
+    The schedule of the learning rate goes over the epochs planned, also where `patience` ends the run before. The best
+    epoch of a linear run is therefore often one of the last, when the rate is low; a run that is meant to be ended by
+    `patience` does better with ``"constant"`` or ``"step"``, or with ``final_lr``.
     """
     config = config or TrainingConfig()
+    if config.needs_validation and validation is None and not config.holdout:
+        raise ConfigError(
+            "TrainingConfig.patience and keep_best need points to measure quality on: give fit validation=(X, Y), or "
+            "set TrainingConfig.holdout to the share of the training points to set aside, such as 0.1"
+        )
     data = _checked(network, X, Y, "training")
-    probe = None
-    if validation is not None and config.eval_points:
+    seed = network.config.seed
+    probe, rows = None, np.arange(data.n_points, dtype=dtypes.OFFSET)
+    counts = np.bincount(data.Y.indices, minlength=data.n_labels)
+    if validation is None and config.holdout:
+        rows, held = _hold_out(data.n_points, config, seed)
+        probe = data.subset(held)
+        counts -= np.bincount(probe.Y.indices, minlength=data.n_labels)
+    elif validation is not None and config.eval_points:
         probe = _checked(network, *validation, "validation")
         if probe.n_points > config.eval_points:
-            rng = np.random.default_rng(network.config.seed)
+            rng = np.random.default_rng(seed)
             probe = probe.subset(np.sort(rng.permutation(probe.n_points)[: config.eval_points]))
-    if data.Y.nnz == 0:
+    if not counts.any():
         raise DataError("no training point has a label: there is nothing to learn")
 
-    counts = np.bincount(data.Y.indices, minlength=data.n_labels)
-    network.output.set_label_frequency(counts / data.n_points)
+    network.output.set_label_frequency(counts / len(rows))
+    inv_propensity = None if probe is None else known_propensities(data.Y)
     reader = BatchReader(data.X, data.Y, config.batch_size, normalize=network.config.normalize)
-    per_epoch = -(-data.n_points // config.batch_size)
+    per_epoch = -(-len(rows) // config.batch_size)
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))
-    history = History()
+    history, best = History(), BestEpoch(config)
     rehashed_before = network.rehash_seconds
-    while progress.batch < progress.batches and not history.stopped:
+    while progress.batch < progress.batches and not (history.stopped or history.out_of_patience):
         progress.epoch += 1
         with one_blas_thread():
-            record = _run_epoch(network, data, reader, config, progress, history, on_batch)
+            record = _run_epoch(network, rows, reader, config, progress, history, on_batch)
         history.rehash_seconds = network.rehash_seconds - rehashed_before
-        if probe is not None and not history.stopped:
-            progress.quality = network.evaluate(probe.X, probe.Y, mask_inputs=mask_inputs)
-        history.epochs.append(Epoch(**record, quality=progress.quality))
+        quality = {}
+        due = progress.epoch % config.eval_every == 0 or progress.batch == progress.batches
+        if probe is not None and due and not history.stopped:
+            quality = network.evaluate(probe.X, probe.Y, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
+            progress.quality = quality
+            history.out_of_patience = best.measured(progress.epoch, quality, network)
+            history.best_epoch, history.best_quality = best.epoch, best.quality
+        history.epochs.append(Epoch(**record, quality=quality))
         log.debug("epoch %d: %s", progress.epoch, history.epochs[-1])
         if on_epoch is not None and on_epoch(progress):
             history.stopped = True
+    best.put_back(network)
     return history
 
 
-def _run_epoch(network, data, reader, config, progress, history, on_batch):
-    """Train on one pass over the data, or what is left of the run; return the fields of its Epoch but the quality."""
+def known_propensities(Y: csr_matrix) -> np.ndarray | None:
+    """Return the labels' inverse propensities, or None for data too small to estimate them.
+
+    Parameters
+    ----------
+    Y : csr_matrix, shape (n, n_labels)
+        Of the training data.
+    """
+    return propensities(Y) if Y.shape[0] >= 3 else None
+
+
+def _hold_out(n, config, seed):
+    """Draw the rows to train on and the rows to set aside, both ascending."""
+    if n < 2:
+        raise DataError("of one training point none can be held out; set TrainingConfig.holdout to 0")
+    held = min(max(1, round(config.holdout * n)), config.eval_points, n - 1)
+    # The order of an epoch that no run has: epochs count from 1.
+    order = epoch_order(n, seed, 0)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _run_epoch(network, points, reader, config, progress, history, on_batch):
+    """Train on one pass over the points, or what is left of the run; return the fields of its Epoch but the quality."""
+    order = points
     if config.shuffle:
-        order = epoch_order(data.n_points, network.config.seed, progress.epoch)
-    else:
-        order = np.arange(data.n_points, dtype=dtypes.OFFSET)
+        order = points[epoch_order(len(points), network.config.seed, progress.epoch)]
+    per_epoch = -(-len(points) // config.batch_size)
     totals = np.zeros(3)
     batches, began = 0, progress.seconds
-    for first in range(0, data.n_points, config.batch_size):
+    for first in range(0, len(points), config.batch_size):
         if progress.batch >= progress.batches:
             break
         rows = order[first : first + config.batch_size]
         start = time.perf_counter()
-        factor = lr_factor(config, progress.batch, progress.batches, -(-data.n_points // config.batch_size))
+        factor = lr_factor(config, progress.batch, progress.batches, per_epoch)
         stats = network.train_batch(reader.read(rows), lr_factor=factor)
         progress.seconds += time.perf_counter() - start
         batches += 1

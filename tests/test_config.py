@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from slide.config import (
     CANDIDATES,
+    MONITORS,
     SCHEDULES,
     ConfigError,
     HiddenConfig,
@@ -90,6 +91,12 @@ REFUSALS = [
     (TrainingConfig, "step_every", [0, 10**6 + 1, 1.5], "an integer from 1 to 1000000"),
     (TrainingConfig, "step_factor", [0, 1.1, None], "a number above 0 to 1"),
     (TrainingConfig, "eval_points", [-1, 2**31, None], "an integer from 0 to 2147483647"),
+    (TrainingConfig, "eval_every", [0, 10**6 + 1, 1.0, None], "an integer from 1 to 1000000"),
+    (TrainingConfig, "holdout", [-0.1, 1, 1.0, float("nan"), None, True], "a number from 0 to below 1"),
+    (TrainingConfig, "patience", [0, 10**6 + 1, 1.0, True], "an integer from 1 to 1000000 or left out"),
+    (TrainingConfig, "monitor", ["P@2", "accuracy", "loss", None], "one of 'P@1', 'P@3', "),
+    (TrainingConfig, "min_delta", [-0.1, 1.1, float("nan"), None], "a number from 0 to 1"),
+    (TrainingConfig, "keep_best", [0, 1, "yes"], "true or false or left out"),
     (RunConfig, "network", [None, {}], "a NetworkConfig"),
     (RunConfig, "training", [None, {}], "a TrainingConfig"),
 ]
@@ -217,7 +224,13 @@ RUNS = st.builds(
         final_lr=st.floats(0, 1),
         step_every=st.integers(1, 10**6),
         step_factor=st.floats(0, 1, exclude_min=True),
-        eval_points=st.integers(0, 2**31 - 1),
+        eval_points=st.integers(1, 2**31 - 1),
+        eval_every=st.integers(1, 10**6),
+        holdout=below_one(),
+        patience=maybe(1, 10**6),
+        monitor=st.sampled_from(MONITORS),
+        min_delta=st.floats(0, 1),
+        keep_best=st.none() | st.booleans(),
     ),
 )
 
@@ -280,6 +293,27 @@ def test_warmup_is_a_share_or_a_whole_number_of_batches():
     for warmup in (1.5, 99.9):
         with pytest.raises(ConfigError, match="a share of the batches below 1, or from 1 on a whole number"):
             TrainingConfig(warmup=warmup)
+
+
+@pytest.mark.parametrize(
+    ("fields", "keeps", "needs"),
+    [
+        ({}, False, False),
+        ({"holdout": 0.1}, False, False),
+        ({"patience": 3}, True, True),
+        ({"keep_best": True}, True, True),
+        ({"patience": 3, "keep_best": False}, False, True),
+    ],
+)
+def test_what_depends_on_measured_quality(fields, keeps, needs):
+    config = TrainingConfig(**fields)
+    assert (config.keeps_best, config.needs_validation) == (keeps, needs)
+
+
+@pytest.mark.parametrize("fields", [{"holdout": 0.1}, {"patience": 3}, {"keep_best": True}])
+def test_quality_that_is_needed_must_be_measured(fields):
+    with pytest.raises(ConfigError, match="eval_points must be 1 or more with holdout, patience or keep_best"):
+        TrainingConfig(eval_points=0, **fields)
 
 
 @pytest.mark.parametrize(

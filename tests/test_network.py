@@ -589,6 +589,27 @@ def test_new_functions_are_drawn_and_training_goes_on(points):
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
+def test_weights_are_copied_and_put_back(points):
+    net = rehashing(RehashConfig("fixed", period=1))
+    train(net, points, 5)
+    weights, expected = net.copy_weights(), net.predict(points[0])
+    train(net, points, 5)
+    for layer in layers_of(net).values():
+        layer.table.last_step[:] = 0  # As if the tables had been rebuilt after the last step.
+    before = state_of(net)
+    assert not np.array_equal(net.predict(points[0])[1], expected[1])
+    net.set_weights(weights)
+    for found, wanted in zip(net.predict(points[0]), expected, strict=True):
+        assert np.array_equal(found, wanted)
+    for name, array in state_of(net).items():
+        assert np.array_equal(array, weights.get(name, before[name]))
+    assert net.step == 10
+    for layer in layers_of(net).values():
+        codes = np.empty_like(layer.index.codes)
+        layer.index.hasher.hash(layer.table.weights, codes, 1)
+        assert np.array_equal(layer.index.codes, codes)
+
+
 def test_a_learning_rate_for_one_batch(points):
     nets = [
         Network(N_FEATURES, N_LABELS, gradient_config("full", optimizer=OptimizerConfig("sgd", lr=lr)))

@@ -1,0 +1,70 @@
+"""Which epoch of a run was best, when to stop waiting for a better one, and the weights it had."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slide.config import ConfigError, TrainingConfig
+
+if TYPE_CHECKING:
+    from slide.network import Network
+
+
+class BestEpoch:
+    """Follows the monitored metric from one measured epoch to the next.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Its ``monitor``, ``min_delta``, ``patience`` and ``keeps_best``.
+
+    Attributes
+    ----------
+    epoch : int or None
+        The best so far: the last that was more than ``min_delta`` better than the best before it.
+    quality : dict
+        Its metrics.
+    """
+
+    def __init__(self, config: TrainingConfig):
+        self.config = config
+        self.epoch: int | None = None
+        self.quality: dict[str, float] = {}
+        self._step = 0
+        self._weights = None
+
+    def measured(self, epoch: int, quality: dict[str, float], network: Network) -> bool:
+        """Take note of an epoch, and of the network's weights if it is the best and they are to be kept.
+
+        Parameters
+        ----------
+        epoch : int
+        quality : dict
+            Its metrics.
+        network : Network
+
+        Returns
+        -------
+        bool
+            Whether patience has run out.
+
+        Raises
+        ------
+        ConfigError
+            The monitored metric was not measured.
+        """
+        monitor, patience = self.config.monitor, self.config.patience
+        if monitor not in quality:
+            raise ConfigError(f"TrainingConfig.monitor is {monitor!r}; on this data there is {', '.join(quality)}")
+        if self.epoch is None or quality[monitor] > self.quality[monitor] + self.config.min_delta:
+            self.epoch, self.quality, self._step = epoch, quality, network.step
+            if self.config.keeps_best:
+                # The copy before is let go first, so that there is never more than one.
+                self._weights = None
+                self._weights = network.copy_weights()
+        return patience is not None and epoch - self.epoch >= patience
+
+    def put_back(self, network: Network) -> None:
+        """Give the network the weights of the best epoch, if they were kept and it has been trained since."""
+        if self._weights is not None and network.step != self._step:
+            network.set_weights(self._weights)
