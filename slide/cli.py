@@ -12,8 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
-from slide.commands import SETTINGS, ZERO_BASED, evaluate, find_setting, info, predict, train, tune
-from slide.config import CANDIDATES, RunConfig, to_dict
+from slide.commands import HOLDOUT, SETTINGS, ZERO_BASED, evaluate, find_setting, info, predict, train, tune
+from slide.config import CANDIDATES, SCHEDULES, RunConfig, to_dict
 from slide.console import logging_to_stderr
 from slide.data.readers import FORMATS
 from slide.info import __version__
@@ -153,6 +153,26 @@ def _add_train(commands):
     settings.add_argument("--batch-size", metavar="N", type=int, help="points of a batch")
     settings.add_argument("--max-batches", metavar="N", type=int, help="end after so many batches")
     settings.add_argument("--lr", metavar="X", type=float, help="learning rate")
+    settings.add_argument("--schedule", choices=SCHEDULES, help="how the learning rate falls over the run")
+    settings.add_argument(
+        "--warmup",
+        metavar="X",
+        type=float,
+        help="batches over which the learning rate first rises; below 1 a share of the run's",
+    )
+    settings.add_argument(
+        "--patience",
+        metavar="N",
+        type=int,
+        help="end after so many epochs without improvement, with the best epoch's weights; measured on --holdout, "
+        "never on the test data",
+    )
+    settings.add_argument(
+        "--holdout",
+        metavar="X",
+        type=float,
+        help=f"share of the training points set aside to follow quality on; {HOLDOUT} with --patience",
+    )
     settings.add_argument(
         "--hidden", metavar="N[,N...]", type=_list, help="units of each hidden layer, from the features upward"
     )

@@ -18,6 +18,7 @@ import textwrap
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -32,10 +33,13 @@ from slide.data.readers import detect_format
 from slide.info import config_facts, show_config
 from slide.layers import InputLayer
 from slide.network import Network
-from slide.training import Progress
+from slide.training import Progress, known_propensities
 
 KS = (1, 3, 5)
 """Depths at which training reports quality."""
+
+HOLDOUT = 0.1
+"""Share of the training points that is held out where quality decides something and nothing else is said."""
 
 PREDICT_BLOCK = 4096
 """Points predicted and written at a time."""
@@ -61,6 +65,10 @@ SETTINGS = {
     "epochs": "training.epochs",
     "batch_size": "training.batch_size",
     "max_batches": "training.max_batches",
+    "schedule": "training.schedule",
+    "warmup": "training.warmup",
+    "patience": "training.patience",
+    "holdout": "training.holdout",
     "lr": "network.optimizer.lr",
     "hidden": "network.hidden",
     "candidates": "network.output.candidates",
@@ -71,15 +79,26 @@ SETTINGS = {
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train a network, save it and measure its quality; return 128 + n if signal n ended the training."""
+    """Train a network, save it and measure its quality; return 128 + n if signal n ended the training.
+
+    The test set decides nothing: where quality does, it is measured on training points that are held out.
+    """
     config = _run_config(args)
+    if config.training.needs_validation and not config.training.holdout:
+        config = replace(config, training=replace(config.training, holdout=HOLDOUT))
+        log.info(
+            "no holdout given: %s of the training points, at most %s, are set aside to follow quality on",
+            f"{HOLDOUT:.0%}",
+            f"{config.training.eval_points:,}",
+        )
     _check_destination(args.out)
     data, test = _training_data(args)
     _check_memory(data, config)
     network = Network(data.n_features, data.n_labels, config.network, threads=args.threads)
     log.info("training on %r, threads: %d", data, network.threads)
 
-    with _StopSignals() as stop, TrainingDisplay() as display:
+    measured_on = "validation" if config.training.holdout else "test"
+    with _StopSignals() as stop, TrainingDisplay(measured_on, config.training.monitor) as display:
 
         def on_batch(progress: Progress) -> bool:
             display.batch_done(progress)
@@ -93,7 +112,7 @@ def train(args: argparse.Namespace) -> int:
             data.X,
             data.Y,
             config=config.training,
-            validation=None if test is None else (test.X, test.Y),
+            validation=None if test is None or config.training.holdout else (test.X, test.Y),
             mask_inputs=args.mask_inputs,
             on_batch=on_batch,
             on_epoch=on_epoch,
@@ -101,13 +120,15 @@ def train(args: argparse.Namespace) -> int:
     if stop.signum is not None:
         name = signal.Signals(stop.signum).name
         log.warning("stopped by %s after %s batches; saving what was learnt", name, f"{history.batches:,}")
+    if config.training.needs_validation and history.best_epoch is not None:
+        log.info("%s", _course(history, config.training))
     network.save(args.out)
     log.info("saved %r in %s", network, args.out)
 
     quality, popular = {}, None
     if test is not None and stop.signum is None:
         log.info("evaluating on %r", test)
-        inv_propensity = _propensities(data)
+        inv_propensity = known_propensities(data.Y)
         quality = network.evaluate(
             test.X, test.Y, ks=KS, inv_propensity=inv_propensity, mask_inputs=args.mask_inputs
         )
@@ -132,9 +153,8 @@ def evaluate(args: argparse.Namespace) -> int:
     test = _load_as(args.test, args, network.n_features, network.n_labels, "the model")
     inv_propensity = None
     if args.train is not None:
-        inv_propensity = _propensities(
-            _load_as(args.train, args, network.n_features, network.n_labels, "the model")
-        )
+        train = _load_as(args.train, args, network.n_features, network.n_labels, "the model")
+        inv_propensity = known_propensities(train.Y)
     start = time.perf_counter()
     quality = network.evaluate(
         test.X, test.Y, ks=args.k, inv_propensity=inv_propensity, mask_inputs=args.mask_inputs
@@ -183,7 +203,7 @@ def info(args: argparse.Namespace) -> int:
     try:
         units = [layer["units"] for layer in about["config"]["hidden"]]
         widths = [about["n_features"], *units, about["n_labels"]]
-        about["parameters"] = sum((below + 1) * above for below, above in itertools.pairwise(widths))
+        about["parameters"] = _parameters(widths)
         about["bytes"] = sum(file.stat().st_size for file in args.model.iterdir())
         sections = {
             f"Network in {args.model}": {
@@ -296,6 +316,11 @@ def _queries(network, args):
     return data.X[rows], f"{len(rows)} points of {args.data}"
 
 
+def _parameters(widths):
+    """Weights and biases of layers between these widths."""
+    return sum((below + 1) * above for below, above in itertools.pairwise(widths))
+
+
 def _plain(value):
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -382,6 +407,9 @@ def _check_memory(data, config):
     needs = Network.bytes_needed(data.n_features, data.n_labels, config.network)
     if config.network.output.candidates == "full":
         needs["logits of a batch"] = 4 * data.n_labels * min(config.training.batch_size, data.n_points)
+    if config.training.keeps_best:
+        units = [layer.units for layer in config.network.hidden]
+        needs["copy of the best weights"] = 4 * _parameters([data.n_features, *units, data.n_labels])
     available = psutil.virtual_memory().available
     total = sum(needs.values())
     sizes = " + ".join(f"{size / 2**30:.2f} GiB {name}" for name, size in needs.items())
@@ -393,9 +421,12 @@ def _check_memory(data, config):
         )
 
 
-def _propensities(train):
-    """Inverse propensities of the labels, or None for data too small to estimate them."""
-    return metrics.propensities(train.Y) if train.n_points >= 3 else None
+def _course(history, training):
+    """What was best, whose weights the network has, and whether the run ended before its time."""
+    quality = f"{training.monitor} {history.best_quality[training.monitor]:.1%} in validation"
+    kept = "; its weights are kept" if training.keeps_best else ""
+    ended = "; stopped, out of patience" if history.out_of_patience else ""
+    return f"best epoch: {history.best_epoch} of {len(history.epochs)}, {quality}{kept}{ended}"
 
 
 def _popular_baseline(train, test):
@@ -424,6 +455,9 @@ def _training_report(network, history, progress, quality, popular, path):
         "epochs": len(history.epochs),
         "loss": history.epochs[-1].loss,
         "stopped": history.stopped,
+        "out_of_patience": history.out_of_patience,
+        "best_epoch": history.best_epoch,
+        "best_quality": history.best_quality,
         "threads": network.threads,
         "seed": network.config.seed,
         "model": str(path),

@@ -47,14 +47,23 @@ def logging_to_stderr() -> Iterator[None]:
 class TrainingDisplay:
     """Shows how training gets on: a bar if standard error is a terminal, else a log line every few seconds.
 
+    Parameters
+    ----------
+    measured_on : str
+        What quality is measured on: ``"test"`` or ``"validation"``.
+    monitor : str
+        A metric to show besides P@1.
+
     Attributes
     ----------
     progress : Progress
         The last that was shown.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, measured_on: str = "test", monitor: str = "P@1") -> None:
         self.progress = Progress()
+        self._measured_on = measured_on
+        self._monitor = monitor
         self._bar = tqdm(unit="batch", file=sys.stderr, disable=not sys.stderr.isatty(), dynamic_ncols=True)
         self._due = time.monotonic() + LOG_SECONDS
 
@@ -75,10 +84,10 @@ class TrainingDisplay:
         self.progress = progress
         if not self._bar.disable:
             self._bar.total = progress.batches
-            self._bar.set_postfix_str(_summary(progress), refresh=False)
+            self._bar.set_postfix_str(self._summary(progress), refresh=False)
             self._bar.update(progress.batch - self._bar.n)
         elif time.monotonic() >= self._due:
-            log.info("batch %s of %s: %s", f"{progress.batch:,}", f"{progress.batches:,}", _summary(progress))
+            log.info("batch %s of %s: %s", f"{progress.batch:,}", f"{progress.batches:,}", self._summary(progress))
             self._due = time.monotonic() + LOG_SECONDS
 
     def epoch_done(self, progress: Progress) -> None:
@@ -89,17 +98,18 @@ class TrainingDisplay:
         progress : Progress
             As ``fit`` hands it to callbacks.
         """
-        log.info("epoch %d, %.1f s: %s", progress.epoch, progress.seconds, _summary(progress))
+        log.info("epoch %d, %.1f s: %s", progress.epoch, progress.seconds, self._summary(progress))
         self._due = time.monotonic() + LOG_SECONDS
 
-
-def _summary(progress):
-    parts = [f"loss {progress.loss:.3f}", f"P@1 {progress.precision:.1%} in training"]
-    if progress.quality:
-        parts.append(f"{progress.quality['P@1']:.1%} in test")
-    if progress.seconds > 0:
-        parts.append(f"{progress.samples / progress.seconds:,.0f} samples/s")
-    return ", ".join(parts)
+    def _summary(self, progress):
+        parts = [f"loss {progress.loss:.3f}", f"P@1 {progress.precision:.1%} in training"]
+        if progress.quality:
+            parts.append(f"{progress.quality['P@1']:.1%} in {self._measured_on}")
+            if self._monitor != "P@1":
+                parts.append(f"{self._monitor} {progress.quality[self._monitor]:.1%}")
+        if progress.seconds > 0:
+            parts.append(f"{progress.samples / progress.seconds:,.0f} samples/s")
+        return ", ".join(parts)
 
 
 def quality_table(

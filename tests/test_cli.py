@@ -15,7 +15,7 @@ import pytest
 
 import slide
 from slide import cli, commands, console, metrics
-from slide.config import HiddenConfig
+from slide.config import HiddenConfig, TrainingConfig
 from slide.data import Dataset, load, make_extreme, save_npz, save_xc
 from slide.network import Network
 
@@ -104,7 +104,9 @@ def test_train_json(run, data):
     assert 0 < report["rehash_share"] < 1
     assert 0 < report["active_per_sample"] <= SIZES["n_labels"]
     assert report["peak_rss_bytes"] > 10 << 20
-    assert report["stopped"] is False
+    assert report["stopped"] is report["out_of_patience"] is False
+    assert report["best_epoch"] in (1, 2)
+    assert report["best_quality"]["P@1"] > 0
     assert np.isfinite(report["loss"])
 
 
@@ -210,6 +212,94 @@ def test_the_log_is_left_as_it_was(run, data):
     assert (log.level, log.handlers) == before
 
 
+# Train: the learning rate and early stopping
+
+
+def test_options_of_the_training_loop(run, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Network, "fit", lambda self, X, Y, **options: seen.append(options["config"]) or 1 / 0)
+    options = ["--schedule", "cosine", "--warmup", 0.05, "--patience", 3, "--holdout", 0.2]
+    with pytest.raises(ZeroDivisionError):
+        run("train", data / "train.txt", *options)
+    config = TrainingConfig(schedule="cosine", warmup=0.05, patience=3, holdout=0.2)
+    assert seen == [config]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Have evaluation report 50 %, then 40 % and so on; return the numbers of points measured on."""
+    sizes = []
+
+    def evaluate(self, X, Y, ks=(1, 3, 5), **options):
+        sizes.append(X.shape[0])
+        return dict.fromkeys((f"{metric}@{k}" for metric in ("P", "nDCG") for k in ks), 0.6 - 0.1 * len(sizes))
+
+    monkeypatch.setattr(Network, "evaluate", evaluate)
+    return sizes
+
+
+def test_the_test_set_does_not_decide_when_to_stop(run, data, measured):
+    command = ["train", data / "train.txt", "--test", data / "test.txt", "--patience", 2, "--json"]
+    result = run(*command)
+    report = last_json(result)
+    # A tenth of the 1,000 training points after each of 3 epochs, then once the 200 test points.
+    assert measured == [100, 100, 100, 200]
+    assert (report["epochs"], report["best_epoch"], report["out_of_patience"]) == (3, 1, True)
+    assert report["best_quality"]["P@1"] == pytest.approx(0.5)
+    assert report["stopped"] is False
+    assert "no holdout given: 10% of the training points, at most 2,000, are set aside" in result.err
+    assert "50.0% in validation" in result.err
+    assert "in test" not in result.err
+    assert "best epoch: 1 of 3, P@1 50.0% in validation; its weights are kept; stopped, out of patience" in result.err
+
+
+def test_a_holdout_of_ones_own(run, data, measured):
+    result = run("train", data / "train.txt", "--test", data / "test.txt", "--holdout", 0.05, "--epochs", 2)
+    assert measured == [50, 50, 200]
+    assert "40.0% in validation" in result.err
+    assert "no holdout given" not in result.err
+    assert "best epoch" not in result.err
+
+
+def test_the_monitored_metric_is_shown(run, data, tmp_path, measured):
+    (tmp_path / "run.toml").write_text("[training]\nmonitor = 'nDCG@3'\nkeep_best = true\nepochs = 1\n")
+    result = run("train", data / "train.txt", "--config", "run.toml")
+    assert "50.0% in validation, nDCG@3 50.0%" in result.err
+    assert "best epoch: 1 of 1, nDCG@3 50.0% in validation; its weights are kept\n" in result.err
+
+
+def test_the_best_weights_are_what_is_saved(run, data, tmp_path):
+    # So high a learning rate that the first epochs are the best.
+    options = ["--lr", 0.3, "--schedule", "constant", "--patience", 1, "--epochs", 50, "--json"]
+    report = last_json(run("train", data / "train.txt", "--test", data / "test.txt", *options))
+    assert report["out_of_patience"]
+    assert report["best_epoch"] == report["epochs"] - 1
+    options[-2] = report["best_epoch"]
+    again = last_json(run("train", data / "train.txt", "--test", data / "test.txt", "--out", "again", *options))
+    assert again["best_quality"] == report["best_quality"]
+    for name in ("output.weights.npy", "hidden.0.weights.npy", "output.bias.npy"):
+        assert np.array_equal(np.load(tmp_path / "slide-model" / name), np.load(tmp_path / "again" / name))
+
+
+def test_a_signal_ends_a_run_with_patience(run, data, signals_in_batch):
+    signals_in_batch(signal.SIGINT)
+    result = run("train", data / "train.txt", "--patience", 1, "--json")
+    assert result.status == 130
+    report = json.loads(result.out)
+    assert (report["stopped"], report["best_epoch"], report["best_quality"]) == (True, None, {})
+
+
+def test_refusals_of_the_training_loop(refused, misused, data, tmp_path):
+    train = data / "train.txt"
+    (tmp_path / "run.toml").write_text("[training]\neval_points = 0\n")
+    assert "TrainingConfig.patience must be an integer from 1" in refused("train", train, "--patience", 0)
+    assert "TrainingConfig.holdout must be a number from 0 to below 1" in refused("train", train, "--holdout", 1)
+    assert "TrainingConfig.warmup must be a share" in refused("train", train, "--warmup", 1.5)
+    assert "eval_points must be 1 or more" in refused("train", train, "--config", "run.toml", "--patience", 1)
+    assert "invalid choice: 'sine'" in misused("train", train, "--schedule", "sine")
+    assert "invalid int value" in misused("train", train, "--patience", "1.5")
+
+
 # Train: refusals
 
 
@@ -239,6 +329,12 @@ def test_bad_destinations_are_refused_before_anything_is_read(refused, tmp_path,
     assert "file is not a folder that can be" in refused("train", "absent.txt", "--out", "file/model")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert "is not a folder that can be written to" in refused("train", "absent.txt", "--out", "model")
+
+
+def test_the_copy_of_the_best_weights_counts(refused, data, monkeypatch):
+    monkeypatch.setattr(commands.psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 10))
+    assert "GiB copy of the best weights" in refused("train", data / "train.txt", "--patience", 2)
+    assert "copy" not in refused("train", data / "train.txt", "--holdout", 0.1)
 
 
 @pytest.mark.parametrize("candidates", ["lsh", "full", "inbatch"])
@@ -488,6 +584,7 @@ def test_help_shows_defaults(run):
     assert "passes over the data (default: 5)" in text
     assert "end after so many batches (default: none)" in text
     assert "units of each hidden layer, from the features upward (default: 128)" in text
+    assert "on --holdout, never on the test data (default: none)" in text
     assert "(default: slide-model)" in text
 
 
