@@ -178,17 +178,17 @@ def fit(
     Notes
     -----
     The order of the data is drawn anew for each epoch from the network's seed and the epoch's number, so the same
-    call on a network in the same state gives the same weights to the bit, at any number of threads. So are the points
-    that are held out; they do not depend on the order of training, nor on the epochs.
+    call on a network in the same state gives the same weights to the bit, at any number of threads. The points that
+    are held out are drawn from the seed alone.
 
     Where the best epoch is kept its weights and biases are copied, 4 bytes each, and put back when the run ends, by
     itself or by a callback, with later batches behind it. ``network.step``, the optimiser's moments and the history
     remain those of the whole run. The network can be trained on: the moments, which belong to the last weights and not
     to the best, fade over the first batches.
 
-    The schedule of the learning rate goes over the epochs planned, also where `patience` ends the run before. The best
-    epoch of a linear run is therefore often one of the last, when the rate is low; a run that is meant to be ended by
-    `patience` does better with ``"constant"`` or ``"step"``, or with ``final_lr``.
+    The schedule of the learning rate goes over the epochs planned, also where `patience` ends the run before: a
+    decaying run that stops early never sees the low rates at its end, which are worth quality. Such a run tells how
+    many epochs to plan for one without `patience`.
     """
     config = config or TrainingConfig()
     if config.needs_validation and validation is None and not config.holdout:
