@@ -9,6 +9,7 @@ import numpy as np
 from slide.buffers import Buffers
 from slide.index import NeuronIndex
 from slide.kernels import dtypes, optim, sparse, sparse_input
+from slide.kernels.dense import exact_topk
 from slide.kernels.optim import StepRule
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import PairGroups, SampleGradient
@@ -115,6 +116,45 @@ class Pairs:
         budget = min(budget, self._table.n_rows)
         index.sample(signal, forced.indptr, forced.flat, budget, iteration, ids, counts, threads)
         return Runs(ids.reshape(-1), begin, begin + counts)
+
+    def best(self, signal: Signal, forced: Runs, budget: int, threads: int) -> Runs:
+        """Take every sample's rows of highest logit, searched exhaustively.
+
+        Parameters
+        ----------
+        signal : Signal
+            The samples.
+        forced : Runs
+            As of ``draw``, each sample's rows ascending; `budget` counts them.
+        budget : int
+        threads : int
+        """
+        n = len(forced.begin)
+        found = np.empty((n, min(budget, self._table.n_rows)), dtypes.INDEX)
+        scores = np.empty(found.shape, dtypes.VALUE)
+        exact_topk(self._table, signal.dense, forced.indptr, forced.flat, found, scores, threads)
+        return self.lay_out(forced, found)
+
+    def lay_out(self, forced: Runs, others: np.ndarray) -> Runs:
+        """Return runs of rows as ``draw`` does, with room for as many each: the forced ones, then others.
+
+        Parameters
+        ----------
+        forced : Runs
+        others : int32 array [samples, budget]
+            Rows that are not forced, taken in order until a sample has `budget` rows; -1 for none.
+        """
+        n, budget = others.shape
+        lengths = forced.lengths
+        ids = self.room("candidates", n, max(budget, int(lengths.max(initial=0))))
+        for s, row in enumerate(ids):
+            mine = forced.flat[forced.begin[s] : forced.end[s]]
+            rest = others[s, : max(0, budget - len(mine))]
+            rest = rest[rest >= 0]
+            lengths[s] += len(rest)
+            row[: lengths[s]] = np.concatenate([mine, rest])
+        begin = np.arange(n, dtype=dtypes.OFFSET) * ids.shape[1]
+        return Runs(ids.reshape(-1), begin, begin + lengths)
 
     def group(self, rows: Runs) -> PairGroups:
         """Group the pairs by row."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from slide import metrics
 from slide.blas import one_blas_thread
 from slide.config import TrainingConfig
 from slide.data.batches import BatchReader, epoch_order
@@ -126,6 +127,7 @@ def fit(
     config: TrainingConfig | None = None,
     validation: tuple[csr_matrix, csr_matrix] | None = None,
     mask_inputs: bool = False,
+    label_weights: np.ndarray | None = None,
     on_batch: Callback | None = None,
     on_epoch: Callback | None = None,
 ) -> History:
@@ -142,6 +144,9 @@ def fit(
         On at most ``config.eval_points`` of these, drawn at random, quality is measured at the end of each epoch.
     mask_inputs : bool
         In those evaluations never predict a label whose id is one of the point's features.
+    label_weights : float array [n_labels], optional
+        What each label's target, or with one-vs-all losses its own term, is multiplied by: finite, 0 or more, and used
+        as they are. They take the place of those that ``network.config.output.label_weights`` names.
     on_batch, on_epoch : callable, optional
         Called with the `Progress` after every batch and, once quality is measured, every epoch. Training ends
         after the batch if one returns True.
@@ -156,6 +161,8 @@ def fit(
         The data is not finite, has no points, or does not fit the network.
     FloatingPointError
         The loss became NaN or infinite.
+    ValueError
+        `label_weights` are not as they should be, or there are too few points to estimate propensities.
 
     Notes
     -----
@@ -174,7 +181,11 @@ def fit(
         raise DataError("no training point has a label: there is nothing to learn")
 
     counts = np.bincount(data.Y.indices, minlength=data.n_labels)
-    network.output.set_label_frequency(counts / data.n_points)
+    if label_weights is None and network.config.output.label_weights == "propensity":
+        inverse = metrics.propensities(data.Y)
+        label_weights = inverse * (counts.sum() / (counts @ inverse))
+    network.output.set_label_weights(label_weights)
+    network.output.set_label_frequency(counts / data.n_points, points=data.n_points)
     reader = BatchReader(data.X, data.Y, config.batch_size, normalize=network.config.normalize)
     per_epoch = -(-data.n_points // config.batch_size)
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))

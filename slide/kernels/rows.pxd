@@ -41,6 +41,9 @@ cdef extern from "rows.h" nogil:
         float (*exp_sum)(float *, int64_t, float) noexcept nogil
         float (*max)(const float *, int64_t, float) noexcept nogil
         void (*scale)(float *, int64_t, float) noexcept nogil
+        float (*weighted_sum)(const float *, const float *, int64_t) noexcept nogil
+        void (*scale_less)(float *, const float *, int64_t, float, float) noexcept nogil
+        float (*logistic)(float *, const float *, int64_t, float, float) noexcept nogil
         int64_t (*above)(const float *, int64_t, int64_t, float) noexcept nogil
 
     slide_row_kernels slide_rows_for(int level)

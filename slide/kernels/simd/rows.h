@@ -88,6 +88,9 @@ typedef struct {
     float (*exp_sum)(float *, int64_t, float);
     float (*max)(const float *, int64_t, float);
     void (*scale)(float *, int64_t, float);
+    float (*weighted_sum)(const float *, const float *, int64_t);
+    void (*scale_less)(float *, const float *, int64_t, float, float);
+    float (*logistic)(float *, const float *, int64_t, float, float);
     int64_t (*above)(const float *, int64_t, int64_t, float);
 } slide_row_kernels;
 
@@ -103,6 +106,9 @@ static inline slide_row_kernels slide_rows_for(int level) {
     k.exp_sum = SLIDE_DISPATCH(level, slide_exp_sum);
     k.max = SLIDE_DISPATCH(level, slide_max);
     k.scale = SLIDE_DISPATCH(level, slide_scale);
+    k.weighted_sum = SLIDE_DISPATCH(level, slide_weighted_sum);
+    k.scale_less = SLIDE_DISPATCH(level, slide_scale_less);
+    k.logistic = SLIDE_DISPATCH(level, slide_logistic);
     k.above = SLIDE_DISPATCH(level, slide_above);
     return k;
 }

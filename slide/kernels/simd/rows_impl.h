@@ -31,6 +31,20 @@ ROWS_TARGET SLIDE_INLINE vf ROWS_FN(exp_nonpositive)(vf x) {
     return p * (vf)((n + 127) << 23);
 }
 
+/* log(1 + e) for 0 <= e <= 1 to about 2 ulp, however small e is: 2 artanh(e / (2 + e)), whose series in (e / (2 + e))^2
+ * <= 1/9 is cut off where its terms fall below a float's precision. NaN stays NaN. */
+ROWS_TARGET SLIDE_INLINE vf ROWS_FN(log1p_unit)(vf e) {
+    vf s = e / (e + VF_SET(2.0f)), square = s * s;
+    vf p = VF_SET(1.0f / 15);
+    p = p * square + VF_SET(1.0f / 13);
+    p = p * square + VF_SET(1.0f / 11);
+    p = p * square + VF_SET(1.0f / 9);
+    p = p * square + VF_SET(1.0f / 7);
+    p = p * square + VF_SET(1.0f / 5);
+    p = p * square + VF_SET(1.0f / 3);
+    return VF_SET(2.0f) * (s + s * square * p);
+}
+
 /* --- SpMM: out[0:dp] += sum_i value[i] * w[index[i]] --------------------------------------------------------- */
 
 ROWS_TARGET SLIDE_INLINE void ROWS_FN(spmm_panel)(const slide_table *t, const int32_t *index, const float *value,
@@ -242,6 +256,65 @@ ROWS_TARGET static void ROWS_FN(slide_scale)(float *x, int64_t n, float factor) 
     int64_t i = 0;
     for (; i + SLIDE_LANES <= n; i += SLIDE_LANES) VF_STORE(x + i, VF_LOAD(x + i) * VF_SET(factor));
     for (; i < n; i++) x[i] *= factor;
+}
+
+/* Weights i..i + 16; all are 1 where there are none. */
+ROWS_TARGET SLIDE_INLINE vf ROWS_FN(weights_at)(const float *weight, int64_t i) {
+    vf w = VF_SET(1);
+    if (weight != NULL) w = VF_LOAD(weight + i);
+    return w;
+}
+
+ROWS_TARGET static float ROWS_FN(slide_weighted_sum)(const float *x, const float *weight, int64_t n) {
+    vf sum = VF_SET(0);
+    int64_t i = 0;
+    for (; i + SLIDE_LANES <= n; i += SLIDE_LANES)
+        sum += VF_LOAD(x + i) * ROWS_FN(weights_at)(weight, i);
+    float total = ROWS_FN(reduce)(sum);
+    for (; i < n; i++) total += x[i] * (weight == NULL ? 1.0f : weight[i]);
+    return total;
+}
+
+/* x[i] = factor * x[i] - share * weight[i] */
+ROWS_TARGET static void ROWS_FN(slide_scale_less)(float *x, const float *weight, int64_t n, float factor,
+                                                  float share) {
+    int64_t i = 0;
+    for (; i + SLIDE_LANES <= n; i += SLIDE_LANES) {
+        vf w = ROWS_FN(weights_at)(weight, i);
+        VF_STORE(x + i, VF_LOAD(x + i) * VF_SET(factor) - VF_SET(share) * w);
+    }
+    for (; i < n; i++) x[i] = x[i] * factor - share * (weight == NULL ? 1.0f : weight[i]);
+}
+
+/* Logits to the gradients of the logistic loss for the answer `target`, times scale; adds the losses to sum. */
+ROWS_TARGET SLIDE_INLINE vf ROWS_FN(logistic_lanes)(vf x, vf weight, float target, float scale, vf *sum) {
+    vf e = ROWS_FN(exp_nonpositive)((vf)((vi)x | INT32_MIN)); /* exp(-|x|) */
+    vf inverse = VF_SET(1) / (e + VF_SET(1));
+    vf sigmoid = VF_SELECT(x >= VF_SET(0), inverse, e * inverse);
+    *sum += weight * (VF_SELECT(x > VF_SET(0), x, VF_SET(0)) + ROWS_FN(log1p_unit)(e) - VF_SET(target) * x);
+    return VF_SET(scale) * weight * (sigmoid - VF_SET(target));
+}
+
+/* x[i] = scale * weight[i] * (sigmoid(x[i]) - target), returning the sum of weight[i] * (softplus(x[i]) - target *
+ * x[i]): the cross-entropy of a yes with probability sigmoid(x[i]) where the answer is yes to a degree of `target`. */
+ROWS_TARGET static float ROWS_FN(slide_logistic)(float *x, const float *weight, int64_t n, float target,
+                                                 float scale) {
+    vf sum = VF_SET(0);
+    int64_t i = 0;
+    for (; i + SLIDE_LANES <= n; i += SLIDE_LANES) {
+        vf w = ROWS_FN(weights_at)(weight, i);
+        VF_STORE(x + i, ROWS_FN(logistic_lanes)(VF_LOAD(x + i), w, target, scale, &sum));
+    }
+    if (i < n) {
+        float tail[SLIDE_LANES], tail_weight[SLIDE_LANES];
+        for (int j = 0; j < SLIDE_LANES; j++) {
+            tail[j] = j < n - i ? x[i + j] : 0.0f;
+            tail_weight[j] = j >= n - i ? 0.0f : weight == NULL ? 1.0f : weight[i + j];
+        }
+        VF_STORE(tail, ROWS_FN(logistic_lanes)(VF_LOAD(tail), VF_LOAD(tail_weight), target, scale, &sum));
+        for (int j = 0; j < n - i; j++) x[i + j] = tail[j];
+    }
+    return ROWS_FN(reduce)(sum);
 }
 
 /* The first i in begin..n with x[i] > bar, or n: the scan of a top-k selection, which rarely finds one. */
