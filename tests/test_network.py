@@ -414,8 +414,8 @@ def extreme():
     return make_extreme(3000, 2000, 20_000, seed=1)
 
 
-def trained(data, candidates, *, threads, seed=0, batches=200, hidden=HiddenConfig(32)):  # noqa: B008
-    above = OutputConfig(candidates, budget=300, tail=256, lsh=LSHConfig(l=8))
+def trained(data, candidates, *, threads, seed=0, batches=200, hidden=HiddenConfig(32), **fields):  # noqa: B008
+    above = OutputConfig(candidates, budget=300, tail=256, lsh=LSHConfig(l=8), **fields)
     net = Network(2000, 20_000, NetworkConfig(hidden, above, seed=seed), threads=threads)
     net.fit(data.X, data.Y, config=TrainingConfig(epochs=100, batch_size=64, max_batches=batches))
     return state_of(net)
@@ -424,6 +424,21 @@ def trained(data, candidates, *, threads, seed=0, batches=200, hidden=HiddenConf
 @pytest.mark.parametrize("candidates", ["lsh", "lsh+tail", "full"])
 def test_weights_do_not_depend_on_threads(extreme, candidates):
     one, two = (trained(extreme, candidates, threads=threads) for threads in (1, 2))
+    for name in one:
+        assert np.array_equal(one[name], two[name]), name
+
+
+@pytest.mark.parametrize(
+    ("candidates", "fields"),
+    [
+        ("lsh+tail", {"loss": "bce", "label_smoothing": 0.01, "tail_power": 0.5}),
+        ("topk+tail", {"label_smoothing": 0.1, "share_labels": False}),
+        ("full", {"loss": "bce", "label_weights": "propensity"}),
+    ],
+    ids=["bce", "topk", "full bce"],
+)
+def test_weights_with_other_losses_do_not_depend_on_threads(extreme, candidates, fields):
+    one, two = (trained(extreme, candidates, threads=threads, batches=30, **fields) for threads in (1, 2))
     for name in one:
         assert np.array_equal(one[name], two[name]), name
 
