@@ -78,12 +78,14 @@ class HiddenLayer:
     def make_index(self) -> None:
         """Make the hash tables that training looks units up in, where the configuration wants them."""
 
-    def forward(self, signal: Signal, iteration: int, threads: int) -> Signal:
+    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
         """Return the layer's output for a training batch; it is valid until the next call.
 
         Parameters
         ----------
         signal : Signal
+        rule : StepRule
+            Of the batch: rows pay what they owe before they are read.
         iteration : int
             Keys the sampling.
         threads : int
@@ -126,14 +128,17 @@ class InputLayer(HiddenLayer):
         self.bias = np.zeros(self.padded_dim, dtypes.VALUE)
         self.bias_moments = np.zeros((2, kept), dtypes.VALUE)
         self._pairs = Pairs(name, self.table, self._buffers)
+        self._groups: PairGroups | None = None
 
     def _dense(self, signal, out, threads):
         columns = signal.columns
         spmm(self.table, columns.indptr, columns.flat, signal.values, self.bias, self.relu, out, threads)
         return Signal(out, None, None)
 
-    def forward(self, signal: Signal, iteration: int, threads: int) -> Signal:
+    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
         """See `HiddenLayer.forward`."""
+        self._groups = self._pairs.group(signal.columns)
+        self._pairs.catch_up(self._groups, rule, threads)
         shape = (len(signal.columns.begin), self.padded_dim)
         return self._dense(signal, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), threads)
 
@@ -145,8 +150,7 @@ class InputLayer(HiddenLayer):
         self, signal: Signal, dout: np.ndarray, gradient: SampleGradient | None, rule: StepRule, threads: int
     ) -> None:
         """See `HiddenLayer.step`; the features themselves have no gradient."""
-        groups = self._pairs.group(signal.columns)
-        step_groups(self.table, groups, signal.values, dout, None, rule, threads)
+        step_groups(self.table, self._groups, signal.values, dout, None, rule, threads)
         bias_gradient = dout.sum(axis=0, dtype=np.float64).astype(dtypes.VALUE)
         step_vector(self.bias, self.bias_moments[0], self.bias_moments[1], bias_gradient, rule)
 
@@ -161,13 +165,13 @@ class InputLayer(HiddenLayer):
 
 
 class FullLayer(HiddenLayer):
-    """Dense to dense, every unit by a matrix product; the rows are the units."""
+    """Dense to dense, every unit by a matrix product; the rows are the units, and every step reaches all of them."""
 
     def __init__(self, name: str, dim: int, config: HiddenConfig, *rest):
         super().__init__(name, config.units, dim, config, *rest)
         self._everyone = np.arange(config.units, dtype=dtypes.INDEX)
 
-    def forward(self, signal: Signal, iteration: int, threads: int) -> Signal:
+    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
         """See `HiddenLayer.forward`."""
         shape = (len(signal.dense), self.padded_dim)
         return self._dense(signal, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), threads)
@@ -208,12 +212,13 @@ class SampledLayer(HiddenLayer):
             self.table, config.lsh, config.rehash, config.sampling, self._seed, self._buffers, name=self.name
         )
 
-    def forward(self, signal: Signal, iteration: int, threads: int) -> Signal:
+    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
         """See `HiddenLayer.forward`."""
         n = len(signal.dense) if signal.dense is not None else len(signal.columns.begin)
         nobody = Runs(np.zeros(0, dtypes.INDEX), np.zeros(n, dtypes.OFFSET), np.zeros(n, dtypes.OFFSET))
         units = self._pairs.draw(self.index, signal, nobody, self.config.budget, iteration, threads)
         groups = self._pairs.group(units)
+        self._pairs.catch_up(groups, rule, threads)
         values = self._pairs.logits(groups, units, signal, threads)
         if self.relu:
             np.maximum(values, 0.0, out=values)

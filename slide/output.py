@@ -13,11 +13,11 @@ from slide.data.batches import Batch
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.dense import shared_logits, shared_step
-from slide.kernels.optim import StepRule
+from slide.kernels.optim import StepRule, catch_up
 from slide.kernels.rows import RowTable
 from slide.kernels.sampling import split_shared
 from slide.kernels.softmax import remove_offsets, softmax_cross_entropy
-from slide.kernels.sparse import SampleGradient
+from slide.kernels.sparse import PairGroups, SampleGradient
 from slide.signals import Pairs, Runs, Signal
 
 NOTHING = np.zeros(0, dtypes.VALUE)
@@ -70,6 +70,7 @@ class OutputLayer:
         self._log_absent: np.ndarray | None = None
         self._buffers = buffers
         self._pairs = Pairs("output", self.table, buffers)
+        self._active: tuple[PairGroups, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def make_index(self) -> None:
         """Make the hash tables that training looks neurons up in, where the configuration wants them."""
@@ -98,25 +99,16 @@ class OutputLayer:
         # log of the probability that a point does not have the label; a label of every point is never absent.
         self._log_absent = np.log1p(-np.minimum(frequency, 1 - 1e-12)).astype(dtypes.VALUE)
 
-    def train(
-        self,
-        batch: Batch,
-        signal: Signal,
-        gradient: SampleGradient,
-        rule: StepRule,
-        iteration: int,
-        threads: int,
-    ) -> OutputStats:
-        """Forward, loss, backward and update in one pass over the active neurons.
+    def forward(self, batch: Batch, signal: Signal, rule: StepRule, iteration: int, threads: int) -> OutputStats:
+        """Compute the active neurons, the loss and its gradient with respect to their logits, which ``step`` uses.
 
         Parameters
         ----------
         batch : Batch
         signal : Signal
             The last hidden layer's output.
-        gradient : SampleGradient
-            Receives the loss's gradient with respect to it.
         rule : StepRule
+            Of the batch: rows pay what they owe before they are read.
         iteration : int
             Keys the sampling.
         threads : int
@@ -142,6 +134,9 @@ class OutputLayer:
         labelled = max(1, int(np.count_nonzero(labels.lengths)))
 
         groups = self._pairs.group(own)
+        self._pairs.catch_up(groups, rule, threads)
+        if rule.owed is not None:
+            catch_up(self.table, shared, rule.owed, threads)
         logits = self._pairs.logits(groups, own, signal, threads)
         common = self._buffers.array("output shared logits", (n, len(shared)), dtypes.VALUE)
         shared_logits(self.table, shared, offsets, signal.dense, common, threads)
@@ -150,10 +145,33 @@ class OutputLayer:
         softmax_cross_entropy(
             common, len(shared), logits, own.begin, own.end, batch.label_ptr, places, 1.0 / labelled, loss, hit, threads
         )
-        self._pairs.step(groups, logits, signal, gradient, rule, threads)
-        shared_step(self.table, shared, common, signal.dense, gradient, rule, threads)
+        self._active = (groups, logits, shared, common)
         active = len(shared) + float(own.lengths.mean())
         return OutputStats(float(loss.sum(dtype=np.float64)) / labelled, float(hit.sum()) / labelled, active)
+
+    def scale_deltas(self, factor: float) -> None:
+        """Multiply the gradient that ``step`` starts from, and with it that of every parameter of the network."""
+        _, own, _, common = self._active
+        # Places that no pair has hold anything, even infinity.
+        with np.errstate(invalid="ignore"):
+            own *= dtypes.VALUE(factor)
+            common *= dtypes.VALUE(factor)
+
+    def step(self, signal: Signal, gradient: SampleGradient, rule: StepRule, threads: int) -> None:
+        """Update the parameters after ``forward``.
+
+        Parameters
+        ----------
+        signal : Signal
+            What ``forward`` was given.
+        gradient : SampleGradient
+            Receives the loss's gradient with respect to it.
+        rule : StepRule
+        threads : int
+        """
+        groups, own, shared, common = self._active
+        self._pairs.step(groups, own, signal, gradient, rule, threads)
+        shared_step(self.table, shared, common, signal.dense, gradient, rule, threads)
 
     def _shared_ids(self, batch, iteration):
         """Neurons active for every sample of the batch, ascending."""
