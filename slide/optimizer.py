@@ -55,7 +55,7 @@ class Optimizer:
 
     Notes
     -----
-    Some forty bytes are kept of each step since rows were last settled. Not safe for use by several threads.
+    Some fifty bytes are kept of each step since rows were last settled. Not safe for use by several threads.
     """
 
     def __init__(self, config: OptimizerConfig):
@@ -85,10 +85,11 @@ class Optimizer:
         decays_weights = self.config.weight_decay > 0
         self._log_keep = np.zeros(1 if decays_weights else 0, np.float64)
         self._steps = np.zeros((0, 3), dtypes.VALUE)
-        self._nodes = np.zeros((0, 5), dtypes.VALUE)
-        # Of the rows last stepped at each step of the window, the newest last: four moments of b / reference - 1, the
-        # sum of a that biases have, which do not decay, and the reference, b at the first skipped step over beta2^0.5.
-        self._measure = np.zeros((6, len(self._fading)))
+        self._nodes = np.zeros((0, 8), dtypes.VALUE)
+        # Of the rows last stepped at each step of the window, the newest last: the root of the first skipped step, and
+        # four moments of b over what it was in that step, minus 1; apart for biases where weights decay.
+        self._first_root = np.zeros(len(self._fading))
+        self._measures = np.zeros((4, 2 if decays_weights else 1, len(self._fading)))
 
     def settled(self) -> None:
         """Forget the history: all rows have caught up with the last step."""
@@ -133,36 +134,36 @@ class Optimizer:
         """
         n, self.step = self.step - self._first, self.step + 1
         lr = lr_factor * self.config.lr
-        keep = 1.0 - lr * self.config.weight_decay
+        decay = lr * self.config.weight_decay
         if len(self._log_keep):
             self._log_keep = _with_room(self._log_keep, n + 2)
-            self._log_keep[n + 1] = self._log_keep[n] + math.log(keep)
+            self._log_keep[n + 1] = self._log_keep[n] + math.log1p(-decay)
         if self._moves:
             self._steps = _with_room(self._steps, n + 1)
             self._nodes = _with_room(self._nodes, n + 1)
             rate = lr / (1.0 - self.config.beta1**self.step)
             root = 1.0 / math.sqrt(1.0 - self.config.beta2**self.step)
-            self._steps[n] = rate, root, keep
+            self._steps[n] = rate, root, decay
             if self.replay_until < NEVER:
-                self._add(n, rate, root, keep)
+                self._add(n, rate, root, decay)
 
-    def _add(self, n, rate, root, keep):
-        """Add a step's term to every row-last-step of the window, of which the newest is entry n."""
-        measure = self._measure
-        measure[:, :-1] = measure[:, 1:]
-        measure[:, -1] = 0.0, 0.0, 0.0, 0.0, 0.0, root
-        now = measure[:, -min(self.window, n + 1) :]
-        a = rate * self._fading[-now.shape[1] :]
-        b = root * self._narrowing[-now.shape[1] :] / now[5] - 1.0
-        now[:4] *= keep
-        now[4] += a
-        for k in range(4):
-            now[k] += a
+    def _add(self, n, rate, root, decay):
+        """Add a step's term to the measures of the window, of which the newest is entry n."""
+        self._first_root[:-1] = self._first_root[1:]
+        self._first_root[-1] = root
+        self._measures[..., :-1] = self._measures[..., 1:]
+        self._measures[..., -1] = 0.0
+        size = min(self.window, n + 1)
+        measures, first_root = self._measures[..., -size:], self._first_root[-size:]
+        a, b = rate * self._fading[-size:], root * self._narrowing[-size:] / first_root - 1.0
+        measures[:, 0] *= 1.0 - decay
+        for moment in measures:
+            moment += a
             a = a * b
-        (a1, a2), (b1, b2) = _two_nodes(now[:4])
-        scale = now[5] * math.sqrt(self.config.beta2)
-        ratio = np.divide(now[4], now[0], out=np.ones_like(now[0]), where=now[0] > 0)
-        self._nodes[n + 1 - now.shape[1] : n + 1] = np.stack([a1, scale * (1 + b1), a2, scale * (1 + b2), ratio], 1)
+        weights, places = _two_nodes(measures)
+        nodes = np.stack([weights, first_root * math.sqrt(self.config.beta2) * (1.0 + places)], 1)
+        by_step = self._nodes[n + 1 - size : n + 1].reshape(size, 2, 2, 2)
+        by_step[...] = np.moveaxis(nodes, (3, 2), (0, 1))
 
 
 def _with_room(array, n):
@@ -178,10 +179,10 @@ def _window(beta1):
     return min(max(1, math.ceil(math.log(NEGLIGIBLE) / math.log(beta1))), NEVER) if beta1 > 0 else 1
 
 
-def _two_nodes(measure):
-    """Weights [2, n] and nodes [2, n] of the Gauss quadrature of measures with moments 0 to 3 in `measure` [4, n]."""
-    total = measure[0]
-    mean, second, third = measure[1:] / np.where(total > 0, total, 1.0)
+def _two_nodes(moments):
+    """Weights [2, ...] and nodes [2, ...] of the Gauss quadratures of measures with moments 0 to 3, [4, ...]."""
+    total = moments[0]
+    mean, second, third = moments[1:] / np.where(total > 0, total, 1.0)
     variance = np.maximum(second - mean**2, 0.0)
     # A single term, or several in one place but for rounding.
     single = variance <= 1e-12 * mean**2

@@ -47,7 +47,7 @@ cdef class Owed:
     decay : tuple of float or None
         beta1 and beta2 where moments decay.
     motion : tuple or None
-        Where momentum moves weights: the float32 arrays steps [>= step - first, 3] and nodes [>= step - first, 5], the
+        Where momentum moves weights: the float32 arrays steps [>= step - first, 3] and nodes [>= step - first, 8], the
         int window, the int replay_until, and eps.
 
     Raises
@@ -76,8 +76,8 @@ cdef class Owed:
             self.owed.log_beta1, self.owed.log_beta2 = log(decay[0]), log(decay[1])
         if motion is not None:
             steps, nodes, self.owed.window, self.owed.replay_until, self.owed.eps = motion
-            if steps.shape[1] != 3 or nodes.shape[1] != 5 or steps.shape[0] < n or nodes.shape[0] < n:
-                raise ValueError(f"steps must be [{n}, 3] and nodes [{n}, 5], or longer")
+            if steps.shape[1] != 3 or nodes.shape[1] != 8 or steps.shape[0] < n or nodes.shape[0] < n:
+                raise ValueError(f"steps must be [{n}, 3] and nodes [{n}, 8], or longer")
             if n:
                 self.owed.steps = &steps[0, 0]
                 self.owed.nodes = &nodes[0, 0]
@@ -105,7 +105,7 @@ cdef class StepRule:
     @property
     def whole_rows(self):
         """Whether a step changes also those columns of a row in which the gradient is zero."""
-        return self.owed is not None or self.rule.decays != 0 or self.rule.keep != 1.0
+        return self.owed is not None or self.rule.decays != 0 or self.rule.decay != 0.0
 
     cdef void measured(self, double square):
         self.squared_norm += square
@@ -128,7 +128,7 @@ def sgd(double lr, int step, *, double weight_decay=0.0, Owed owed=None):
     rule.rule.kind = SLIDE_SGD
     rule.rule.step = step
     rule.rule.rate = lr
-    rule.rule.keep = 1.0 - lr * weight_decay
+    rule.rule.decay = lr * weight_decay
     rule.owed = owed
     return rule
 
@@ -158,7 +158,7 @@ def adam(double lr, double beta1, double beta2, double eps, int step, *, double 
     rule.rule.gain1, rule.rule.gain2 = 1.0 - beta1, 1.0 - beta2
     rule.rule.eps = eps
     rule.rule.root_scale = 1.0 / sqrt(1.0 - pow(beta2, step))
-    rule.rule.keep = 1.0 - lr * weight_decay
+    rule.rule.decay = lr * weight_decay
     rule.rule.decays = decay_moments
     rule.rule.log_beta1, rule.rule.log_beta2 = log(beta1), log(beta2)
     rule.owed = owed
@@ -169,7 +169,6 @@ def measure():
     """Return a rule that takes no step and adds up the squares of the gradients, in its ``squared_norm``."""
     cdef StepRule rule = StepRule()
     rule.rule.kind = SLIDE_MEASURE
-    rule.rule.keep = 1.0
     return rule
 
 

@@ -17,7 +17,7 @@ cdef extern from "rows.h" nogil:
         float gain2
         float eps
         float root_scale
-        float keep
+        float decay
         int32_t decays
         double log_beta1
         double log_beta2

@@ -28,7 +28,7 @@ typedef struct {
     float gain1, gain2; /* Adam: 1 - beta1, 1 - beta2 */
     float eps;          /* Adam */
     float root_scale;   /* Adam: 1 / sqrt(1 - beta2^step) */
-    float keep;         /* 1 - learning rate * weight decay: what is kept of weights, not of biases */
+    float decay;        /* learning rate * weight decay: the share that weights lose; 1 minus it would lose digits */
     int32_t decays;     /* Adam: whether a row's moments decay for the steps that skipped it */
     double log_beta1, log_beta2;
 } slide_rule;
@@ -42,9 +42,9 @@ typedef struct {
     int32_t decays;         /* whether moments decay */
     float beta1, root_beta2, eps;
     double log_beta1, log_beta2;
-    const float *steps;     /* (rate, root_scale, keep) of step first + 1 + i; NULL: momenta move nothing */
-    const float *nodes;     /* (a1, b1, a2, b2, ratio) of the rows last stepped at first + i; see slide/optimizer.py */
-    const double *log_keep; /* sum of log(keep) from `first` to first + i; NULL: weights do not decay */
+    const float *steps;     /* (rate, root_scale, decay) of step first + 1 + i; NULL: momenta move nothing */
+    const float *nodes;     /* (a1, b1, a2, b2) for weights, then for biases, of rows last stepped at first + i */
+    const double *log_keep; /* sum of log(1 - decay) from `first` to first + i; NULL: weights do not decay */
 } slide_owed;
 
 /* A table as the row kernels see it. */

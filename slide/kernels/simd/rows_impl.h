@@ -125,9 +125,9 @@ ROWS_TARGET SLIDE_INLINE void ROWS_FN(step_lanes)(float *w, float *m, float *v, 
         VF_STORE(m, first);
         VF_STORE(v, second);
         vf root = ROWS_FN(root)(second) * VF_SET(rule->root_scale) + VF_SET(rule->eps);
-        VF_STORE(w, VF_SET(rule->keep) * VF_LOAD(w) - VF_SET(rule->rate) * first / root);
+        VF_STORE(w, VF_LOAD(w) - VF_SET(rule->decay) * VF_LOAD(w) - VF_SET(rule->rate) * first / root);
     } else {
-        VF_STORE(w, VF_SET(rule->keep) * VF_LOAD(w) - VF_SET(rule->rate) * g);
+        VF_STORE(w, VF_LOAD(w) - VF_SET(rule->decay) * VF_LOAD(w) - VF_SET(rule->rate) * g);
     }
 }
 
@@ -227,7 +227,7 @@ ROWS_TARGET static double ROWS_FN(slide_step_vector)(float *w, float *m, float *
                                                      const slide_rule *rule) {
     if (rule->kind == SLIDE_MEASURE) return ROWS_FN(square)(grad, n);
     slide_rule own = *rule;
-    own.keep = 1.0f;
+    own.decay = 0.0f;
     for (int64_t i = 0; i < n; i += SLIDE_LANES) ROWS_FN(step_lanes)(w + i, m + i, v + i, VF_LOAD(grad + i), &own);
     return 0.0;
 }
@@ -244,7 +244,7 @@ ROWS_TARGET SLIDE_INLINE vf ROWS_FN(replay)(vf w, vf m, vf v, int64_t from, int6
         const float *step = owed->steps + 3 * (i - owed->first);
         first *= owed->beta1;
         second *= owed->root_beta2;
-        if (decay) w *= VF_SET(step[2]);
+        if (decay) w -= VF_SET(step[2]) * w;
         w -= VF_SET(step[0] * first) * m / (VF_SET(step[1] * second) * root + VF_SET(owed->eps));
     }
     return w;
@@ -261,27 +261,30 @@ ROWS_TARGET SLIDE_INLINE vf ROWS_FN(pull)(vf m, vf v, const float *node, float e
 ROWS_TARGET SLIDE_INLINE void ROWS_FN(pay)(float *row, int64_t dp, int64_t from, int64_t to, const slide_owed *owed,
                                            const int replay) {
     const double *log_keep = owed->log_keep;
-    float keep = 1.0f, late = 1.0f; /* decay over all steps, and over those that the momentum does not reach */
+    float lost = 0.0f, late = 0.0f; /* by decay over all steps, and over those that the momentum does not reach */
     if (log_keep != NULL) {
-        keep = (float)exp(log_keep[to - owed->first] - log_keep[from - owed->first]);
+        lost = (float)-expm1(log_keep[to - owed->first] - log_keep[from - owed->first]);
         if (to - from > owed->window)
-            late = (float)exp(log_keep[to - owed->first] - log_keep[from + owed->window - owed->first]);
+            late = (float)-expm1(log_keep[to - owed->first] - log_keep[from + owed->window - owed->first]);
     }
-    const float *node = owed->nodes == NULL ? NULL : owed->nodes + 5 * (from - owed->first);
+    const float *node = owed->nodes == NULL ? NULL : owed->nodes + 8 * (from - owed->first);
     float first = slide_decay(owed->log_beta1, to - from), second = slide_decay(owed->log_beta2, to - from);
     for (int64_t column = 0; column < dp; column += SLIDE_LANES) {
         float *w = row + SLIDE_HEADER + column;
+        const vf kept = VF_LOAD(w) - VF_SET(lost) * VF_LOAD(w);
         if (!owed->decays) {
-            VF_STORE(w, VF_SET(keep) * VF_LOAD(w));
+            VF_STORE(w, kept);
             continue;
         }
         const vf m = VF_LOAD(w + dp), v = VF_LOAD(w + 2 * dp);
-        if (owed->steps == NULL)
-            VF_STORE(w, VF_SET(keep) * VF_LOAD(w));
-        else if (replay)
-            VF_STORE(w, VF_SET(late) * ROWS_FN(replay)(VF_LOAD(w), m, v, from, to, owed, 1));
-        else
-            VF_STORE(w, VF_SET(keep) * VF_LOAD(w) - VF_SET(late) * ROWS_FN(pull)(m, v, node, owed->eps));
+        if (owed->steps == NULL) {
+            VF_STORE(w, kept);
+        } else if (replay) {
+            const vf moved = ROWS_FN(replay)(VF_LOAD(w), m, v, from, to, owed, 1);
+            VF_STORE(w, moved - VF_SET(late) * moved);
+        } else {
+            VF_STORE(w, kept - VF_SET(1.0f - late) * ROWS_FN(pull)(m, v, node, owed->eps));
+        }
         VF_STORE(w + dp, VF_SET(first) * m);
         VF_STORE(w + 2 * dp, VF_SET(second) * v);
     }
@@ -290,7 +293,7 @@ ROWS_TARGET SLIDE_INLINE void ROWS_FN(pay)(float *row, int64_t dp, int64_t from,
         if (owed->steps != NULL && replay)
             row[SLIDE_BIAS] = ROWS_FN(replay)(w, m, v, from, to, owed, 0)[0];
         else if (owed->steps != NULL)
-            row[SLIDE_BIAS] -= node[4] * ROWS_FN(pull)(m, v, node, owed->eps)[0];
+            row[SLIDE_BIAS] -= ROWS_FN(pull)(m, v, node + 4, owed->eps)[0];
         row[SLIDE_BIAS_M] *= first;
         row[SLIDE_BIAS_V] *= second;
     }
