@@ -30,6 +30,8 @@ NOTHING = np.zeros(0, dtypes.VALUE)
 class HiddenLayer:
     """What every hidden layer has.
 
+    A kind of layer whose rows are no units says so in `rows_are_units`; its rows have no biases.
+
     Parameters
     ----------
     name : str
@@ -51,6 +53,8 @@ class HiddenLayer:
         Columns of the output: the units rounded up to a multiple of 16.
     """
 
+    rows_are_units = True
+
     def __init__(
         self,
         name: str,
@@ -67,7 +71,8 @@ class HiddenLayer:
         self.relu = config.activation == "relu"
         self.padded_dim = -(-config.units // 16) * 16
         self.index: NeuronIndex | None = None
-        self.table = RowTable(rows, dim, moments=moments, name=f"{name} weights", hugepages=buffers.hugepages)
+        kind = {"hugepages": buffers.hugepages, "biased": self.rows_are_units}
+        self.table = RowTable(rows, dim, moments=moments, name=f"{name} weights", **kind)
         buffers.add(f"{name} weights", self.table.buffer)
         # A unit-length input then gives a vector of about unit length, before the ReLU. Larger weights, such as unit
         # variance for each unit, cost several points of P@1: what is random in them is never unlearnt.
@@ -121,6 +126,8 @@ class HiddenLayer:
 
 class InputLayer(HiddenLayer):
     """Sparse features to a dense vector; the rows are the features."""
+
+    rows_are_units = False
 
     def __init__(self, name: str, n_features: int, config: HiddenConfig, *rest):
         super().__init__(name, n_features, config.units, config, *rest)

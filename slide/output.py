@@ -154,8 +154,8 @@ class OutputLayer:
         _, own, _, common = self._active
         # Places that no pair has hold anything, even infinity.
         with np.errstate(invalid="ignore"):
-            own *= dtypes.VALUE(factor)
-            common *= dtypes.VALUE(factor)
+            own *= factor
+            common *= factor
 
     def step(self, signal: Signal, gradient: SampleGradient, rule: StepRule, threads: int) -> None:
         """Update the parameters after ``forward``.

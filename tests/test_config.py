@@ -106,7 +106,7 @@ def test_wrong_values_are_refused_by_name_and_range(kind, name, values, expected
 
 def test_weight_decay_leaves_something_of_the_weights():
     OptimizerConfig(lr=0.1, weight_decay=9.0)
-    with pytest.raises(ConfigError, match="lr times weight_decay must be below 1, got 0.1 times 10"):
+    with pytest.raises(ConfigError, match=r"lr times weight_decay must be below 1, got 0\.1 times 10"):
         OptimizerConfig(lr=0.1, weight_decay=10.0)
 
 

@@ -213,7 +213,7 @@ def test_rules_are_those_of_the_settings():
 def test_a_factor_must_leave_something_of_the_weights():
     optimizer = Optimizer(settings(weight_decay=100.0))
     optimizer.rule(1.9)
-    with pytest.raises(ValueError, match="learning rate 0.01 times weight_decay 100 must be below 1"):
+    with pytest.raises(ValueError, match=r"learning rate 0\.01 times weight_decay 100 must be below 1"):
         optimizer.rule(2.0)
 
 

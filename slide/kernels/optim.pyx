@@ -217,8 +217,8 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
                 SampleGradient gradient, StepRule rule, int num_threads):
     """Step every grouped row, once, for ``g[row] = sum over its pairs of coefficient * hidden[sample]``.
 
-    The bias steps for the sum of the coefficients. With `gradient`, ``coefficient * w[row]`` of the weights before
-    the step is added to each pair's sample: the transposed SpMM, in the same visit.
+    The bias, if the table has any, steps for the sum of the coefficients. With `gradient`, ``coefficient * w[row]`` of
+    the weights before the step is added to each pair's sample: the transposed SpMM, in the same visit.
 
     Parameters
     ----------

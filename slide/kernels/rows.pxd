@@ -42,6 +42,7 @@ cdef extern from "rows.h" nogil:
         int64_t n_rows
         int64_t stride
         int64_t dp
+        int32_t biased
 
     ctypedef struct slide_groups:
         const int32_t *rows

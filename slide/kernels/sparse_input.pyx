@@ -194,7 +194,8 @@ cdef double _step(const slide_table *table, const slide_groups *groups, int64_t 
         for i in range(groups.ptr[g], groups.ptr[g + 1]):
             s = groups.sample[i]
             c = coef[groups.slot[i]]
-            bias = bias + c
+            if table.biased:
+                bias = bias + c
             for j in range(samples.begin[s], samples.end[s]):
                 column = samples.column[j]
                 if mark[column] != g + 1:

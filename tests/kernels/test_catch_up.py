@@ -217,6 +217,24 @@ def test_biases_do_not_decay():
     assert (w == 1).all()
 
 
+@pytest.mark.parametrize("kind", ["dense", "whole", "touched", "shared"])
+def test_a_table_without_biases_keeps_them_at_zero(one_blas, kind):
+    table, groups, found = RowTable(2, 16, biased=False), PairGroups(2), measure()
+    groups.group(np.arange(2, dtype=np.int32), np.zeros(1, np.int64), np.full(1, 2), 2)
+    ones, hidden = np.ones(2, np.float32), np.full((1, 16), 0.5, np.float32)
+    samples = np.array([0]), np.array([16]), np.arange(16, dtype=np.int32), hidden[0]
+    for rule in (found, optim.adam(0.05, *BETAS, EPS, 1)):
+        if kind == "dense":
+            optim.step_groups(table, groups, ones, hidden, None, rule, 1)
+        elif kind == "shared":
+            dense.shared_step(table, groups.rows, ones[None], hidden, SampleGradient(1, 16), rule, 1)
+        else:
+            sparse_input.step_groups(table, groups, ones, *samples, None, kind == "touched", rule, 1)
+    assert found.squared_norm == 2 * 16 / 4
+    assert table.weights.all()
+    assert not table.bias.any()
+
+
 # --- Measuring
 
 

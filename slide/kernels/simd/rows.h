@@ -53,6 +53,7 @@ typedef struct {
     int64_t n_rows;
     int64_t stride; /* floats from one row to the next */
     int64_t dp;     /* padded dimension, a multiple of SLIDE_LANES */
+    int32_t biased; /* whether the rows have biases; if not, those in the headers stay zero */
 } slide_table;
 
 /* Pairs (sample, row) grouped by row: group g is row rows[g] and the pairs ptr[g]..ptr[g+1]; pair i is sample

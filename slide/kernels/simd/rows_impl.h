@@ -194,7 +194,7 @@ ROWS_TARGET static double ROWS_FN(slide_step_groups)(const slide_table *t, const
             square += ROWS_FN(visit_panel)(row + SLIDE_HEADER + column, g, begin, end, coef, t->dp, hidden + column,
                                            dhidden == NULL ? NULL : dhidden + column, mine, 1);
         float bias_gradient = 0.0f;
-        for (int64_t i = begin; i < end; i++) bias_gradient += coef[g->slot[i]];
+        for (int64_t i = begin; t->biased && i < end; i++) bias_gradient += coef[g->slot[i]];
         square += ROWS_FN(step_header)(row, bias_gradient, mine);
     }
     return square;
@@ -217,7 +217,7 @@ ROWS_TARGET static double ROWS_FN(slide_step_gradients)(const slide_table *t, co
             for (int64_t column = 0; column < t->dp; column += SLIDE_LANES)
                 ROWS_FN(step_lanes)(w + column, w + t->dp + column, w + 2 * t->dp + column,
                                     VF_LOAD(grad + k * t->dp + column), mine);
-        square += ROWS_FN(step_header)(row, grad_bias[k], mine);
+        square += ROWS_FN(step_header)(row, t->biased ? grad_bias[k] : 0.0f, mine);
     }
     return square;
 }
