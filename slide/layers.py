@@ -71,9 +71,9 @@ class HiddenLayer:
         self.relu = config.activation == "relu"
         self.padded_dim = -(-config.units // 16) * 16
         self.index: NeuronIndex | None = None
-        kind = {"hugepages": buffers.hugepages, "biased": self.rows_are_units}
-        self.table = RowTable(rows, dim, moments=moments, name=f"{name} weights", **kind)
-        buffers.add(f"{name} weights", self.table.buffer)
+        name, hugepages = f"{name} weights", buffers.hugepages
+        self.table = RowTable(rows, dim, moments=moments, name=name, hugepages=hugepages, biased=self.rows_are_units)
+        buffers.add(name, self.table.buffer)
         # A unit-length input then gives a vector of about unit length, before the ReLU. Larger weights, such as unit
         # variance for each unit, cost several points of P@1: what is random in them is never unlearnt.
         self.table.fill_uniform(math.sqrt(3.0 / config.units), seed, threads)

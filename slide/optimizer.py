@@ -10,7 +10,8 @@ and shrink by ``keep_u = 1 - lr_u weight_decay``, at every step in between. With
 beta2^(i/2)`` the sum over u is ``m * sum a / (b sqrt(v) + eps)``: an integral of one function of b, whatever the row,
 over weights a that depend on s alone. So for each s four moments of that measure are kept, to which each batch adds one
 term, and the two-node Gauss quadrature that they determine stands for all steps. Terms older than the window, in which
-beta1^i falls to nothing, are never added. Weight decay multiplies earlier terms by later factors, the moments with it.
+beta1^i falls to nothing, are never added. Weight decay multiplies earlier terms by later factors, and the four moments
+with them; biases do not decay and have moments of their own.
 
 The quadrature is exact for up to two skipped steps, and else errs by the fourth power of b's relative spread over the
 window. That is nothing but in the first steps of a run, where the bias correction changes fast, or if beta2 is so
@@ -120,10 +121,11 @@ class Optimizer:
         config, lr, step = self.config, lr_factor * self.config.lr, self.step + 1
         if lr * config.weight_decay >= 1:
             raise ValueError(f"learning rate {lr:g} times weight_decay {config.weight_decay:g} must be below 1")
-        rest = {"weight_decay": config.weight_decay, "owed": self.owed()}
+        decay, owed = config.weight_decay, self.owed()
         if config.name == "sgd":
-            return optim.sgd(lr, step, **rest)
-        return optim.adam(lr, config.beta1, config.beta2, config.eps, step, decay_moments=self._decays, **rest)
+            return optim.sgd(lr, step, weight_decay=decay, owed=owed)
+        betas = config.beta1, config.beta2
+        return optim.adam(lr, *betas, config.eps, step, weight_decay=decay, decay_moments=self._decays, owed=owed)
 
     def advance(self, lr_factor: float = 1.0) -> None:
         """Count a step that was taken by ``rule(lr_factor)``.
