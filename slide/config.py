@@ -357,6 +357,17 @@ class OptimizerConfig:
         Learning rate.
     beta1, beta2, eps : float
         Adam only.
+    lazy : str
+        Adam only: what becomes of a row at the steps that do not touch it. ``"exact"``: before it is next read it
+        catches up with all that dense Adam, given zero gradients, would have done to it meanwhile. ``"decay"``: its
+        moments decay for the steps it missed, but its weights do not move. ``"sparse"``: it stays as it is.
+    weight_decay : float
+        Decoupled from the gradient: every step also multiplies the weights by ``1 - lr * weight_decay``. A row that a
+        step does not touch owes it the factor, and pays before it is next read, whatever `lazy` says. Biases do not
+        decay.
+    clip_norm : float, optional
+        Scale a batch's gradient down to this Euclidean norm, over all parameters, where it is larger. The backward pass
+        then runs twice. By default gradients are taken as they are.
     """
 
     name: str = "adam"
@@ -364,6 +375,9 @@ class OptimizerConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    lazy: str = "sparse"
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
 
     def __post_init__(self):
         """Check every field."""
@@ -372,6 +386,13 @@ class OptimizerConfig:
         check_number(self, "beta1", 0, 1, open_high=True)
         check_number(self, "beta2", 0, 1, open_high=True)
         check_number(self, "eps", 0, 1, open_low=True)
+        check_choice(self, "lazy", ("exact", "decay", "sparse"))
+        check_number(self, "weight_decay", 0, 1e3)
+        check_number(self, "clip_norm", 0, 1e30, open_low=True, optional=True)
+        if self.lr * self.weight_decay >= 1:
+            raise ConfigError(
+                f"OptimizerConfig.lr times weight_decay must be below 1, got {self.lr:g} times {self.weight_decay:g}"
+            )
 
 
 @dataclass(frozen=True)

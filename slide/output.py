@@ -14,10 +14,10 @@ from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.dense import shared_logits, shared_step
 from slide.kernels.losses import logistic_cross_entropy, remove_offsets, softmax_cross_entropy
-from slide.kernels.optim import StepRule
+from slide.kernels.optim import StepRule, catch_up
 from slide.kernels.rows import RowTable
 from slide.kernels.sampling import split_shared
-from slide.kernels.sparse import SampleGradient
+from slide.kernels.sparse import PairGroups, SampleGradient
 from slide.shared import SharedSample
 from slide.signals import Pairs, Runs, Signal
 
@@ -73,6 +73,7 @@ class OutputLayer:
         self._label_weights: np.ndarray | None = None
         self._buffers = buffers
         self._pairs = Pairs("output", self.table, buffers)
+        self._active: tuple[PairGroups, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def make_index(self) -> None:
         """Make the hash tables that training looks neurons up in, where the configuration wants them."""
@@ -136,25 +137,16 @@ class OutputLayer:
             weights = narrow
         self._label_weights = weights
 
-    def train(
-        self,
-        batch: Batch,
-        signal: Signal,
-        gradient: SampleGradient,
-        rule: StepRule,
-        iteration: int,
-        threads: int,
-    ) -> OutputStats:
-        """Forward, loss, backward and update in one pass over the active neurons.
+    def forward(self, batch: Batch, signal: Signal, rule: StepRule, iteration: int, threads: int) -> OutputStats:
+        """Compute the active neurons, the loss and its gradient with respect to their logits, which ``step`` uses.
 
         Parameters
         ----------
         batch : Batch
         signal : Signal
             The last hidden layer's output.
-        gradient : SampleGradient
-            Receives the loss's gradient with respect to it.
         rule : StepRule
+            Of the batch: rows pay what they owe before they are read.
         iteration : int
             Keys the sampling.
         threads : int
@@ -178,6 +170,9 @@ class OutputLayer:
         softmax = self.config.loss == "softmax"
         offsets = (-log_q).astype(dtypes.VALUE) if softmax else NOTHING
         groups = self._pairs.group(own)
+        self._pairs.catch_up(groups, rule, threads)
+        if rule.owed is not None:
+            catch_up(self.table, shared, rule.owed, threads)
         logits = self._pairs.logits(groups, own, signal, threads)
         common = self._buffers.array("output shared logits", (n, len(shared)), dtypes.VALUE)
         shared_logits(self.table, shared, offsets, signal.dense, common, threads)
@@ -201,8 +196,7 @@ class OutputLayer:
             weight=np.exp(-log_q).astype(dtypes.VALUE),
             certain=certain,
         )
-        self._pairs.step(groups, logits, signal, gradient, rule, threads)
-        shared_step(self.table, shared, common, signal.dense, gradient, rule, threads)
+        self._active = (groups, logits, shared, common)
         active = len(shared) + float(own.lengths.mean())
         return OutputStats(float(loss.sum(dtype=np.float64)) / labelled, float(hit.sum()) / labelled, active)
 
@@ -218,6 +212,30 @@ class OutputLayer:
             counts = np.diff(batch.label_ptr)
             targets /= np.repeat(counts, counts)
         return targets
+
+    def scale_deltas(self, factor: float) -> None:
+        """Multiply the gradient that ``step`` starts from, and with it that of every parameter of the network."""
+        _, own, _, common = self._active
+        # Places that no pair has hold anything, even infinity.
+        with np.errstate(invalid="ignore"):
+            own *= factor
+            common *= factor
+
+    def step(self, signal: Signal, gradient: SampleGradient, rule: StepRule, threads: int) -> None:
+        """Update the parameters after ``forward``.
+
+        Parameters
+        ----------
+        signal : Signal
+            What ``forward`` was given.
+        gradient : SampleGradient
+            Receives the loss's gradient with respect to it.
+        rule : StepRule
+        threads : int
+        """
+        groups, own, shared, common = self._active
+        self._pairs.step(groups, own, signal, gradient, rule, threads)
+        shared_step(self.table, shared, common, signal.dense, gradient, rule, threads)
 
     def _own_pairs(self, batch, signal, shared, iteration, threads):
         """Neurons active for single samples, and the shared neurons that samples found themselves (places, or None)."""

@@ -164,6 +164,11 @@ class Pairs:
         self._groups.group(rows.flat, rows.begin, rows.end, self._table.n_rows)
         return self._groups
 
+    def catch_up(self, groups: PairGroups, rule: StepRule, threads: int) -> None:
+        """Let the pairs' rows pay what they owe before they are read."""
+        if rule.owed is not None:
+            optim.catch_up(self._table, groups.rows_in_place, rule.owed, threads)
+
     def logits(self, groups: PairGroups, rows: Runs, signal: Signal, threads: int) -> np.ndarray:
         """Return the pairs' logits, parallel to ``rows.flat``."""
         out = self._buffers.array(f"{self._name} logits", rows.flat.shape, dtypes.VALUE)
@@ -184,8 +189,8 @@ class Pairs:
     ) -> None:
         """Update the pairs' rows for their logits' gradients `deltas`; add the samples' gradient to `gradient`."""
         if signal.reads_sparse:
-            # Of the features only those present are stepped; there may be millions.
-            touched_only = signal.dense is None
+            # Of the features only those present are stepped, where the others may wait; there may be millions.
+            touched_only = signal.dense is None and not rule.whole_rows
             sparse_input.step_groups(
                 self._table, groups, deltas, *_entries(signal), gradient, touched_only, rule, threads
             )

@@ -236,6 +236,10 @@ def _run_epoch(network, data, reader, config, progress, history, on_batch):
         if on_batch is not None and on_batch(progress):
             history.stopped = True
             break
+    # Whether or not anything evaluates the network here: looking at a run must not change it.
+    start = time.perf_counter()
+    network.settle()
+    progress.seconds += time.perf_counter() - start
     history.active_per_sample += float(totals[2] - batches * history.active_per_sample) / progress.batch
     history.batches = progress.batch
     history.train_seconds = progress.seconds

@@ -79,6 +79,9 @@ REFUSALS = [
     (OptimizerConfig, "beta1", [-0.1, 1, 1.0, None], "a number from 0 to below 1"),
     (OptimizerConfig, "beta2", [-0.1, 1, 1.0, None], "a number from 0 to below 1"),
     (OptimizerConfig, "eps", [0, -1e-8, 1.5, False], "a number above 0 to 1"),
+    (OptimizerConfig, "lazy", ["dense", True, None], "one of 'exact', 'decay', 'sparse'"),
+    (OptimizerConfig, "weight_decay", [-0.1, 1001, None], "a number from 0 to 1000"),
+    (OptimizerConfig, "clip_norm", [0, -1.0, float("inf"), "1"], "a number above 0 to 1e+30 or left out"),
     (NetworkConfig, "hidden", [None, 128, (), [OutputConfig()]], "a HiddenConfig or a sequence of one or more"),
     (NetworkConfig, "output", [None, "lsh"], "a OutputConfig"),
     (NetworkConfig, "optimizer", [None, "adam"], "a OptimizerConfig"),
@@ -105,6 +108,12 @@ def test_wrong_values_are_refused_by_name_and_range(kind, name, values, expected
             kind(**{name: value})
         assert str(refusal.value).startswith(f"{kind.__name__}.{name} must be {expected}")
         assert str(refusal.value).endswith(f", got {value!r}")
+
+
+def test_weight_decay_leaves_something_of_the_weights():
+    OptimizerConfig(lr=0.1, weight_decay=9.0)
+    with pytest.raises(ConfigError, match=r"lr times weight_decay must be below 1, got 0\.1 times 10"):
+        OptimizerConfig(lr=0.1, weight_decay=10.0)
 
 
 def test_every_field_is_checked():
@@ -218,6 +227,9 @@ RUNS = st.builds(
             OptimizerConfig,
             name=st.sampled_from(["adam", "sgd"]),
             lr=st.floats(0, 1e3, exclude_min=True) | st.integers(1, 1000),
+            lazy=st.sampled_from(["exact", "decay", "sparse"]),
+            weight_decay=st.floats(0, 5e-4),
+            clip_norm=st.none() | st.floats(0, 1e30, exclude_min=True),
             beta1=below_one(),
             beta2=below_one(),
             eps=st.floats(0, 1, exclude_min=True),

@@ -37,7 +37,10 @@ def train(layer, labels=None, *, iteration=0):
     hidden[:, layer.table.dim :] = 0
     labels = labels or batch(layer.table.n_rows)
     gradient = SampleGradient(4, 32)
-    return layer.train(labels, Signal(hidden, None, None), gradient, optim.sgd(0.1, 1), iteration, 1)
+    signal, rule = Signal(hidden, None, None), optim.sgd(0.1, 1)
+    stats = layer.forward(labels, signal, rule, iteration, 1)
+    layer.step(signal, gradient, rule, 1)
+    return stats
 
 
 def test_output_starts_with_the_spread_of_the_dimension():
@@ -146,7 +149,9 @@ def test_a_sparse_signal_is_read_as_the_dense_one_is():
     for signal in (Signal(dense, columns, dense[:, 3].copy()), Signal(dense, None, None)):
         layer = output_layer(dim=96, candidates="lsh")
         before = layer.table.weights.copy()
-        layer.train(batch(), signal, SampleGradient(4, 96), optim.sgd(0.1, 1), 0, 1)
+        rule = optim.sgd(0.1, 1)
+        layer.forward(batch(), signal, rule, 0, 1)
+        layer.step(signal, SampleGradient(4, 96), rule, 1)
         moved.append(before - layer.table.weights)
     assert moved[0].any()
     np.testing.assert_allclose(moved[0], moved[1], rtol=1e-5, atol=1e-7)
