@@ -28,7 +28,7 @@ KERNELS = [
     "sparse",
     "sparse_input",
     "optim",
-    "softmax",
+    "losses",
     "dense",
     "rows",
     "text",

@@ -16,8 +16,10 @@ The house has two floors; imports run downward only::
       network.py         Network: owns its layers; train_batch, predict, evaluate
       layers.py          hidden layers: full or sampled, from the features or from a layer below
       output.py          the output layer: candidates, logQ correction, loss
+      shared.py          the neurons a whole batch computes: its labels, and draws from all
       signals.py         what flows between layers, and the (sample, row) pairs of a layer
       index.py           NeuronIndex: hash functions and tables over a layer's rows
+      optimizer.py       the rule of each step, and what rows owe for steps that skipped them
       schedule.py        when the tables are rebuilt
       diagnostics.py     how well an index finds what it should, and at what cost
       tuning.py          the settings of an index, from measurements
@@ -39,15 +41,16 @@ The house has two floors; imports run downward only::
       sparse             pairs grouped by row; SpMM, SDDMM
       sparse_input       SDDMM and the row step for samples that are sparse themselves
       dense              shared candidates and exact top-k, through BLAS
-      softmax            cross-entropy over the active set
-      optim              SGD and Adam on touched rows
+      losses             softmax and one-vs-all cross-entropy over the active set
+      optim              SGD and Adam on touched rows; rows that catch up with steps that skipped them
       text               the parser behind data/
       simd/              the C row kernels, once per instruction set
 
 The road of a batch: tables rebuilt if due (`index`) -> CSR rows -> hidden activations (`sparse.spmm`) -> bucket indices
 (`hashing`) -> candidates, labels first (`sampling`) -> pairs grouped by row (`sparse.PairGroups`) -> logits
-(`sparse.sddmm`, `dense.shared_logits`) -> loss and deltas (`softmax`) -> gradient and optimiser step in one visit to
-each row (`optim.step_groups`, `dense.shared_step`) -> the same for the rows of the features.
+(`sparse.sddmm`, `dense.shared_logits`) -> loss and deltas (`losses`) -> gradient and optimiser step in one visit to
+each row (`optim.step_groups`, `dense.shared_step`) -> the same for the rows of the features. Where skipped rows owe
+something (`optimizer`), a layer lets those it is about to read pay first (`optim.catch_up`).
 """
 
 from slide.config import (

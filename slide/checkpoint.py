@@ -50,6 +50,7 @@ def save(network: Network, path: str | os.PathLike, *, moments: bool = False) ->
     path = Path(path)
     if path.exists() and not (path / MANIFEST).is_file():
         raise FileExistsError(f"{path} exists and is not a saved network; choose another name or remove it")
+    network.settle()
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -123,7 +124,7 @@ def load(path: str | os.PathLike, *, threads: int | None = None) -> Network:
             finite = target.dtype.kind != "f" or np.isfinite(target.sum(dtype=np.float64))
         if not finite:
             raise CheckpointError(f"{file}: has values that are not finite")
-    network.step = step if trainable else 0
+    network.optimizer.resume(step if trainable else 0)
     return network
 
 

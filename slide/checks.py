@@ -23,13 +23,15 @@ def check_integer(config, name, low, high, *, optional=False):
         refuse(config, name, f"an integer from {low} to {high}" + (" or left out" if optional else ""))
 
 
-def check_number(config, name, low, high, *, open_low=False, open_high=False):
-    """Check a field that is a finite number between two bounds, which an open end leaves out."""
+def check_number(config, name, low, high, *, open_low=False, open_high=False, optional=False):
+    """Check a field that is a finite number between two bounds, which an open end leaves out, or None if optional."""
     value = getattr(config, name)
+    if optional and value is None:
+        return
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or value < low or value > high or (open_low and value == low) or (open_high and value == high):
         bounds = f"{'above' if open_low else 'from'} {low:g} {'to below' if open_high else 'to'} {high:g}"
-        refuse(config, name, f"a number {bounds}")
+        refuse(config, name, f"a number {bounds}" + (" or left out" if optional else ""))
 
 
 def check_choice(config, name, choices):

@@ -234,30 +234,58 @@ class HiddenConfig:
         return self.candidates == "lsh"
 
 
-CANDIDATES = ("lsh", "lsh+tail", "lsh+inbatch", "inbatch", "uniform", "full")
+CANDIDATES = ("lsh", "lsh+tail", "lsh+inbatch", "inbatch", "uniform", "topk", "topk+tail", "full")
 
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """The output layer: which neurons a training sample computes.
+    """The output layer: which neurons a training sample computes, and its loss over them.
 
     Parameters
     ----------
     candidates : str
-        ``"lsh"``: the sample's own labels and what it finds in the hash tables, the paper's mode.
-        ``"inbatch"``: the labels of every sample of the batch.
-        ``"uniform"``: those, and a uniform sample that the batch shares.
-        ``"lsh+inbatch"``, ``"lsh+tail"``: what the sample finds in the hash tables, and ``"inbatch"`` or
-        ``"uniform"`` beside it.
-        ``"full"``: every neuron.
+        ``"lsh+tail"``: the sample's own labels, what it finds in the hash tables, the labels of every sample of the
+        batch, and draws from all neurons that the batch shares. Hard negatives and an estimate of all the rest: for
+        most data.
+        ``"uniform"``: the same without hash tables, and without their cost: for labels that are easily told apart.
+        ``"inbatch"``: only the labels of every sample of the batch, the cheapest: for many labels a point.
+        ``"lsh+inbatch"``: those beside what the sample finds in the hash tables: where draws from all neurons find
+        only easy ones.
+        ``"lsh"``: the sample's own labels and what it finds in the hash tables alone: the paper's mode, to compare.
+        ``"topk"``, ``"topk+tail"``: as ``"lsh"`` and ``"lsh+tail"``, with the neurons of highest logit, searched
+        exhaustively, for those found in hash tables. They cost as much as ``"full"``: a yardstick of what better
+        tables could gain.
+        ``"full"``: every neuron: for outputs small enough, and the yardstick of all.
     correction : str
         ``"logq"``: a shared neuron that is no label of the sample, and that it did not find itself, stands for those
-        that were not drawn: its logit is raised by minus the logarithm of its probability of being drawn, which makes
-        the estimate of the softmax's denominator unbiased. ``"none"``: all active neurons count alike.
+        that were not drawn. The softmax raises its logit by minus the logarithm of its probability of being drawn,
+        which makes the estimate of the denominator unbiased; the logistic loss divides its term by that probability,
+        which makes the estimate of the loss unbiased. ``"none"``: all active neurons count alike.
     budget : int
-        Neurons a sample takes from the hash tables, at most; its own labels count.
+        Neurons a sample takes from the hash tables, or the exhaustive search, at most; its own labels count.
     tail : int
-        Draws of the uniform sample.
+        Draws that the batch shares, in the modes ``"uniform"`` and ``"...+tail"``. Repeated ones count once.
+    tail_power : float
+        From 0 to 1: a neuron is drawn with a probability proportional to the number of training points that have the
+        label, at least a half, to this power. 0 draws uniformly, 1 by frequency: frequent labels, which take part in
+        most mistakes, are then compared more often.
+    share_labels : bool
+        Whether the labels of the batch's other samples are active for all in the modes with a tail. Without them the
+        loss does not compare a sample with labels that are in the batch merely because they are frequent.
+    loss : str
+        ``"softmax"``: cross-entropy of one distribution over all labels. ``"bce"``: every label is a yes or no of its
+        own, a binary cross-entropy each (one-vs-all); its biases start at the labels' log-odds in the training data.
+    targets : str
+        Softmax only. ``"mean"``: a point's labels share a target of 1 evenly. ``"sum"``: each has a target of 1, which
+        weighs points by their number of labels (pick-all-labels; Menon et al., NeurIPS 2019).
+    label_smoothing : float
+        From 0 to below 1. Softmax: this share of the target is spread over the active neurons in proportion to how
+        many each stands for, which estimates spreading it evenly over all labels. Bce: yes and no are ``1 - s / 2`` and
+        ``s / 2``.
+    label_weights : str
+        ``"none"``, or ``"propensity"``: a label's target, or with bce its own term, is multiplied by its inverse
+        propensity in the training data (Jain et al., KDD 2016), scaled to a mean of 1 over the labels' uses. It favours
+        rare labels. `slide.training.fit` takes other weights.
     lsh : LSHConfig
     rehash : RehashConfig
     sampling : SamplingConfig
@@ -267,6 +295,12 @@ class OutputConfig:
     correction: str = "logq"
     budget: int = 256
     tail: int = 1024
+    tail_power: float = 0.0
+    share_labels: bool = True
+    loss: str = "softmax"
+    targets: str = "mean"
+    label_smoothing: float = 0.0
+    label_weights: str = "none"
     lsh: LSHConfig = field(default_factory=LSHConfig)
     rehash: RehashConfig = field(default_factory=RehashConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -277,7 +311,18 @@ class OutputConfig:
         check_choice(self, "correction", ("logq", "none"))
         check_integer(self, "budget", 1, 2**24)
         check_integer(self, "tail", 1, 2**24)
+        check_number(self, "tail_power", 0, 1)
+        check_boolean(self, "share_labels")
+        check_choice(self, "loss", ("softmax", "bce"))
+        check_choice(self, "targets", ("mean", "sum"))
+        check_number(self, "label_smoothing", 0, 1, open_high=True)
+        check_choice(self, "label_weights", ("none", "propensity"))
         _sampled(self)
+        if self.candidates.endswith("inbatch") and not self.share_labels:
+            raise ConfigError(
+                f"OutputConfig.share_labels must be true where candidates is {self.candidates!r}: these candidates are "
+                "the labels of the batch; 'lsh' and the modes with a tail do without them"
+            )
 
     @property
     def uses_tables(self):
@@ -285,14 +330,19 @@ class OutputConfig:
         return self.candidates.startswith("lsh")
 
     @property
+    def uses_search(self):
+        """Whether samples take the neurons of highest logit, searched exhaustively."""
+        return self.candidates.startswith("topk")
+
+    @property
     def uses_labels_of_batch(self):
         """Whether the labels of every sample are active for all."""
-        return self.candidates not in ("lsh", "full")
+        return self.share_labels and (self.uses_tail or self.candidates.endswith("inbatch"))
 
     @property
     def uses_tail(self):
-        """Whether a uniform sample is active for all."""
-        return self.candidates in ("lsh+tail", "uniform")
+        """Whether draws from all neurons are active for all samples."""
+        return self.candidates == "uniform" or self.candidates.endswith("+tail")
 
 
 @dataclass(frozen=True)
@@ -307,6 +357,17 @@ class OptimizerConfig:
         Learning rate.
     beta1, beta2, eps : float
         Adam only.
+    lazy : str
+        Adam only: what becomes of a row at the steps that do not touch it. ``"exact"``: before it is next read it
+        catches up with all that dense Adam, given zero gradients, would have done to it meanwhile. ``"decay"``: its
+        moments decay for the steps it missed, but its weights do not move. ``"sparse"``: it stays as it is.
+    weight_decay : float
+        Decoupled from the gradient: every step also multiplies the weights by ``1 - lr * weight_decay``. A row that a
+        step does not touch owes it the factor, and pays before it is next read, whatever `lazy` says. Biases do not
+        decay.
+    clip_norm : float, optional
+        Scale a batch's gradient down to this Euclidean norm, over all parameters, where it is larger. The backward pass
+        then runs twice. By default gradients are taken as they are.
     """
 
     name: str = "adam"
@@ -314,6 +375,9 @@ class OptimizerConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    lazy: str = "sparse"
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
 
     def __post_init__(self):
         """Check every field."""
@@ -322,6 +386,13 @@ class OptimizerConfig:
         check_number(self, "beta1", 0, 1, open_high=True)
         check_number(self, "beta2", 0, 1, open_high=True)
         check_number(self, "eps", 0, 1, open_low=True)
+        check_choice(self, "lazy", ("exact", "decay", "sparse"))
+        check_number(self, "weight_decay", 0, 1e3)
+        check_number(self, "clip_norm", 0, 1e30, open_low=True, optional=True)
+        if self.lr * self.weight_decay >= 1:
+            raise ConfigError(
+                f"OptimizerConfig.lr times weight_decay must be below 1, got {self.lr:g} times {self.weight_decay:g}"
+            )
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ NOTHING = np.zeros(0, dtypes.VALUE)
 class HiddenLayer:
     """What every hidden layer has.
 
+    A kind of layer whose rows are no units says so in `rows_are_units`; its rows have no biases.
+
     Parameters
     ----------
     name : str
@@ -51,6 +53,8 @@ class HiddenLayer:
         Columns of the output: the units rounded up to a multiple of 16.
     """
 
+    rows_are_units = True
+
     def __init__(
         self,
         name: str,
@@ -67,8 +71,9 @@ class HiddenLayer:
         self.relu = config.activation == "relu"
         self.padded_dim = -(-config.units // 16) * 16
         self.index: NeuronIndex | None = None
-        self.table = RowTable(rows, dim, moments=moments, name=f"{name} weights", hugepages=buffers.hugepages)
-        buffers.add(f"{name} weights", self.table.buffer)
+        name, hugepages = f"{name} weights", buffers.hugepages
+        self.table = RowTable(rows, dim, moments=moments, name=name, hugepages=hugepages, biased=self.rows_are_units)
+        buffers.add(name, self.table.buffer)
         # A unit-length input then gives a vector of about unit length, before the ReLU. Larger weights, such as unit
         # variance for each unit, cost several points of P@1: what is random in them is never unlearnt.
         self.table.fill_uniform(math.sqrt(3.0 / config.units), seed, threads)
@@ -78,12 +83,14 @@ class HiddenLayer:
     def make_index(self) -> None:
         """Make the hash tables that training looks units up in, where the configuration wants them."""
 
-    def forward(self, signal: Signal, iteration: int, threads: int) -> Signal:
+    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
         """Return the layer's output for a training batch; it is valid until the next call.
 
         Parameters
         ----------
         signal : Signal
+        rule : StepRule
+            Of the batch: rows pay what they owe before they are read.
         iteration : int
             Keys the sampling.
         threads : int
@@ -120,20 +127,25 @@ class HiddenLayer:
 class InputLayer(HiddenLayer):
     """Sparse features to a dense vector; the rows are the features."""
 
+    rows_are_units = False
+
     def __init__(self, name: str, n_features: int, config: HiddenConfig, *rest):
         super().__init__(name, n_features, config.units, config, *rest)
         kept = self.padded_dim if self.table.moments else 0
         self.bias = np.zeros(self.padded_dim, dtypes.VALUE)
         self.bias_moments = np.zeros((2, kept), dtypes.VALUE)
         self._pairs = Pairs(name, self.table, self._buffers)
+        self._groups: PairGroups | None = None
 
     def _dense(self, signal, out, threads):
         columns = signal.columns
         spmm(self.table, columns.indptr, columns.flat, signal.values, self.bias, self.relu, out, threads)
         return Signal(out, None, None)
 
-    def forward(self, signal: Signal, iteration: int, threads: int) -> Signal:
+    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
         """See `HiddenLayer.forward`."""
+        self._groups = self._pairs.group(signal.columns)
+        self._pairs.catch_up(self._groups, rule, threads)
         shape = (len(signal.columns.begin), self.padded_dim)
         return self._dense(signal, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), threads)
 
@@ -145,8 +157,7 @@ class InputLayer(HiddenLayer):
         self, signal: Signal, dout: np.ndarray, gradient: SampleGradient | None, rule: StepRule, threads: int
     ) -> None:
         """See `HiddenLayer.step`; the features themselves have no gradient."""
-        groups = self._pairs.group(signal.columns)
-        step_groups(self.table, groups, signal.values, dout, None, rule, threads)
+        step_groups(self.table, self._groups, signal.values, dout, None, rule, threads)
         bias_gradient = dout.sum(axis=0, dtype=np.float64).astype(dtypes.VALUE)
         step_vector(self.bias, self.bias_moments[0], self.bias_moments[1], bias_gradient, rule)
 
@@ -161,13 +172,13 @@ class InputLayer(HiddenLayer):
 
 
 class FullLayer(HiddenLayer):
-    """Dense to dense, every unit by a matrix product; the rows are the units."""
+    """Dense to dense, every unit by a matrix product; the rows are the units, and every step reaches all of them."""
 
     def __init__(self, name: str, dim: int, config: HiddenConfig, *rest):
         super().__init__(name, config.units, dim, config, *rest)
         self._everyone = np.arange(config.units, dtype=dtypes.INDEX)
 
-    def forward(self, signal: Signal, iteration: int, threads: int) -> Signal:
+    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
         """See `HiddenLayer.forward`."""
         shape = (len(signal.dense), self.padded_dim)
         return self._dense(signal, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), threads)
@@ -208,12 +219,13 @@ class SampledLayer(HiddenLayer):
             self.table, config.lsh, config.rehash, config.sampling, self._seed, self._buffers, name=self.name
         )
 
-    def forward(self, signal: Signal, iteration: int, threads: int) -> Signal:
+    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
         """See `HiddenLayer.forward`."""
         n = len(signal.dense) if signal.dense is not None else len(signal.columns.begin)
         nobody = Runs(np.zeros(0, dtypes.INDEX), np.zeros(n, dtypes.OFFSET), np.zeros(n, dtypes.OFFSET))
         units = self._pairs.draw(self.index, signal, nobody, self.config.budget, iteration, threads)
         groups = self._pairs.group(units)
+        self._pairs.catch_up(groups, rule, threads)
         values = self._pairs.logits(groups, units, signal, threads)
         if self.relu:
             np.maximum(values, 0.0, out=values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -19,12 +20,14 @@ from slide.data.batches import Batch, BatchReader
 from slide.data.dataset import as_float32_csr
 from slide.families import make_hasher
 from slide.index import NeuronIndex
-from slide.kernels import dtypes, optim
+from slide.kernels import dtypes
 from slide.kernels.dense import exact_topk
+from slide.kernels.optim import catch_up, measure
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient
 from slide.layers import HiddenLayer, make_hidden
+from slide.optimizer import Optimizer
 from slide.output import OutputLayer
 from slide.signals import Runs, Signal
 
@@ -34,12 +37,6 @@ PREDICT_BLOCK = 4096
 
 def _features_of(batch: Batch) -> Signal:
     return Signal(None, Runs(batch.indices, batch.indptr[:-1], batch.indptr[1:]), batch.values)
-
-
-def _rule(config, step, lr_factor=1.0):
-    if config.name == "sgd":
-        return optim.sgd(lr_factor * config.lr, step)
-    return optim.adam(lr_factor * config.lr, config.beta1, config.beta2, config.eps, step)
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,15 @@ class BatchStats:
     active : float
         Output neurons active for a point, mean.
     seconds : float
+    gradient_norm : float or None
+        Euclidean norm of the gradient over all parameters, before clipping; None where gradients are not clipped.
     """
 
     loss: float
     precision: float
     active: float
     seconds: float
+    gradient_norm: float | None = None
 
 
 class Network:
@@ -78,8 +78,8 @@ class Network:
 
     Attributes
     ----------
-    step : int
-        Batches trained on so far.
+    optimizer : Optimizer
+        Makes each batch's step.
 
     Raises
     ------
@@ -92,6 +92,9 @@ class Network:
     -----
     Prediction may be called from several threads at once. Training may not, nor training beside prediction: a second
     call to ``train_batch`` while one runs raises RuntimeError.
+
+    Prediction reads weights that have caught up with every step (see ``settle``). Hash tables are built from rows as
+    they are, which may be behind: a row that no sample reads owes little and less.
     """
 
     def __init__(
@@ -107,11 +110,12 @@ class Network:
         self.threads = resolve_threads(threads)
         self.n_features = n_features
         self.n_labels = n_labels
-        self.step = 0
+        self.optimizer = Optimizer(config.optimizer)
         self._buffers = Buffers(hugepages=config.hugepages)
         self._training = threading.Lock()
+        self._settling = threading.Lock()
         self.trainable = trainable
-        moments = _rule(config.optimizer, 1).moments if trainable else 0
+        moments = self.optimizer.moments if trainable else 0
         self.hidden: list[HiddenLayer] = []
         dim = n_features
         for i, layer in enumerate(config.hidden):
@@ -134,7 +138,7 @@ class Network:
         n_features, n_labels : int
         config : NetworkConfig
         """
-        moments = _rule(config.optimizer, 1).moments
+        moments = Optimizer(config.optimizer).moments
         needs, dim = {}, n_features
         layers = [(f"hidden.{i}", layer.units, layer) for i, layer in enumerate(config.hidden)]
         for name, rows, layer in (*layers, ("output", n_labels, config.output)):
@@ -153,6 +157,26 @@ class Network:
             f"Network({self.n_features:,} features, {units} hidden units, "
             f"{self.n_labels:,} labels, {self.step:,} steps)"
         )
+
+    @property
+    def step(self) -> int:
+        """Batches trained on so far."""
+        return self.optimizer.step
+
+    def settle(self) -> None:
+        """Let all rows catch up with the steps that skipped them, if ``OptimizerConfig`` says that they should.
+
+        Reading weights straight from the layers needs it; prediction, evaluation and saving do it themselves, and
+        ``training.fit`` after every epoch. Training goes on as it would have but for rounding. May be called from
+        several threads at once.
+        """
+        with self._settling:
+            owed = self.optimizer.owed()
+            if owed is None:
+                return
+            for layer in (*self.hidden, self.output):
+                catch_up(layer.table, None, owed, self.threads)
+            self.optimizer.settled()
 
     def train_batch(self, batch: Batch, *, lr_factor: float = 1.0) -> BatchStats:
         """Take one optimiser step.
@@ -187,24 +211,45 @@ class Network:
         for layer in (*self.hidden, self.output):
             if layer.index is not None:
                 layer.index.rebuild_if_due(self.step, threads)
-        rule = _rule(self.config.optimizer, self.step + 1, lr_factor)
+        rule = self.optimizer.rule(lr_factor)
 
         signals = [_features_of(batch)]
         for layer in self.hidden:
-            signals.append(layer.forward(signals[-1], self.step, threads))
-        stats = self.output.train(batch, signals[-1], self._gradient(-1, n), rule, self.step, threads)
-        for i in reversed(range(len(self.hidden))):
-            layer, out = self.hidden[i], signals[i + 1].dense
-            dout = self._buffers.array(f"{layer.name} gradient sum", out.shape, dtypes.VALUE)
-            self._gradients[i].sum_into(dout, out if layer.relu else None, threads)
-            layer.step(signals[i], dout, self._gradient(i - 1, n) if i else None, rule, threads)
-        self.step += 1
+            signals.append(layer.forward(signals[-1], rule, self.step, threads))
+        stats = self.output.forward(batch, signals[-1], rule, self.step, threads)
+        norm = self._clip(signals, n)
+        self._backward(signals, rule, n)
+        self.optimizer.advance(lr_factor)
         if not np.isfinite(stats.loss):
             raise FloatingPointError(
                 f"the loss is {stats.loss} at step {self.step}: the weights have overflowed. "
                 f"Lower the learning rate (now {self.config.optimizer.lr:g}) or check the features' scale"
             )
-        return BatchStats(stats.loss, stats.precision, stats.active, time.perf_counter() - start)
+        return BatchStats(stats.loss, stats.precision, stats.active, time.perf_counter() - start, norm)
+
+    def _clip(self, signals, n):
+        """Scale the gradient to the configured norm if it is longer; return how long it was, None if nobody asks."""
+        limit = self.config.optimizer.clip_norm
+        if limit is None:
+            return None
+        # A row's gradient is made and used up in one visit, so its norm takes a backward pass of its own. No row steps
+        # in it, and the second pass reads the same weights.
+        rule = measure()
+        self._backward(signals, rule, n)
+        norm = math.sqrt(rule.squared_norm)
+        if norm > limit:
+            self.output.scale_deltas(limit / norm)
+        return norm
+
+    def _backward(self, signals, rule, n):
+        """Carry the gradient from the output down, every layer taking the step of `rule` on the way."""
+        threads = self.threads
+        self.output.step(signals[-1], self._gradient(-1, n), rule, threads)
+        for i in reversed(range(len(self.hidden))):
+            layer, out = self.hidden[i], signals[i + 1].dense
+            dout = self._buffers.array(f"{layer.name} gradient sum", out.shape, dtypes.VALUE)
+            self._gradients[i].sum_into(dout, out if layer.relu else None, threads)
+            layer.step(signals[i], dout, self._gradient(i - 1, n) if i else None, rule, threads)
 
     def _gradient(self, i, n):
         """Where the gradient with respect to hidden layer i's output is gathered, empty and with room for n samples."""
@@ -244,6 +289,7 @@ class Network:
         ValueError
             The number of columns does not fit the network, or k is not positive.
         """
+        self.settle()
         X = self._features(X)
         if k < 1:
             raise ValueError(f"k must be 1 or more, got {k}")
@@ -290,6 +336,7 @@ class Network:
         DataError, ValueError
             As ``predict`` does.
         """
+        self.settle()
         X = self._features(X)
         n = X.shape[0]
         reader = BatchReader(X, None, max(n, 1), normalize=self.config.normalize)
@@ -345,6 +392,7 @@ class Network:
 
     def copy_weights(self) -> dict[str, np.ndarray]:
         """Return copies of all weights and biases by name, such as ``"hidden.0.weights"``, without any moments."""
+        self.settle()
         return {name: array.copy() for name, array in self._weights().items()}
 
     def set_weights(self, weights: dict[str, np.ndarray]) -> None:
@@ -357,6 +405,8 @@ class Network:
         ----------
         weights : dict of array
         """
+        # What rows owe is owed on the weights there were.
+        self.settle()
         for name, array in self._weights().items():
             array[...] = weights[name]
         for layer in (*self.hidden, self.output):

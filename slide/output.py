@@ -1,4 +1,4 @@
-"""The output layer: a huge softmax of which a sample computes a few hundred neurons."""
+"""The output layer: a neuron for each of many labels, of which a sample computes a few hundred."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from slide.data.batches import Batch
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.dense import shared_logits, shared_step
-from slide.kernels.optim import StepRule
+from slide.kernels.losses import logistic_cross_entropy, remove_offsets, softmax_cross_entropy
+from slide.kernels.optim import StepRule, catch_up
 from slide.kernels.rows import RowTable
 from slide.kernels.sampling import split_shared
-from slide.kernels.softmax import remove_offsets, softmax_cross_entropy
-from slide.kernels.sparse import SampleGradient
+from slide.kernels.sparse import PairGroups, SampleGradient
+from slide.shared import SharedSample
 from slide.signals import Pairs, Runs, Signal
 
 NOTHING = np.zeros(0, dtypes.VALUE)
@@ -30,7 +31,7 @@ class OutputStats:
     Attributes
     ----------
     loss : float
-        Cross-entropy in nats over the active sets, mean over the points that have labels.
+        In nats over the active sets, mean over the points that have labels.
     precision : float
         Share of those points whose highest active logit is a label's.
     active : float
@@ -43,7 +44,7 @@ class OutputStats:
 
 
 class OutputLayer:
-    """A dense hidden vector to a huge softmax, of which a sample computes a few hundred neurons; its rows are neurons.
+    """A dense hidden vector to many labels, of which a sample computes a few hundred; its rows are neurons.
 
     Parameters
     ----------
@@ -65,11 +66,14 @@ class OutputLayer:
         buffers.add("output weights", self.table.buffer)
         self.table.fill_uniform(1.0 / math.sqrt(dim), seed, threads)
         self.index: NeuronIndex | None = None
-        self._everyone = np.arange(n_labels, dtype=dtypes.INDEX) if config.candidates == "full" else None
-        self._place = np.full(n_labels if config.uses_tables and config.uses_labels_of_batch else 0, -1, dtypes.INDEX)
-        self._log_absent: np.ndarray | None = None
+        self._shared = SharedSample(n_labels, config, seed)
+        shares = config.uses_labels_of_batch or config.uses_tail
+        self._has_own = config.uses_tables or config.uses_search or (shares and not config.uses_labels_of_batch)
+        self._place = np.full(n_labels if shares and self._has_own else 0, -1, dtypes.INDEX)
+        self._label_weights: np.ndarray | None = None
         self._buffers = buffers
         self._pairs = Pairs("output", self.table, buffers)
+        self._active: tuple[PairGroups, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def make_index(self) -> None:
         """Make the hash tables that training looks neurons up in, where the configuration wants them."""
@@ -79,44 +83,70 @@ class OutputLayer:
                 self.table, config.lsh, config.rehash, config.sampling, self.seed, self._buffers, name="output"
             )
 
-    def set_label_frequency(self, frequency: np.ndarray) -> None:
-        """Tell the layer how common each label is, which the logQ correction needs.
+    def set_label_frequency(self, frequency: np.ndarray, *, points: int | None = None) -> None:
+        """Tell the layer how common each label is: for the logQ correction, draws by frequency, and the first biases.
+
+        With one-vs-all losses a layer that has not been trained starts from these frequencies' log-odds, as the prior
+        of Lin et al. (*Focal loss for dense object detection*, ICCV 2017). From 0, which says yes to every label with
+        probability 1/2, the loss of the many that are wrong would drown everything else until their biases are down.
 
         Parameters
         ----------
         frequency : float array [n_labels]
             Share of the training points that have the label.
+        points : int, optional
+            How many these are: a label that none of them has counts as if half a point had it where it cannot count for
+            nothing. By default as many as the rarest label needs to be there once.
 
         Raises
         ------
         ValueError
             Wrong length, or a value outside [0, 1].
         """
-        frequency = np.asarray(frequency, np.float64)
-        if frequency.shape != (self.table.n_rows,) or not ((frequency >= 0) & (frequency <= 1)).all():
-            raise ValueError(f"frequency must be {self.table.n_rows} shares from 0 to 1")
-        # log of the probability that a point does not have the label; a label of every point is never absent.
-        self._log_absent = np.log1p(-np.minimum(frequency, 1 - 1e-12)).astype(dtypes.VALUE)
+        shared = self._shared
+        shared.set_frequency(frequency, points)
+        if self.config.loss == "bce" and not self.table.bias.any() and not self.table.last_step.any():
+            likely = np.clip(shared.frequency, shared.floor, 1 - shared.floor)
+            self.table.bias[:] = np.log(likely) - np.log1p(-likely)
 
-    def train(
-        self,
-        batch: Batch,
-        signal: Signal,
-        gradient: SampleGradient,
-        rule: StepRule,
-        iteration: int,
-        threads: int,
-    ) -> OutputStats:
-        """Forward, loss, backward and update in one pass over the active neurons.
+    def set_label_weights(self, weights: np.ndarray | None) -> None:
+        """Set what each label's target, or with one-vs-all losses its own term, is multiplied by.
+
+        Parameters
+        ----------
+        weights : float array [n_labels] or None
+            None for 1 each.
+
+        Raises
+        ------
+        ValueError
+            Wrong shape, or a value that is negative or not finite.
+        """
+        if weights is not None:
+            weights = np.asarray(weights, np.float64)
+            n_labels = self.table.n_rows
+            if weights.shape != (n_labels,):
+                raise ValueError(f"label_weights must be one for each of {n_labels} labels, got shape {weights.shape}")
+            with np.errstate(over="ignore"):
+                narrow = weights.astype(dtypes.VALUE)
+            wrong = np.flatnonzero(~(np.isfinite(narrow) & (weights >= 0)))
+            if len(wrong):
+                raise ValueError(
+                    f"label_weights must be finite and 0 or more, got {weights[wrong[0]]} for label {wrong[0]}"
+                )
+            weights = narrow
+        self._label_weights = weights
+
+    def forward(self, batch: Batch, signal: Signal, rule: StepRule, iteration: int, threads: int) -> OutputStats:
+        """Compute the active neurons, the loss and its gradient with respect to their logits, which ``step`` uses.
 
         Parameters
         ----------
         batch : Batch
         signal : Signal
             The last hidden layer's output.
-        gradient : SampleGradient
-            Receives the loss's gradient with respect to it.
         rule : StepRule
+            Of the batch: rows pay what they owe before they are read.
         iteration : int
             Keys the sampling.
         threads : int
@@ -124,72 +154,101 @@ class OutputLayer:
         Raises
         ------
         RuntimeError
-            The logQ correction is on and `set_label_frequency` was not called.
+            The configuration needs the labels' frequencies or weights, and they were not set.
         """
         n = len(batch)
-        shared = self._shared_ids(batch, iteration)
-        offsets = self._offsets(shared, n)
+        shared = self._shared.ids(batch.labels, iteration)
+        log_q = self._shared.log_probability(shared, n)
         own, certain = self._own_pairs(batch, signal, shared, iteration, threads)
         labels = Runs(batch.labels, batch.label_ptr[:-1], batch.label_ptr[1:])
-        if len(shared):
-            places = np.searchsorted(shared, batch.labels).astype(dtypes.INDEX)
-        else:
-            samples, _ = labels.places()
-            places = (np.arange(len(samples)) - labels.begin[samples]).astype(dtypes.INDEX)
+        places = _places(batch, shared)
         if certain is None:
             certain = labels._replace(flat=places)
         loss, hit = np.empty(n, dtypes.VALUE), np.empty(n, dtypes.VALUE)
         labelled = max(1, int(np.count_nonzero(labels.lengths)))
 
+        softmax = self.config.loss == "softmax"
+        offsets = (-log_q).astype(dtypes.VALUE) if softmax else NOTHING
         groups = self._pairs.group(own)
+        self._pairs.catch_up(groups, rule, threads)
+        if rule.owed is not None:
+            catch_up(self.table, shared, rule.owed, threads)
         logits = self._pairs.logits(groups, own, signal, threads)
         common = self._buffers.array("output shared logits", (n, len(shared)), dtypes.VALUE)
         shared_logits(self.table, shared, offsets, signal.dense, common, threads)
         if len(offsets):
             remove_offsets(common, offsets, certain.begin, certain.end, certain.flat, threads)
-        softmax_cross_entropy(
-            common, len(shared), logits, own.begin, own.end, batch.label_ptr, places, 1.0 / labelled, loss, hit, threads
+        cross_entropy = softmax_cross_entropy if softmax else logistic_cross_entropy
+        cross_entropy(
+            common,
+            len(shared),
+            logits,
+            own.begin,
+            own.end,
+            batch.label_ptr,
+            places,
+            self._targets(batch),
+            1.0 / labelled,
+            loss,
+            hit,
+            threads,
+            smoothing=self.config.label_smoothing,
+            weight=np.exp(-log_q).astype(dtypes.VALUE),
+            certain=certain,
         )
-        self._pairs.step(groups, logits, signal, gradient, rule, threads)
-        shared_step(self.table, shared, common, signal.dense, gradient, rule, threads)
+        self._active = (groups, logits, shared, common)
         active = len(shared) + float(own.lengths.mean())
         return OutputStats(float(loss.sum(dtype=np.float64)) / labelled, float(hit.sum()) / labelled, active)
 
-    def _shared_ids(self, batch, iteration):
-        """Neurons active for every sample of the batch, ascending."""
-        if self._everyone is not None:
-            return self._everyone
-        if not self.config.uses_labels_of_batch:
-            return np.zeros(0, dtypes.INDEX)
-        ids = batch.labels
-        if self.config.uses_tail:
-            rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, iteration], np.uint64)))
-            tail = rng.integers(0, self.table.n_rows, self.config.tail, dtype=dtypes.INDEX)
-            ids = np.concatenate([ids, tail])
-        return np.unique(ids)
+    def _targets(self, batch):
+        """What each label of the batch is multiplied by in its sample's loss."""
+        if self._label_weights is None and self.config.label_weights != "none":
+            raise RuntimeError("label weights by propensity need set_label_weights() before training")
+        if self._label_weights is None:
+            targets = np.ones(len(batch.labels), dtypes.VALUE)
+        else:
+            targets = self._label_weights[batch.labels]
+        if self.config.loss == "softmax" and self.config.targets == "mean":
+            counts = np.diff(batch.label_ptr)
+            targets /= np.repeat(counts, counts)
+        return targets
 
-    def _offsets(self, shared, n):
-        """Minus the log of each shared neuron's probability of being shared; empty where nothing is corrected.
+    def scale_deltas(self, factor: float) -> None:
+        """Multiply the gradient that ``step`` starts from, and with it that of every parameter of the network."""
+        _, own, _, common = self._active
+        # Places that no pair has hold anything, even infinity.
+        with np.errstate(invalid="ignore"):
+            own *= factor
+            common *= factor
 
-        A label is in unless none of the batch's n points has it and no draw of the tail hits it.
+    def step(self, signal: Signal, gradient: SampleGradient, rule: StepRule, threads: int) -> None:
+        """Update the parameters after ``forward``.
+
+        Parameters
+        ----------
+        signal : Signal
+            What ``forward`` was given.
+        gradient : SampleGradient
+            Receives the loss's gradient with respect to it.
+        rule : StepRule
+        threads : int
         """
-        if self.config.correction == "none" or not self.config.uses_labels_of_batch:
-            return NOTHING
-        if self._log_absent is None:
-            raise RuntimeError("the logQ correction needs set_label_frequency() before training")
-        log_absent = n * self._log_absent[shared].astype(np.float64)
-        if self.config.uses_tail:
-            log_absent += self.config.tail * math.log1p(-1.0 / max(self.table.n_rows, 2))
-        # expm1 keeps the rare labels' tiny probabilities; a label no training point has cannot be drawn by a point.
-        return -np.log(np.maximum(-np.expm1(log_absent), 1e-30)).astype(dtypes.VALUE)
+        groups, own, shared, common = self._active
+        self._pairs.step(groups, own, signal, gradient, rule, threads)
+        shared_step(self.table, shared, common, signal.dense, gradient, rule, threads)
 
     def _own_pairs(self, batch, signal, shared, iteration, threads):
         """Neurons active for single samples, and the shared neurons that samples found themselves (places, or None)."""
-        n = len(batch)
-        if not self.config.uses_tables:
+        n, budget = len(batch), self.config.budget
+        if not self._has_own:
             return Runs(np.zeros(0, dtypes.INDEX), np.zeros(n, dtypes.OFFSET), np.zeros(n, dtypes.OFFSET)), None
         labels = Runs(batch.labels, batch.label_ptr[:-1], batch.label_ptr[1:])
-        own = self._pairs.draw(self.index, signal, labels, self.config.budget, iteration, threads)
+        if self.config.uses_tables:
+            own = self._pairs.draw(self.index, signal, labels, budget, iteration, threads)
+        elif self.config.uses_search:
+            own = self._pairs.best(signal, labels, budget, threads)
+        else:
+            own = self._pairs.lay_out(labels, np.zeros((n, 0), dtypes.INDEX))
         if not len(shared):
             return own, None
         counts, taken = own.lengths, np.zeros(n, dtypes.OFFSET)
@@ -204,3 +263,14 @@ class OutputLayer:
     def state(self) -> dict[str, np.ndarray]:
         """Return writable views of all parameters and moments by name."""
         return self.table.state()
+
+
+def _places(batch, shared):
+    """Where each label stands in its sample's active set: among the shared neurons, or at the head of its own."""
+    labels, counts = batch.labels, np.diff(batch.label_ptr)
+    places = np.searchsorted(shared, labels)
+    is_own = shared[np.minimum(places, len(shared) - 1)] != labels if len(shared) else np.ones(len(labels), bool)
+    # Of the labels before each in the batch that are own, those of its own sample.
+    before = np.cumsum(is_own) - is_own
+    first = np.append(before, 0)[batch.label_ptr[:-1]]
+    return np.where(is_own, len(shared) + before - np.repeat(first, counts), places).astype(dtypes.INDEX)

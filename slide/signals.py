@@ -9,6 +9,7 @@ import numpy as np
 from slide.buffers import Buffers
 from slide.index import NeuronIndex
 from slide.kernels import dtypes, optim, sparse, sparse_input
+from slide.kernels.dense import exact_topk
 from slide.kernels.optim import StepRule
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import PairGroups, SampleGradient
@@ -116,6 +117,45 @@ class Pairs:
         index.sample(signal, forced.indptr, forced.flat, budget, iteration, ids, counts, threads)
         return Runs(ids.reshape(-1), begin, begin + counts)
 
+    def best(self, signal: Signal, forced: Runs, budget: int, threads: int) -> Runs:
+        """Take every sample's rows of highest logit, searched exhaustively.
+
+        Parameters
+        ----------
+        signal : Signal
+            The samples.
+        forced : Runs
+            As of ``draw``, each sample's rows ascending; `budget` counts them.
+        budget : int
+        threads : int
+        """
+        n = len(forced.begin)
+        found = np.empty((n, min(budget, self._table.n_rows)), dtypes.INDEX)
+        scores = np.empty(found.shape, dtypes.VALUE)
+        exact_topk(self._table, signal.dense, forced.indptr, forced.flat, found, scores, threads)
+        return self.lay_out(forced, found)
+
+    def lay_out(self, forced: Runs, others: np.ndarray) -> Runs:
+        """Return runs of rows as ``draw`` does, with room for as many each: the forced ones, then others.
+
+        Parameters
+        ----------
+        forced : Runs
+        others : int32 array [samples, budget]
+            Rows that are not forced, taken in order until a sample has `budget` rows; -1 for none.
+        """
+        n, budget = others.shape
+        lengths = forced.lengths
+        ids = self.room("candidates", n, max(budget, int(lengths.max(initial=0))))
+        for s, row in enumerate(ids):
+            mine = forced.flat[forced.begin[s] : forced.end[s]]
+            rest = others[s, : max(0, budget - len(mine))]
+            rest = rest[rest >= 0]
+            lengths[s] += len(rest)
+            row[: lengths[s]] = np.concatenate([mine, rest])
+        begin = np.arange(n, dtype=dtypes.OFFSET) * ids.shape[1]
+        return Runs(ids.reshape(-1), begin, begin + lengths)
+
     def group(self, rows: Runs) -> PairGroups:
         """Group the pairs by row."""
         if self._groups is None or self._groups.capacity < len(rows.flat):
@@ -123,6 +163,11 @@ class Pairs:
             self._buffers.add(f"{self._name} pairs", self._groups.buffer_owner)
         self._groups.group(rows.flat, rows.begin, rows.end, self._table.n_rows)
         return self._groups
+
+    def catch_up(self, groups: PairGroups, rule: StepRule, threads: int) -> None:
+        """Let the pairs' rows pay what they owe before they are read."""
+        if rule.owed is not None:
+            optim.catch_up(self._table, groups.rows_in_place, rule.owed, threads)
 
     def logits(self, groups: PairGroups, rows: Runs, signal: Signal, threads: int) -> np.ndarray:
         """Return the pairs' logits, parallel to ``rows.flat``."""
@@ -144,8 +189,8 @@ class Pairs:
     ) -> None:
         """Update the pairs' rows for their logits' gradients `deltas`; add the samples' gradient to `gradient`."""
         if signal.reads_sparse:
-            # Of the features only those present are stepped; there may be millions.
-            touched_only = signal.dense is None
+            # Of the features only those present are stepped, where the others may wait; there may be millions.
+            touched_only = signal.dense is None and not rule.whole_rows
             sparse_input.step_groups(
                 self._table, groups, deltas, *_entries(signal), gradient, touched_only, rule, threads
             )

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from slide import metrics
 from slide.blas import one_blas_thread
 from slide.config import ConfigError, TrainingConfig
 from slide.data.batches import BatchReader, epoch_order
 from slide.data.dataset import DataError, Dataset
 from slide.kernels import dtypes
 from slide.learning_rate import lr_factor
-from slide.metrics import propensities
 from slide.stopping import BestEpoch
 
 log = logging.getLogger("slide")
@@ -138,6 +138,7 @@ def fit(
     config: TrainingConfig | None = None,
     validation: tuple[csr_matrix, csr_matrix] | None = None,
     mask_inputs: bool = False,
+    label_weights: np.ndarray | None = None,
     on_batch: Callback | None = None,
     on_epoch: Callback | None = None,
 ) -> History:
@@ -157,6 +158,9 @@ def fit(
         ``config.holdout`` has no effect.
     mask_inputs : bool
         In those evaluations never predict a label whose id is one of the point's features.
+    label_weights : float array [n_labels], optional
+        What each label's target, or with one-vs-all losses its own term, is multiplied by: finite, 0 or more, and used
+        as they are. They take the place of those that ``network.config.output.label_weights`` names.
     on_batch, on_epoch : callable, optional
         Called with the `Progress` after every batch and, once quality is measured, every epoch. Training ends
         after the batch if one returns True.
@@ -174,6 +178,8 @@ def fit(
         The data is not finite, has no points, or does not fit the network.
     FloatingPointError
         The loss became NaN or infinite.
+    ValueError
+        `label_weights` are not as they should be, or there are too few points to estimate propensities.
 
     Notes
     -----
@@ -198,22 +204,25 @@ def fit(
         )
     data = _checked(network, X, Y, "training")
     seed = network.config.seed
-    probe, rows = None, np.arange(data.n_points, dtype=dtypes.OFFSET)
-    counts = np.bincount(data.Y.indices, minlength=data.n_labels)
+    probe, rows, labels = None, np.arange(data.n_points, dtype=dtypes.OFFSET), data.Y
     if validation is None and config.holdout:
         rows, held = _hold_out(data.n_points, config, seed)
-        probe = data.subset(held)
-        counts -= np.bincount(probe.Y.indices, minlength=data.n_labels)
+        probe, labels = data.subset(held), data.Y[rows]
     elif validation is not None and config.eval_points:
         probe = _checked(network, *validation, "validation")
         if probe.n_points > config.eval_points:
             rng = np.random.default_rng(seed)
             probe = probe.subset(np.sort(rng.permutation(probe.n_points)[: config.eval_points]))
-    if not counts.any():
+    if labels.nnz == 0:
         raise DataError("no training point has a label: there is nothing to learn")
 
-    network.output.set_label_frequency(counts / len(rows))
-    inv_propensity = None if probe is None else known_propensities(data.Y)
+    counts = np.bincount(labels.indices, minlength=data.n_labels)
+    if label_weights is None and network.config.output.label_weights == "propensity":
+        inverse = metrics.propensities(labels)
+        label_weights = inverse * (counts.sum() / (counts @ inverse))
+    network.output.set_label_weights(label_weights)
+    network.output.set_label_frequency(counts / len(rows), points=len(rows))
+    inv_propensity = None if probe is None else known_propensities(labels)
     reader = BatchReader(data.X, data.Y, config.batch_size, normalize=network.config.normalize)
     per_epoch = -(-len(rows) // config.batch_size)
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))
@@ -247,7 +256,7 @@ def known_propensities(Y: csr_matrix) -> np.ndarray | None:
     Y : csr_matrix, shape (n, n_labels)
         Of the training data.
     """
-    return propensities(Y) if Y.shape[0] >= 3 else None
+    return metrics.propensities(Y) if Y.shape[0] >= 3 else None
 
 
 def _hold_out(n, config, seed):
@@ -290,6 +299,10 @@ def _run_epoch(network, points, reader, config, progress, history, on_batch):
         if on_batch is not None and on_batch(progress):
             history.stopped = True
             break
+    # Whether or not anything evaluates the network here: looking at a run must not change it.
+    start = time.perf_counter()
+    network.settle()
+    progress.seconds += time.perf_counter() - start
     history.active_per_sample += float(totals[2] - batches * history.active_per_sample) / progress.batch
     history.batches = progress.batch
     history.train_seconds = progress.seconds

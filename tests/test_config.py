@@ -67,6 +67,12 @@ REFUSALS = [
     (OutputConfig, "correction", ["logQ", True], "one of 'logq', 'none'"),
     (OutputConfig, "budget", [0, 2**24 + 1, None], "an integer from 1 to 16777216"),
     (OutputConfig, "tail", [0, 2**24 + 1, 1e3], "an integer from 1 to 16777216"),
+    (OutputConfig, "tail_power", [-0.1, 1.1, None, float("nan")], "a number from 0 to 1"),
+    (OutputConfig, "share_labels", [1, None, "no"], "true or false"),
+    (OutputConfig, "loss", ["hinge", None], "one of 'softmax', 'bce'"),
+    (OutputConfig, "targets", ["all", None], "one of 'mean', 'sum'"),
+    (OutputConfig, "label_smoothing", [-0.1, 1, None], "a number from 0 to below 1"),
+    (OutputConfig, "label_weights", ["inverse", None, [1.0]], "one of 'none', 'propensity'"),
     (OutputConfig, "lsh", [None, {}, RehashConfig()], "a LSHConfig"),
     (OutputConfig, "rehash", [None, {}, LSHConfig()], "a RehashConfig"),
     (OutputConfig, "sampling", [None, {}, LSHConfig()], "a SamplingConfig"),
@@ -75,6 +81,9 @@ REFUSALS = [
     (OptimizerConfig, "beta1", [-0.1, 1, 1.0, None], "a number from 0 to below 1"),
     (OptimizerConfig, "beta2", [-0.1, 1, 1.0, None], "a number from 0 to below 1"),
     (OptimizerConfig, "eps", [0, -1e-8, 1.5, False], "a number above 0 to 1"),
+    (OptimizerConfig, "lazy", ["dense", True, None], "one of 'exact', 'decay', 'sparse'"),
+    (OptimizerConfig, "weight_decay", [-0.1, 1001, None], "a number from 0 to 1000"),
+    (OptimizerConfig, "clip_norm", [0, -1.0, float("inf"), "1"], "a number above 0 to 1e+30 or left out"),
     (NetworkConfig, "hidden", [None, 128, (), [OutputConfig()]], "a HiddenConfig or a sequence of one or more"),
     (NetworkConfig, "output", [None, "lsh"], "a OutputConfig"),
     (NetworkConfig, "optimizer", [None, "adam"], "a OptimizerConfig"),
@@ -113,6 +122,12 @@ def test_wrong_values_are_refused_by_name_and_range(kind, name, values, expected
         assert str(refusal.value).endswith(f", got {value!r}")
 
 
+def test_weight_decay_leaves_something_of_the_weights():
+    OptimizerConfig(lr=0.1, weight_decay=9.0)
+    with pytest.raises(ConfigError, match=r"lr times weight_decay must be below 1, got 0\.1 times 10"):
+        OptimizerConfig(lr=0.1, weight_decay=10.0)
+
+
 def test_every_field_is_checked():
     fields = {(kind, field.name) for kind in CLASSES for field in dataclasses.fields(kind)}
     assert fields == {(kind, name) for kind, name, _, _ in REFUSALS}
@@ -126,19 +141,33 @@ def test_configurations_are_immutable_values():
 
 
 @pytest.mark.parametrize(
-    ("candidates", "tables", "labels", "tail"),
+    ("candidates", "tables", "search", "labels", "tail"),
     [
-        ("lsh", True, False, False),
-        ("lsh+tail", True, True, True),
-        ("lsh+inbatch", True, True, False),
-        ("inbatch", False, True, False),
-        ("uniform", False, True, True),
-        ("full", False, False, False),
+        ("lsh", True, False, False, False),
+        ("lsh+tail", True, False, True, True),
+        ("lsh+inbatch", True, False, True, False),
+        ("inbatch", False, False, True, False),
+        ("uniform", False, False, True, True),
+        ("topk", False, True, False, False),
+        ("topk+tail", False, True, True, True),
+        ("full", False, False, False, False),
     ],
 )
-def test_what_candidates_mean(candidates, tables, labels, tail):
+def test_what_candidates_mean(candidates, tables, search, labels, tail):
     output = OutputConfig(candidates=candidates)
-    assert (output.uses_tables, output.uses_labels_of_batch, output.uses_tail) == (tables, labels, tail)
+    assert (output.uses_tables, output.uses_search) == (tables, search)
+    assert (output.uses_labels_of_batch, output.uses_tail) == (labels, tail)
+
+
+@pytest.mark.parametrize("candidates", CANDIDATES)
+def test_labels_are_not_shared_against_the_users_will(candidates):
+    if candidates in ("inbatch", "lsh+inbatch"):
+        with pytest.raises(ConfigError, match=r"OutputConfig\.share_labels must be true"):
+            OutputConfig(candidates=candidates, share_labels=False)
+    else:
+        output = OutputConfig(candidates=candidates, share_labels=False)
+        assert not output.uses_labels_of_batch
+        assert output.uses_tail == OutputConfig(candidates=candidates).uses_tail
 
 
 def maybe(low, high):
@@ -197,6 +226,11 @@ RUNS = st.builds(
             correction=st.sampled_from(["logq", "none"]),
             budget=st.integers(1, 2**24),
             tail=st.integers(1, 2**24),
+            tail_power=st.floats(0, 1),
+            loss=st.sampled_from(["softmax", "bce"]),
+            targets=st.sampled_from(["mean", "sum"]),
+            label_smoothing=below_one(),
+            label_weights=st.sampled_from(["none", "propensity"]),
             lsh=LSH,
             rehash=REHASH,
             sampling=SAMPLING,
@@ -205,6 +239,9 @@ RUNS = st.builds(
             OptimizerConfig,
             name=st.sampled_from(["adam", "sgd"]),
             lr=st.floats(0, 1e3, exclude_min=True) | st.integers(1, 1000),
+            lazy=st.sampled_from(["exact", "decay", "sparse"]),
+            weight_decay=st.floats(0, 5e-4),
+            clip_norm=st.none() | st.floats(0, 1e30, exclude_min=True),
             beta1=below_one(),
             beta2=below_one(),
             eps=st.floats(0, 1, exclude_min=True),

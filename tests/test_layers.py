@@ -11,6 +11,7 @@ from slide.layers import FullLayer, InputLayer, SampledLayer, make_hidden
 from slide.signals import Runs, Signal
 
 N_FEATURES, DIM, UNITS, SAMPLES = 30, 24, 20, 4
+RULE = optim.sgd(0.5, 1)
 
 
 def make(kind, *, activation="relu", moments=0, units=UNITS, dim=DIM, seed=0):
@@ -123,7 +124,7 @@ def test_forward_and_predict(kind, activation, threads, rng):
     expected = sums(layer, dense)
     if activation == "relu":
         expected = np.maximum(expected, 0)
-    out = layer.forward(signal, 0, threads)
+    out = layer.forward(signal, RULE, 0, threads)
     active = computed(layer, out)
     np.testing.assert_allclose(out.dense[:, :UNITS], np.where(active, expected, 0), rtol=1e-4, atol=1e-6)
     predicted = layer.predict(signal, threads).dense
@@ -139,7 +140,7 @@ def test_a_sampled_layer_names_the_units_it_computes(kind, rng):
     signal, _ = signal_for(kind, rng)
     drawn = []
     for iteration in (0, 0, 1):
-        out = layer.forward(signal, iteration, 1)
+        out = layer.forward(signal, RULE, iteration, 1)
         samples, places = out.columns.places()
         assert out.columns.lengths.tolist() == [6] * SAMPLES
         np.testing.assert_array_equal(out.values[places], out.dense[samples, out.columns.flat[places]])
@@ -151,7 +152,7 @@ def test_a_sampled_layer_names_the_units_it_computes(kind, rng):
 def test_output_is_the_same_memory_for_every_batch_and_predictions_are_not(kind, rng):
     layer = make(kind)
     signal, _ = signal_for(kind, rng)
-    assert np.shares_memory(layer.forward(signal, 0, 1).dense, layer.forward(signal, 1, 1).dense)
+    assert np.shares_memory(layer.forward(signal, RULE, 0, 1).dense, layer.forward(signal, RULE, 1, 1).dense)
     assert not np.shares_memory(layer.predict(signal, 1).dense, layer.predict(signal, 1).dense)
 
 
@@ -163,7 +164,7 @@ def test_step(kind, activation, rng):
     layer = make(kind, activation=activation)
     signal, dense = signal_for(kind, rng)
     before, bias = matrix(layer).copy(), layer.state()["bias"].copy()
-    out = layer.forward(signal, 0, 1)
+    out = layer.forward(signal, RULE, 0, 1)
     dout = np.zeros((SAMPLES, 32), np.float32)
     dout[:, :UNITS] = rng.normal(size=(SAMPLES, UNITS))
     gradient = None if signal.dense is None else SampleGradient(SAMPLES, 32)
@@ -185,7 +186,7 @@ def test_features_that_are_absent_keep_their_weights(kind, rng):
     layer.table.state()["m"][:] = 1
     signal, dense = signal_for(kind, rng)
     before = matrix(layer).copy()
-    layer.forward(signal, 0, 1)
+    layer.forward(signal, RULE, 0, 1)
     layer.step(signal, np.ones((SAMPLES, 32), np.float32), None, optim.adam(0.1, 0.9, 0.999, 1e-8, 1), 1)
     moved = (matrix(layer) != before).any(axis=1)
     assert moved.tolist() == dense.any(axis=0).tolist()

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, random_array
+from scipy.special import expit, logsumexp
 
 from slide import network, output, signals
 from slide.config import (
@@ -91,16 +92,33 @@ class Twin:
         """Every label's logit."""
         return self.signals(units)[-1] @ self.state["output.weights"].T + self.state["output.bias"]
 
-    def gradients(self, units, active, offsets):
-        """Loss and gradients; `active` and `offsets` are [samples, labels]."""
-        signals = self.signals(units)
-        logits = np.where(active, self.scores(units) + offsets, -np.inf)
+    def softmax(self, scores, active, offsets, config, weights):
+        """Losses and their gradients with respect to the scores; all arrays are [samples, labels]."""
         counts = self.Y.sum(axis=1, keepdims=True)
-        logits -= logits.max(axis=1, keepdims=True)
-        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        labelled = max(1, int((counts > 0).sum()))
-        losses = np.where(self.Y > 0, -log_p, 0).sum(axis=1, keepdims=True) / np.maximum(counts, 1)
-        delta = np.where(counts > 0, np.exp(log_p) - self.Y / np.maximum(counts, 1), 0) / labelled
+        targets = self.Y * weights / (np.maximum(counts, 1) if config.targets == "mean" else 1)
+        total = targets.sum(axis=1, keepdims=True)
+        stands_for = np.where(active, np.exp(offsets), 0)
+        spread = stands_for / np.maximum(stands_for.sum(axis=1, keepdims=True), 1e-9)
+        targets = (1 - config.label_smoothing) * targets + config.label_smoothing * total * spread
+        log_total = logsumexp(np.where(active, scores + offsets, -np.inf), axis=1, keepdims=True)
+        losses = np.where(targets > 0, targets * (log_total - scores), 0)
+        return losses, np.where(active, np.exp(scores + offsets - log_total) * total - targets, 0)
+
+    def logistic(self, scores, active, offsets, config, weights):
+        """As ``softmax``, one-vs-all."""
+        answers = np.where(self.Y > 0, 1 - config.label_smoothing / 2, config.label_smoothing / 2)
+        stands_for = np.where(active, np.where(self.Y > 0, weights, np.exp(offsets)), 0)
+        losses = answers * np.logaddexp(0, -scores) + (1 - answers) * np.logaddexp(0, scores)
+        return stands_for * losses, stands_for * (expit(scores) - answers)
+
+    def gradients(self, units, active, offsets, config, weights):
+        """Loss and gradients; `active` and `offsets` are [samples, labels], `weights` [labels]."""
+        signals = self.signals(units)
+        labelled = (self.Y > 0).any(axis=1, keepdims=True)
+        loss = self.softmax if config.loss == "softmax" else self.logistic
+        losses, delta = loss(self.scores(units), active, offsets, config, weights)
+        n = max(1, int(labelled.sum()))
+        losses, delta = (np.where(labelled, part, 0) / n for part in (losses, delta))
         gradients = {"output.weights": delta.T @ signals[-1], "output.bias": delta.sum(axis=0)}
         down = delta @ self.state["output.weights"]
         for i, (name, relu, rows_are_features) in reversed(list(enumerate(self.hidden))):
@@ -110,7 +128,7 @@ class Twin:
             gradients[f"{name}.bias"] = delta.sum(axis=0)
             if i:
                 down = delta @ self.state[f"{name}.weights"]
-        return losses.sum() / labelled, gradients
+        return losses.sum(), gradients
 
 
 def mask(lists, width):
@@ -125,29 +143,34 @@ def mask(lists, width):
 def spy(monkeypatch):
     """Record what a network computes: by layer each sample's own ids, and the shared ids and their offsets."""
     seen = {"own": {}, "shared": np.zeros(0, np.int32), "offsets": np.zeros(0, np.float32)}
-    draw, shared_logits = signals.Pairs.draw, output.shared_logits
+    shared_logits = output.shared_logits
 
-    def spied_draw(self, *arguments):
-        rows = draw(self, *arguments)
-        runs = zip(rows.begin, rows.end, strict=True)
-        seen["own"][self._name] = [rows.flat[first:last].copy() for first, last in runs]
-        return rows
+    def spied(source):
+        def spied_source(self, *arguments):
+            rows = source(self, *arguments)
+            runs = zip(rows.begin, rows.end, strict=True)
+            seen["own"][self._name] = [rows.flat[first:last].copy() for first, last in runs]
+            return rows
+
+        return spied_source
 
     def spied_logits(table, ids, offsets, *rest):
         seen["shared"], seen["offsets"] = ids.copy(), offsets.copy()
         shared_logits(table, ids, offsets, *rest)
 
-    monkeypatch.setattr(signals.Pairs, "draw", spied_draw)
+    monkeypatch.setattr(signals.Pairs, "draw", spied(signals.Pairs.draw))
+    monkeypatch.setattr(signals.Pairs, "lay_out", spied(signals.Pairs.lay_out))
     monkeypatch.setattr(output, "shared_logits", spied_logits)
     return seen
 
 
-def gradient_config(candidates, correction="logq", activation="relu", **changes):
+def gradient_config(candidates, correction="logq", activation="relu", *, output=None, **changes):
     """SGD: a step is the gradient times the learning rate, a power of two so that dividing by it is exact."""
+    fields = {"budget": 12, "tail": 20, "lsh": LSHConfig(k=2, l=5)} | (output or {})
     defaults = {
         "hidden": HiddenConfig(UNITS, activation),
         "optimizer": OptimizerConfig("sgd", lr=64.0),
-        "output": OutputConfig(candidates, correction, budget=12, tail=20, lsh=LSHConfig(k=2, l=5)),
+        "output": OutputConfig(candidates, correction, **fields),
     }
     return NetworkConfig(**defaults | changes)
 
@@ -158,7 +181,17 @@ def randomise_biases(net, rng):
         bias[:] = rng.normal(size=len(bias))
 
 
-def assert_gradients(net, points, seen, frequency):
+def probability_shared(config, frequency, n):
+    """Probability that each label is among the neurons a batch of n points shares."""
+    absent = (1 - np.asarray(frequency)) ** n if config.uses_labels_of_batch else np.ones(N_LABELS)
+    if config.uses_tail:
+        floor = frequency[frequency > 0].min() / 2
+        drawn = np.maximum(frequency, floor) ** config.tail_power
+        absent = absent * (1 - drawn / drawn.sum()) ** config.tail
+    return 1 - absent
+
+
+def assert_gradients(net, points, seen, frequency, weights=1.0):
     twin = Twin(net, points)
     n = points[0].shape[0]
     stats = net.train_batch(batch_of(points, net.config))
@@ -171,12 +204,10 @@ def assert_gradients(net, points, seen, frequency):
         if layer.config.uses_tables
     }
     config = net.config.output
-    if config.uses_labels_of_batch and config.correction == "logq":
-        absent = (1 - np.asarray(frequency)) ** n
-        if config.uses_tail:
-            absent = absent * (1 - 1 / N_LABELS) ** config.tail
-        expected_offsets = -np.log(1 - absent[seen["shared"]])
-        np.testing.assert_allclose(seen["offsets"], expected_offsets, rtol=1e-4, atol=1e-6)
+    if (config.uses_labels_of_batch or config.uses_tail) and config.correction == "logq":
+        expected_offsets = -np.log(probability_shared(config, frequency, n)[seen["shared"]])
+        if config.loss == "softmax":
+            np.testing.assert_allclose(seen["offsets"], expected_offsets, rtol=1e-4, atol=1e-6)
         offsets[:, seen["shared"]] = expected_offsets
         offsets[own | (twin.Y > 0)] = 0
     else:
@@ -184,7 +215,7 @@ def assert_gradients(net, points, seen, frequency):
     assert active[twin.Y > 0].all()
     assert active.all() == (config.candidates == "full")
     assert not any(computed.all() for computed in units.values())
-    loss, expected = twin.gradients(units, active, offsets)
+    loss, expected = twin.gradients(units, active, offsets, config, weights)
     assert stats.loss == pytest.approx(loss, rel=1e-5)
     assert stats.active == pytest.approx(active.sum(axis=1).mean())
     after = state_of(net)
@@ -207,6 +238,44 @@ def test_gradient_is_that_of_a_dense_network(rng, points, spy, candidates, corre
     frequency = np.maximum(frequency, (points[1].sum(axis=0) / 12).A1)
     net.output.set_label_frequency(frequency)
     assert_gradients(net, points, spy, frequency)
+
+
+LOSSES = {
+    "sum": {"targets": "sum"},
+    "smoothed": {"label_smoothing": 0.3},
+    "smoothed sum": {"targets": "sum", "label_smoothing": 0.1},
+    "bce": {"loss": "bce"},
+    "smoothed bce": {"loss": "bce", "label_smoothing": 0.3},
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
+@pytest.mark.parametrize("correction", ["logq", "none"])
+@pytest.mark.parametrize("candidates", CANDIDATES)
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_gradient_of_every_loss(rng, points, spy, candidates, correction, weighted, loss):
+    net = Network(N_FEATURES, N_LABELS, gradient_config(candidates, correction, output=loss))
+    randomise_biases(net, rng)
+    frequency = np.maximum(0.3 * rng.random(N_LABELS), (points[1].sum(axis=0) / 12).A1)
+    net.output.set_label_frequency(frequency)
+    weights = np.where(rng.random(N_LABELS) < 0.2, 0, 3 * rng.random(N_LABELS)) if weighted else np.ones(N_LABELS)
+    net.output.set_label_weights(weights if weighted else None)
+    assert_gradients(net, points, spy, frequency, weights)
+
+
+@pytest.mark.parametrize("tail_power", [0, 0.5, 1.0])
+@pytest.mark.parametrize("share_labels", [True, False], ids=["labels", "tail alone"])
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+@pytest.mark.parametrize("candidates", ["lsh+tail", "uniform", "topk+tail"])
+def test_gradient_with_every_tail(rng, points, spy, candidates, loss, share_labels, tail_power):
+    fields = {"loss": loss, "share_labels": share_labels, "tail_power": tail_power}
+    net = Network(N_FEATURES, N_LABELS, gradient_config(candidates, output=fields))
+    randomise_biases(net, rng)
+    frequency = np.where(rng.random(N_LABELS) < 0.5, 0.3 * rng.random(N_LABELS), 0.0)
+    frequency = np.maximum(frequency, (points[1].sum(axis=0) / 12).A1)
+    net.output.set_label_frequency(frequency)
+    assert_gradients(net, points, spy, frequency)
+    assert (len(np.setdiff1d(points[1].indices, spy["shared"])) > 0) == (not share_labels)
 
 
 def full(units, activation="relu"):
@@ -345,8 +414,8 @@ def extreme():
     return make_extreme(3000, 2000, 20_000, seed=1)
 
 
-def trained(data, candidates, *, threads, seed=0, batches=200, hidden=HiddenConfig(32)):  # noqa: B008
-    above = OutputConfig(candidates, budget=300, tail=256, lsh=LSHConfig(l=8))
+def trained(data, candidates, *, threads, seed=0, batches=200, hidden=HiddenConfig(32), **fields):  # noqa: B008
+    above = OutputConfig(candidates, budget=300, tail=256, lsh=LSHConfig(l=8), **fields)
     net = Network(2000, 20_000, NetworkConfig(hidden, above, seed=seed), threads=threads)
     net.fit(data.X, data.Y, config=TrainingConfig(epochs=100, batch_size=64, max_batches=batches))
     return state_of(net)
@@ -355,6 +424,21 @@ def trained(data, candidates, *, threads, seed=0, batches=200, hidden=HiddenConf
 @pytest.mark.parametrize("candidates", ["lsh", "lsh+tail", "full"])
 def test_weights_do_not_depend_on_threads(extreme, candidates):
     one, two = (trained(extreme, candidates, threads=threads) for threads in (1, 2))
+    for name in one:
+        assert np.array_equal(one[name], two[name]), name
+
+
+@pytest.mark.parametrize(
+    ("candidates", "fields"),
+    [
+        ("lsh+tail", {"loss": "bce", "label_smoothing": 0.01, "tail_power": 0.5}),
+        ("topk+tail", {"label_smoothing": 0.1, "share_labels": False}),
+        ("full", {"loss": "bce", "label_weights": "propensity"}),
+    ],
+    ids=["bce", "topk", "full bce"],
+)
+def test_weights_with_other_losses_do_not_depend_on_threads(extreme, candidates, fields):
+    one, two = (trained(extreme, candidates, threads=threads, batches=30, **fields) for threads in (1, 2))
     for name in one:
         assert np.array_equal(one[name], two[name]), name
 
@@ -608,6 +692,22 @@ def test_weights_are_copied_and_put_back(points):
         codes = np.empty_like(layer.index.codes)
         layer.index.hasher.hash(layer.table.weights, codes, 1)
         assert np.array_equal(layer.index.codes, codes)
+
+
+def test_weights_that_are_put_back_owe_nothing(points):
+    config = NetworkConfig(HiddenConfig(UNITS), OutputConfig("inbatch"), OptimizerConfig(lr=0.1, lazy="exact"))
+    net = Network(N_FEATURES, N_LABELS, config, threads=1)
+    net.output.set_label_frequency(np.full(N_LABELS, 0.1))
+    reader = BatchReader(*points, 4, normalize=True)
+    net.train_batch(reader.read(np.arange(4)))
+    weights = net.copy_weights()
+    expected = net.predict(points[0])[1]
+    # Rows that only the first points read are now a step behind.
+    net.train_batch(reader.read(np.arange(8, 12)))
+    net.set_weights(weights)
+    assert np.array_equal(net.predict(points[0])[1], expected)
+    for name, array in net.copy_weights().items():
+        assert np.array_equal(array, weights[name])
 
 
 def test_a_learning_rate_for_one_batch(points):

@@ -37,7 +37,10 @@ def train(layer, labels=None, *, iteration=0):
     hidden[:, layer.table.dim :] = 0
     labels = labels or batch(layer.table.n_rows)
     gradient = SampleGradient(4, 32)
-    return layer.train(labels, Signal(hidden, None, None), gradient, optim.sgd(0.1, 1), iteration, 1)
+    signal, rule = Signal(hidden, None, None), optim.sgd(0.1, 1)
+    stats = layer.forward(labels, signal, rule, iteration, 1)
+    layer.step(signal, gradient, rule, 1)
+    return stats
 
 
 def test_output_starts_with_the_spread_of_the_dimension():
@@ -64,7 +67,7 @@ def test_tables_are_made_where_they_are_used(candidates):
     assert (output_layer(candidates=candidates).index is not None) == candidates.startswith("lsh")
 
 
-@pytest.mark.parametrize("candidates", ["lsh+tail", "lsh+inbatch", "inbatch", "uniform"])
+@pytest.mark.parametrize("candidates", ["lsh+tail", "lsh+inbatch", "inbatch", "uniform", "topk+tail"])
 def test_correction_needs_the_labels_frequencies(candidates):
     layer = output_layer(candidates=candidates)
     with pytest.raises(RuntimeError, match="needs set_label_frequency"):
@@ -92,7 +95,8 @@ def test_frequencies_at_the_ends_are_safe(candidates, share):
 
 
 @pytest.mark.parametrize(
-    ("candidates", "low", "high"), [("lsh", 2, 10), ("inbatch", 2, 2), ("uniform", 3, 10), ("full", 50, 50)]
+    ("candidates", "low", "high"),
+    [("lsh", 2, 10), ("inbatch", 2, 2), ("uniform", 3, 10), ("topk", 10, 10), ("topk+tail", 11, 20), ("full", 50, 50)],
 )
 def test_number_of_active_neurons(candidates, low, high):
     layer = output_layer(candidates=candidates, correction="none")
@@ -145,7 +149,93 @@ def test_a_sparse_signal_is_read_as_the_dense_one_is():
     for signal in (Signal(dense, columns, dense[:, 3].copy()), Signal(dense, None, None)):
         layer = output_layer(dim=96, candidates="lsh")
         before = layer.table.weights.copy()
-        layer.train(batch(), signal, SampleGradient(4, 96), optim.sgd(0.1, 1), 0, 1)
+        rule = optim.sgd(0.1, 1)
+        layer.forward(batch(), signal, rule, 0, 1)
+        layer.step(signal, SampleGradient(4, 96), rule, 1)
         moved.append(before - layer.table.weights)
     assert moved[0].any()
     np.testing.assert_allclose(moved[0], moved[1], rtol=1e-5, atol=1e-7)
+
+
+def test_search_finds_the_labels_and_the_best_of_the_others():
+    layer = output_layer(candidates="topk", budget=6)
+    layer.table.bias[[5, 9, 20, 33, 1]] = [9, 8, 7, 6, 30]
+    train(layer)
+    # The three samples with labels 1 and 49 have room for four others, the last one, of no label, for six.
+    touched = set(np.flatnonzero(layer.table.last_step))
+    assert {1, 49, 5, 9, 20, 33} <= touched
+    assert len(touched) <= 8
+
+
+@pytest.mark.parametrize("candidates", ["topk", "topk+tail"])
+def test_search_with_faults_lets_them_reach_the_loss(candidates):
+    layer = output_layer(candidates=candidates, correction="none")
+    layer.table.weights[:] = np.nan
+    assert np.isnan(train(layer).loss)
+
+
+@pytest.mark.parametrize("candidates", ["uniform", "lsh+tail", "topk+tail"])
+def test_labels_of_others_are_active_only_if_shared(candidates):
+    one_each = np.arange(1, 5, dtype=np.int32)
+    points = Batch(np.arange(5), one_each, np.ones(4, np.float32), np.arange(5), one_each)
+    active = []
+    for share_labels in (True, False):
+        layer = output_layer(1000, candidates=candidates, share_labels=share_labels, tail=1, budget=1)
+        layer.set_label_frequency(np.full(1000, 0.01))
+        active.append(train(layer, points).active)
+        assert set(np.flatnonzero(layer.table.last_step)) >= {1, 2, 3, 4}
+    assert active == [5, 2]
+
+
+def test_biases_of_bce_start_at_the_labels_log_odds():
+    frequency = np.linspace(0, 1, 50)
+    layer = output_layer(loss="bce")
+    layer.set_label_frequency(frequency, points=100)
+    expected = np.clip(frequency, 0.005, 0.995)
+    np.testing.assert_allclose(layer.table.bias, np.log(expected / (1 - expected)), rtol=1e-5, atol=1e-6)
+
+
+def test_biases_start_nowhere_else():
+    softmax = output_layer()
+    softmax.set_label_frequency(np.full(50, 0.1))
+    assert not softmax.table.bias.any()
+    given = output_layer(loss="bce")
+    given.table.bias[3] = 1
+    given.set_label_frequency(np.full(50, 0.1))
+    assert np.count_nonzero(given.table.bias) == 1
+    trained = output_layer(loss="bce", candidates="lsh")
+    train(trained)
+    trained.table.bias[:] = 0
+    trained.set_label_frequency(np.full(50, 0.1))
+    assert not trained.table.bias.any()
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+def test_weights_of_labels_multiply_their_terms(loss):
+    """With all weights 2 the loss doubles, but for what one-vs-all negatives add to it."""
+    losses = []
+    for weights in (np.zeros(50), np.ones(50), np.full(50, 2.0)):
+        layer = output_layer(candidates="full", loss=loss)
+        layer.set_label_weights(weights)
+        losses.append(train(layer).loss)
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-5)
+    assert (losses[0] == 0) == (loss == "softmax")
+
+
+def test_weights_by_propensity_must_be_set():
+    layer = output_layer(candidates="lsh", label_weights="propensity")
+    with pytest.raises(RuntimeError, match="label weights by propensity need set_label_weights"):
+        train(layer)
+    layer.set_label_weights(np.ones(50))
+    train(layer)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e-9, 1e39])
+def test_weights_are_checked(value):
+    layer = output_layer()
+    weights = np.ones(50)
+    weights[4] = value
+    with pytest.raises(ValueError, match=r"label_weights must be finite and 0 or more, got .* for label 4"):
+        layer.set_label_weights(weights)
+    with pytest.raises(ValueError, match=r"one for each of 50 labels, got shape \(50, 1\)"):
+        layer.set_label_weights(weights[:, None])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from slide import training
+from slide import metrics, training
 from slide.config import (
     MONITORS,
     ConfigError,
@@ -16,7 +16,6 @@ from slide.config import (
     TrainingConfig,
 )
 from slide.data import DataError, make_extreme
-from slide.metrics import propensities
 from slide.network import Network
 from slide.training import SMOOTHING, History, fit
 
@@ -28,8 +27,8 @@ def data():
     return make_extreme(1000, N_FEATURES, N_LABELS, test_points=400, labels_per_point=2, zipf=0.5)
 
 
-def make_network(candidates="lsh+tail", seed=0, lr=5e-3):
-    output = OutputConfig(candidates, budget=20, tail=20, lsh=LSHConfig(l=10))
+def make_network(candidates="lsh+tail", seed=0, lr=5e-3, **fields):
+    output = OutputConfig(candidates, budget=20, tail=20, lsh=LSHConfig(l=10), **fields)
     config = NetworkConfig(HiddenConfig(32), output, OptimizerConfig(lr=lr), seed=seed)
     return Network(N_FEATURES, N_LABELS, config, threads=1)
 
@@ -56,6 +55,88 @@ def test_it_learns(data, candidates):
     net.fit(train.X, train.Y, config=TrainingConfig(epochs=8, batch_size=32))
     popularity = test.Y[:, train.Y.sum(axis=0).argmax()].mean()
     assert net.evaluate(test.X, test.Y)["P@1"] > 0.6 > 4 * popularity
+
+
+@pytest.mark.parametrize("candidates", ["lsh+tail", "topk+tail", "uniform", "full"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"loss": "bce"},
+        {"loss": "bce", "label_smoothing": 0.02, "label_weights": "propensity"},
+        {"targets": "sum"},
+        {"label_smoothing": 0.1, "label_weights": "propensity"},
+        {"tail_power": 0.5, "share_labels": False},
+    ],
+    ids=["bce", "weighted bce", "sum", "smoothed", "tail by frequency"],
+)
+def test_every_loss_learns(data, candidates, fields):
+    train, test = data
+    net = make_network(candidates, **fields)
+    history = net.fit(train.X, train.Y, config=TrainingConfig(epochs=8, batch_size=32))
+    assert history.epochs[-1].loss < history.epochs[0].loss
+    assert net.evaluate(test.X, test.Y)["P@1"] > 0.6
+
+
+def test_first_loss_of_bce_is_that_of_the_frequencies(data, batches):
+    """The biases start at the labels' log-odds, so that the first loss is the entropy of the labels, not N log 2."""
+    train = data[0]
+    fit(make_network("full", loss="bce"), train.X, train.Y, config=TrainingConfig(max_batches=1))
+    p = train.Y.toarray().mean(axis=0)
+    entropy = -(p * np.log(p) + (1 - p) * np.log1p(-p)).sum()
+    assert batches[0][2].loss == pytest.approx(entropy, rel=0.1)
+    assert batches[0][2].loss < 0.3 * N_LABELS * np.log(2)
+
+
+def weights_used(net, monkeypatch):
+    used = []
+    set_label_weights = net.output.set_label_weights
+
+    def spied(weights):
+        used.append(weights)
+        set_label_weights(weights)
+
+    monkeypatch.setattr(net.output, "set_label_weights", spied)
+    return used
+
+
+def test_propensity_weights_have_mean_one_over_the_labels_uses(data, monkeypatch):
+    train = data[0]
+    net = make_network(label_weights="propensity")
+    used = weights_used(net, monkeypatch)
+    fit(net, train.X, train.Y, config=TrainingConfig(max_batches=1))
+    assert used[0][train.Y.indices].mean() == pytest.approx(1)
+    inverse = metrics.propensities(train.Y)
+    np.testing.assert_allclose(used[0] / used[0][0], inverse / inverse[0])
+
+
+@pytest.mark.parametrize("label_weights", ["none", "propensity"])
+def test_given_weights_are_used_as_they_are(data, monkeypatch, label_weights):
+    train = data[0]
+    net = make_network(label_weights=label_weights)
+    used = weights_used(net, monkeypatch)
+    given = np.arange(N_LABELS, dtype=float)
+    fit(net, train.X, train.Y, config=TrainingConfig(max_batches=1), label_weights=given)
+    assert np.array_equal(used[0], given)
+
+
+def test_labels_of_no_weight_are_not_learned(data):
+    train = data[0]
+    favoured = np.zeros(N_LABELS)
+    favoured[:5] = 1
+    net = make_network("full")
+    net.fit(train.X, train.Y, config=TrainingConfig(epochs=2, batch_size=32), label_weights=favoured)
+    ids, _ = net.predict(train.X, 5)
+    assert np.isin(ids, np.arange(5)).all()
+
+
+def test_wrong_weights_are_refused_before_training(data):
+    train = data[0]
+    net = make_network()
+    with pytest.raises(ValueError, match=rf"label_weights must be one for each of {N_LABELS} labels, got shape \(3,\)"):
+        net.fit(train.X, train.Y, label_weights=np.ones(3))
+    with pytest.raises(ValueError, match=r"label_weights must be finite and 0 or more, got -1\.0 for label 7"):
+        net.fit(train.X, train.Y, label_weights=np.where(np.arange(N_LABELS) == 7, -1.0, 1.0))
+    assert net.step == 0
 
 
 def test_the_papers_mode_learns(data):
@@ -171,7 +252,7 @@ def test_validation_points_are_drawn_once(data, monkeypatch):
     assert Y.shape == (30, N_LABELS)
     assert np.array_equal(X.toarray(), again.toarray())
     assert options["mask_inputs"] is True
-    assert np.array_equal(options["inv_propensity"], propensities(train.Y))
+    assert np.array_equal(options["inv_propensity"], metrics.propensities(train.Y))
 
 
 @pytest.mark.parametrize("eval_points", [0, 10_000])
@@ -214,10 +295,11 @@ def test_learning_rate_follows_the_schedule(data, batches, fields, expected):
 def test_label_frequencies_are_those_of_the_data(data, monkeypatch):
     train = data[0]
     net, told = make_network(), []
-    monkeypatch.setattr(net.output, "set_label_frequency", told.append)
+    monkeypatch.setattr(net.output, "set_label_frequency", lambda frequency, points: told.append((frequency, points)))
     with pytest.raises(RuntimeError, match="set_label_frequency"):
         fit(net, train.X, train.Y)
-    np.testing.assert_allclose(told[0], train.Y.toarray().mean(axis=0))
+    np.testing.assert_allclose(told[0][0], train.Y.toarray().mean(axis=0))
+    assert told[0][1] == train.n_points
 
 
 def ones(n_rows, n_columns):
@@ -350,7 +432,9 @@ def test_held_out_points_are_measured_on_and_not_trained_on(data, monkeypatch, f
     monkeypatch.setattr(Network, "train_batch", spied_batch)
     monkeypatch.setattr(Network, "evaluate", spied_evaluate)
     frequencies, tell = [], network.output.set_label_frequency
-    monkeypatch.setattr(network.output, "set_label_frequency", lambda f: frequencies.append(f) or tell(f))
+    monkeypatch.setattr(
+        network.output, "set_label_frequency", lambda f, **more: frequencies.append(f) or tell(f, **more)
+    )
     history = fit(network, X, data[0].Y, config=TrainingConfig(epochs=2, batch_size=n, **fields))
     assert history.batches == 2
     rest, seen = np.sort(trained[0]).astype(int), measured[0].astype(int)

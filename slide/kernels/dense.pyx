@@ -150,20 +150,25 @@ def shared_step(RowTable table, const int32_t[::1] ids, const float[:, ::1] delt
     cdef const float *delta = &deltas[0, 0]
     cdef const float *h = &hidden[0, 0]
     cdef int64_t ld = deltas.shape[1]
+    cdef double square[_SHARED_PARTS]
     for p in prange(parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
-        _step_part(&table.table, id_, n, p * chunks // parts, (p + 1) * chunks // parts, delta, ld, h, samples,
-                   work + threadid() * slot, dhidden + p * part_floats, part_floats, &rule.rule)
+        square[p] = _step_part(&table.table, id_, n, p * chunks // parts, (p + 1) * chunks // parts, delta, ld, h,
+                               samples, work + threadid() * slot, dhidden + p * part_floats, part_floats, &rule.rule)
+    for p in range(parts):
+        rule.measured(square[p])
 
 
-cdef void _step_part(const slide_table *table, const int32_t *ids, int64_t n, int64_t first, int64_t last,
-                     const float *deltas, int64_t ld, const float *hidden, int64_t samples, float *work,
-                     float *dhidden, int64_t part_floats, const slide_rule *rule) noexcept nogil:
+cdef double _step_part(const slide_table *table, const int32_t *ids, int64_t n, int64_t first, int64_t last,
+                       const float *deltas, int64_t ld, const float *hidden, int64_t samples, float *work,
+                       float *dhidden, int64_t part_floats, const slide_rule *rule) noexcept nogil:
+    """Step the rows of some chunks; return the squares of their gradients if the rule measures those."""
     cdef float *packed = work
     cdef float *grad = work + _CHUNK * table.dp
     cdef float *grad_bias = grad + _CHUNK * table.dp
     cdef const float *delta
     cdef int rows, count = <int>samples, k = <int>table.dp, ldb = <int>ld
     cdef float one = 1.0, zero = 0.0
+    cdef double square = 0.0
     cdef int64_t c, s, i
     memset(dhidden, 0, part_floats * sizeof(float))
     for c in range(first, last):
@@ -176,7 +181,8 @@ cdef void _step_part(const slide_table *table, const int32_t *ids, int64_t n, in
         for s in range(samples):
             for i in range(rows):
                 grad_bias[i] += delta[s * ld + i]
-        KERNELS.step_gradients(table, ids + c * _CHUNK, rows, grad, grad_bias, rule)
+        square += KERNELS.step_gradients(table, ids + c * _CHUNK, rows, grad, grad_bias, rule)
+    return square
 
 
 def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] exclude_ptr,

@@ -2,17 +2,47 @@ from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import PairGroups, SampleGradient
 
 @final
+class Owed:
+    def __new__(
+        cls,
+        step: int,
+        first: int,
+        log_keep: NDArray[np.float64],
+        decay: tuple[float, float] | None,
+        motion: tuple[NDArray[np.float32], NDArray[np.float32], int, int, float] | None,
+    ) -> Self: ...
+
+@final
 class StepRule:
     @property
+    def owed(self) -> Owed | None: ...
+    @property
+    def squared_norm(self) -> float: ...
+    @property
     def moments(self) -> int: ...
+    @property
+    def whole_rows(self) -> bool: ...
 
-def sgd(lr: float, step: int) -> StepRule: ...
-def adam(lr: float, beta1: float, beta2: float, eps: float, step: int) -> StepRule: ...
+def sgd(lr: float, step: int, *, weight_decay: float = 0.0, owed: Owed | None = None) -> StepRule: ...
+def adam(
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+    *,
+    weight_decay: float = 0.0,
+    decay_moments: bool = False,
+    owed: Owed | None = None,
+) -> StepRule: ...
+def measure() -> StepRule: ...
+def catch_up(table: RowTable, ids: NDArray[np.int32] | None, owed: Owed, num_threads: int) -> None: ...
 def check_moments(table: RowTable, rule: StepRule) -> None: ...
 def step_groups(
     table: RowTable,

@@ -1,42 +1,126 @@
 """The optimiser on touched rows: a row's gradient and its step in one visit.
 
-Only rows that a batch touches are read or written; a row that is skipped keeps its moments as they are (the "lazy" Adam
-of sparse embeddings), and its bias correction follows the global step.
+Only rows that a batch touches are read or written. What a skipped row misses - in dense Adam its moments decay, its
+momentum moves the weights, and weight decay shrinks them - is what it owes; a rule says how much of that is ever paid:
+nothing, the moments' decay with the row's next step, or all of it before the row is next read (``catch_up``).
 """
 
 cimport cython
 from cython.parallel cimport prange
-from libc.math cimport pow, sqrt
-from libc.stdint cimport int64_t
+from libc.math cimport log, pow, sqrt
+from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 
 from slide.kernels.parallel cimport slide_isa_level, threads_for
-from slide.kernels.rows cimport SLIDE_ADAM, SLIDE_SGD, RowTable, slide_groups, slide_row_kernels, slide_rows_for
-from slide.kernels.sparse cimport PairGroups, SampleGradient
+from slide.kernels.rows cimport (
+    SLIDE_ADAM,
+    SLIDE_MEASURE,
+    SLIDE_SGD,
+    RowTable,
+    slide_groups,
+    slide_row_kernels,
+    slide_rows_for,
+)
+from slide.kernels.sparse cimport _MOST_PARTS, PairGroups, SampleGradient
 
 from slide.kernels.sparse import check_grouped
 
 cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
 
+cdef enum:
+    _ROWS_A_TASK = 64
+
+
+@cython.final
+cdef class Owed:
+    """What the rows of a network owe for the steps that skipped them; see `slide.optimizer` for the arrays' meaning.
+
+    Parameters
+    ----------
+    step : int
+        Rows are brought to where they are at the end of it.
+    first : int
+        The step at whose end no row owed anything; a row that was not stepped since owes from there on. The arrays
+        have an entry for every step since.
+    log_keep : float64 array [>= step - first + 1] or [0]
+        Sum of the logarithms of the weight decay's factors up to the end of each step; empty without weight decay.
+    decay : tuple of float or None
+        beta1 and beta2 where moments decay.
+    motion : tuple or None
+        Where momentum moves weights: the float32 arrays steps [>= step - first, 3] and nodes [>= step - first, 8], the
+        int window, the int replay_until, and eps.
+
+    Raises
+    ------
+    ValueError
+        An array is too short, or there is motion without decay.
+    """
+
+    def __cinit__(self, int step, int first, const double[::1] log_keep, decay, motion):
+        cdef int64_t n = <int64_t>step - first
+        cdef const float[:, ::1] steps
+        cdef const float[:, ::1] nodes
+        if first < 0 or n < 0:
+            raise ValueError(f"steps count from 0 on, got {first} to {step}")
+        if motion is not None and decay is None:
+            raise ValueError("momentum that moves weights decays")
+        self.owed.step = step
+        self.owed.first = first
+        if log_keep.shape[0]:
+            if log_keep.shape[0] <= n:
+                raise ValueError(f"log_keep must have {n + 1} entries, got {log_keep.shape[0]}")
+            self.owed.log_keep = &log_keep[0]
+        if decay is not None:
+            self.owed.decays = 1
+            self.owed.beta1, self.owed.root_beta2 = decay[0], sqrt(decay[1])
+            self.owed.log_beta1, self.owed.log_beta2 = log(decay[0]), log(decay[1])
+        if motion is not None:
+            steps, nodes, self.owed.window, self.owed.replay_until, self.owed.eps = motion
+            if steps.shape[1] != 3 or nodes.shape[1] != 8 or steps.shape[0] < n or nodes.shape[0] < n:
+                raise ValueError(f"steps must be [{n}, 3] and nodes [{n}, 8], or longer")
+            if n:
+                self.owed.steps = &steps[0, 0]
+                self.owed.nodes = &nodes[0, 0]
+        # The arrays live as long as their pointers do.
+        self.arrays = log_keep, motion
+
 
 @cython.final
 cdef class StepRule:
-    """One step of one optimiser; made anew for each batch by ``sgd`` or ``adam``."""
+    """One step of one optimiser; made anew for each batch by ``sgd``, ``adam`` or ``measure``.
+
+    Attributes
+    ----------
+    owed : Owed or None
+        What rows owe before they are read for this step; None if they may be read as they are.
+    squared_norm : float
+        Of all gradients that this rule has seen; of ``measure`` only, 0 for the others.
+    """
 
     @property
     def moments(self):
         """How many moment vectors a parameter needs: 0 for SGD, 2 for Adam."""
         return 2 if self.rule.kind == SLIDE_ADAM else 0
 
+    @property
+    def whole_rows(self):
+        """Whether a step changes also those columns of a row in which the gradient is zero."""
+        return self.owed is not None or self.rule.decays != 0 or self.rule.decay != 0.0
 
-def sgd(double lr, int step):
-    """Return the rule ``w -= lr * g``.
+    cdef void measured(self, double square):
+        self.squared_norm += square
+
+
+def sgd(double lr, int step, *, double weight_decay=0.0, Owed owed=None):
+    """Return the rule ``w -= lr * (g + weight_decay * w)``; biases do not decay.
 
     Parameters
     ----------
     lr : float
     step : int
         1 for the first batch; rows remember the last step that touched them.
+    weight_decay : float
+    owed : Owed, optional
     """
     if step < 1:
         raise ValueError(f"step counts from 1, got {step}")
@@ -44,10 +128,13 @@ def sgd(double lr, int step):
     rule.rule.kind = SLIDE_SGD
     rule.rule.step = step
     rule.rule.rate = lr
+    rule.rule.decay = lr * weight_decay
+    rule.owed = owed
     return rule
 
 
-def adam(double lr, double beta1, double beta2, double eps, int step):
+def adam(double lr, double beta1, double beta2, double eps, int step, *, double weight_decay=0.0,
+         bint decay_moments=False, Owed owed=None):
     """Return Adam's rule for one step (Kingma and Ba, ICLR 2015), as applied to the rows the step touches.
 
     Parameters
@@ -55,6 +142,11 @@ def adam(double lr, double beta1, double beta2, double eps, int step):
     lr, beta1, beta2, eps : float
     step : int
         1 for the first batch: the exponent of the bias corrections.
+    weight_decay : float
+        Decoupled (Loshchilov and Hutter, ICLR 2019): weights are multiplied by ``1 - lr * weight_decay``, biases not.
+    decay_moments : bool
+        The moments of a row that was skipped decay for the skipped steps as well.
+    owed : Owed, optional
     """
     if step < 1:
         raise ValueError(f"step counts from 1, got {step}")
@@ -62,11 +154,57 @@ def adam(double lr, double beta1, double beta2, double eps, int step):
     rule.rule.kind = SLIDE_ADAM
     rule.rule.step = step
     rule.rule.rate = lr / (1.0 - pow(beta1, step))
-    rule.rule.beta1 = beta1
-    rule.rule.beta2 = beta2
+    rule.rule.beta1, rule.rule.beta2 = beta1, beta2
+    rule.rule.gain1, rule.rule.gain2 = 1.0 - beta1, 1.0 - beta2
     rule.rule.eps = eps
     rule.rule.root_scale = 1.0 / sqrt(1.0 - pow(beta2, step))
+    rule.rule.decay = lr * weight_decay
+    rule.rule.decays = decay_moments
+    rule.rule.log_beta1, rule.rule.log_beta2 = log(beta1), log(beta2)
+    rule.owed = owed
     return rule
+
+
+def measure():
+    """Return a rule that takes no step and adds up the squares of the gradients, in its ``squared_norm``."""
+    cdef StepRule rule = StepRule()
+    rule.rule.kind = SLIDE_MEASURE
+    return rule
+
+
+def catch_up(RowTable table, const int32_t[::1] ids, Owed owed, int num_threads):
+    """Let rows pay what they owe: afterwards they are as if every step up to ``owed``'s had reached them.
+
+    Rows that owe nothing are left alone.
+
+    Parameters
+    ----------
+    table : RowTable
+    ids : int32 array [n] or None
+        Ascending, without repetition; None for all rows.
+    owed : Owed
+    num_threads : int
+
+    Raises
+    ------
+    ValueError
+        Ids are out of range or order, or the table does not keep the moments that decay.
+    """
+    if owed.owed.decays and table.moments < 2:
+        raise ValueError(f"moments decay, but the table keeps {table.moments} of two")
+    cdef int64_t n = table.n_rows if ids is None else ids.shape[0], i, p
+    cdef const int32_t *id_ = NULL
+    if ids is not None:
+        for i in range(n):
+            if not (0 if i == 0 else <int64_t>ids[i - 1] + 1) <= ids[i] < table.n_rows:
+                raise ValueError(f"ids must ascend within 0..{table.n_rows - 1}, got {ids[i]} as number {i}")
+        if n == 0:
+            return
+        id_ = &ids[0]
+    cdef int64_t tasks = (n + _ROWS_A_TASK - 1) // _ROWS_A_TASK
+    cdef int threads = threads_for(num_threads, n * table.padded_dim, 1 << 16)
+    for p in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+        KERNELS.catch_up(&table.table, id_, p * _ROWS_A_TASK, min((p + 1) * _ROWS_A_TASK, n), &owed.owed)
 
 
 def check_moments(RowTable table, StepRule rule):
@@ -79,8 +217,8 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
                 SampleGradient gradient, StepRule rule, int num_threads):
     """Step every grouped row, once, for ``g[row] = sum over its pairs of coefficient * hidden[sample]``.
 
-    The bias steps for the sum of the coefficients. With `gradient`, ``coefficient * w[row]`` of the weights before
-    the step is added to each pair's sample: the transposed SpMM, in the same visit.
+    The bias, if the table has any, steps for the sum of the coefficients. With `gradient`, ``coefficient * w[row]`` of
+    the weights before the step is added to each pair's sample: the transposed SpMM, in the same visit.
 
     Parameters
     ----------
@@ -113,16 +251,19 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
     cdef const float *h = &hidden[0, 0]
     cdef const float *coef = &coefficients[0]
     cdef int64_t p
+    cdef double square[_MOST_PARTS]
     cdef int threads = threads_for(num_threads, (groups.n_pairs + groups.n_groups) * table.padded_dim, 1 << 18)
     for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         if dhidden != NULL:
             memset(dhidden + p * part_floats, 0, part_floats * sizeof(float))
-        KERNELS.step_groups(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], coef, h,
-                            NULL if dhidden == NULL else dhidden + p * part_floats, &rule.rule)
+        square[p] = KERNELS.step_groups(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], coef, h,
+                                        NULL if dhidden == NULL else dhidden + p * part_floats, &rule.rule)
+    for p in range(groups.n_parts):
+        rule.measured(square[p])
 
 
 def step_vector(float[::1] w, float[::1] m, float[::1] v, const float[::1] grad, StepRule rule):
-    """Step a dense parameter vector.
+    """Step a vector of biases, which every step reaches; they do not decay.
 
     Parameters
     ----------
@@ -141,4 +282,6 @@ def step_vector(float[::1] w, float[::1] m, float[::1] v, const float[::1] grad,
         raise ValueError(f"w, grad and moments must have the same length, a multiple of 16; w has {n}")
     if n == 0:
         return
-    KERNELS.step_vector(&w[0], &m[0] if kept else NULL, &v[0] if kept else NULL, &grad[0], n, &rule.rule)
+    rule.measured(
+        KERNELS.step_vector(&w[0], &m[0] if kept else NULL, &v[0] if kept else NULL, &grad[0], n, &rule.rule)
+    )

@@ -5,7 +5,7 @@ from slide.kernels.memory cimport HugeBuffer
 
 cdef extern from "rows.h" nogil:
     const int SLIDE_LANES, SLIDE_HEADER, SLIDE_BIAS, SLIDE_BIAS_M, SLIDE_BIAS_V, SLIDE_LAST_STEP
-    const int SLIDE_SGD, SLIDE_ADAM
+    const int SLIDE_SGD, SLIDE_ADAM, SLIDE_MEASURE
 
     ctypedef struct slide_rule:
         int32_t kind
@@ -13,14 +13,36 @@ cdef extern from "rows.h" nogil:
         float rate
         float beta1
         float beta2
+        float gain1
+        float gain2
         float eps
         float root_scale
+        float decay
+        int32_t decays
+        double log_beta1
+        double log_beta2
+
+    ctypedef struct slide_owed:
+        int32_t step
+        int32_t first
+        int32_t window
+        int32_t replay_until
+        int32_t decays
+        float beta1
+        float root_beta2
+        float eps
+        double log_beta1
+        double log_beta2
+        const float *steps
+        const float *nodes
+        const double *log_keep
 
     ctypedef struct slide_table:
         float *base
         int64_t n_rows
         int64_t stride
         int64_t dp
+        int32_t biased
 
     ctypedef struct slide_groups:
         const int32_t *rows
@@ -32,18 +54,24 @@ cdef extern from "rows.h" nogil:
         void (*spmm)(const slide_table *, const int32_t *, const float *, int64_t, float *) noexcept nogil
         void (*sddmm)(const slide_table *, const slide_groups *, int64_t, int64_t, const float *,
                       float *) noexcept nogil
-        void (*step_groups)(const slide_table *, const slide_groups *, int64_t, int64_t, const float *,
-                            const float *, float *, const slide_rule *) noexcept nogil
-        void (*step_gradients)(const slide_table *, const int32_t *, int64_t, const float *, const float *,
-                               const slide_rule *) noexcept nogil
-        void (*step_vector)(float *, float *, float *, const float *, int64_t, const slide_rule *) noexcept nogil
+        double (*step_groups)(const slide_table *, const slide_groups *, int64_t, int64_t, const float *,
+                              const float *, float *, const slide_rule *) noexcept nogil
+        double (*step_gradients)(const slide_table *, const int32_t *, int64_t, const float *, const float *,
+                                 const slide_rule *) noexcept nogil
+        double (*step_vector)(float *, float *, float *, const float *, int64_t, const slide_rule *) noexcept nogil
+        void (*catch_up)(const slide_table *, const int32_t *, int64_t, int64_t, const slide_owed *) noexcept nogil
         void (*sum_parts)(const float *, int64_t, int64_t, const float *, float *, int64_t) noexcept nogil
         float (*exp_sum)(float *, int64_t, float) noexcept nogil
         float (*max)(const float *, int64_t, float) noexcept nogil
         void (*scale)(float *, int64_t, float) noexcept nogil
+        float (*weighted_sum)(const float *, const float *, int64_t) noexcept nogil
+        void (*scale_less)(float *, const float *, int64_t, float, float) noexcept nogil
+        float (*logistic)(float *, const float *, int64_t, float, float) noexcept nogil
         int64_t (*above)(const float *, int64_t, int64_t, float) noexcept nogil
 
     slide_row_kernels slide_rows_for(int level)
+    int32_t slide_last_step(const float *row)
+    float slide_decay(double log_beta, int64_t n)
 
 
 cdef class RowTable:

@@ -9,7 +9,14 @@ from slide.kernels.memory import HugeBuffer
 @final
 class RowTable:
     def __new__(
-        cls, n_rows: int, dim: int, *, moments: int = 2, name: str = "", hugepages: bool = True
+        cls,
+        n_rows: int,
+        dim: int,
+        *,
+        moments: int = 2,
+        name: str = "",
+        hugepages: bool = True,
+        biased: bool = True,
     ) -> Self: ...
     @property
     def buffer(self) -> HugeBuffer: ...

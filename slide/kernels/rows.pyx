@@ -32,6 +32,8 @@ cdef class RowTable:
         For memory reports.
     hugepages : bool
         Ask the kernel for hugepages.
+    biased : bool
+        Whether rows have biases. If not, those in the table stay zero.
 
     Attributes
     ----------
@@ -48,7 +50,7 @@ cdef class RowTable:
         The table does not fit.
     """
 
-    def __cinit__(self, n_rows, dim, *, moments=2, name="", hugepages=True):
+    def __cinit__(self, n_rows, dim, *, moments=2, name="", hugepages=True, biased=True):
         if not 1 <= n_rows < 2**31:
             raise ValueError(f"n_rows must be between 1 and 2**31 - 1, got {n_rows}")
         if not 1 <= dim <= 2**20:
@@ -63,6 +65,7 @@ cdef class RowTable:
         self.table.base = <float *>self.buffer.data
         self.table.n_rows = n_rows
         self.table.dp = self.padded_dim
+        self.table.biased = bool(biased)
         self.table.stride = SLIDE_HEADER + self.padded_dim * (1 + moments)
 
     @staticmethod

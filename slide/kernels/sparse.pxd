@@ -4,6 +4,10 @@ from slide.kernels.memory cimport HugeBuffer
 from slide.kernels.rows cimport slide_groups
 
 
+cdef enum:
+    _MOST_PARTS = 32
+
+
 cdef class PairGroups:
     cdef HugeBuffer buffer
     cdef readonly int64_t capacity

@@ -21,7 +21,6 @@ cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
 cdef enum:
     _RADIX_BITS = 11
     _RADIX = 1 << 11
-    _MOST_PARTS = 32
     _PAIRS_A_PART = 1024
 
 MOST_PARTS = _MOST_PARTS
@@ -81,6 +80,11 @@ cdef class PairGroups:
         return self._copy(<size_t>self.group_row, self.n_groups, np.int32)
 
     @property
+    def rows_in_place(self):
+        """Int32 view [n_groups] of the same, valid until the next batch is grouped."""
+        return self._view(<size_t>self.group_row, self.n_groups, np.int32)
+
+    @property
     def ptr(self):
         """Int64 copy [n_groups + 1]: where each group's pairs begin and end."""
         return self._copy(<size_t>self.group_ptr, self.n_groups + 1, np.int64)
@@ -101,8 +105,10 @@ cdef class PairGroups:
         return self._copy(<size_t>self.part_ptr, self.n_parts + 1, np.int64)
 
     def _copy(self, size_t address, count, dtype):
-        offset = address - <size_t>self.buffer.data
-        return np.frombuffer(self.buffer, dtype, count, offset).copy()
+        return self._view(address, count, dtype).copy()
+
+    def _view(self, size_t address, count, dtype):
+        return np.frombuffer(self.buffer, dtype, count, address - <size_t>self.buffer.data)
 
     def group(self, const int32_t[::1] ids, const int64_t[::1] begin, const int64_t[::1] end, int64_t n_rows):
         """Group pairs (s, ids[i]) for every sample s and every i in ``begin[s]..end[s]``; i is the pair's slot.

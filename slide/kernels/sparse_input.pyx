@@ -17,6 +17,7 @@ from slide.kernels.rows cimport (
     SLIDE_BIAS,
     SLIDE_HEADER,
     SLIDE_LAST_STEP,
+    SLIDE_MEASURE,
     RowTable,
     slide_groups,
     slide_row_kernels,
@@ -24,7 +25,7 @@ from slide.kernels.rows cimport (
     slide_rule,
     slide_table,
 )
-from slide.kernels.sparse cimport PairGroups, SampleGradient
+from slide.kernels.sparse cimport _MOST_PARTS, PairGroups, SampleGradient
 
 from slide.kernels.optim import check_moments
 
@@ -134,8 +135,8 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
         Receives ``coefficient * w[row]``, of the weights before the step, at the samples' own columns, which must not
         repeat within a sample then.
     touched_only : bool
-        Step the columns that some sample of the row has, and leave the others' moments as they are. Otherwise the whole
-        row takes the step, as it does with dense samples.
+        Step the columns that some sample of the row has, and leave the others as they are, whatever they owe. Otherwise
+        the whole row takes the step, as it does with dense samples.
     rule : StepRule
     num_threads : int
 
@@ -162,23 +163,28 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
     cdef float *work = <float *>scratch.data
     cdef slide_groups view = groups.view()
     cdef const float *coef = &coefficients[0]
+    cdef double square[_MOST_PARTS]
     for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         if dsample != NULL:
             memset(dsample + p * part_floats, 0, groups.n_samples * table.padded_dim * sizeof(float))
-        _step(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], coef, &samples,
-              NULL if dsample == NULL else dsample + p * part_floats, touched_only, &rule.rule,
-              work + threadid() * slot)
+        square[p] = _step(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], coef, &samples,
+                          NULL if dsample == NULL else dsample + p * part_floats, touched_only, &rule.rule,
+                          work + threadid() * slot)
+    for p in range(groups.n_parts):
+        rule.measured(square[p])
 
 
-cdef void _step(const slide_table *table, const slide_groups *groups, int64_t first, int64_t last, const float *coef,
-                const Samples *samples, float *dsample, bint touched_only, const slide_rule *rule,
-                float *grad) noexcept nogil:
+cdef double _step(const slide_table *table, const slide_groups *groups, int64_t first, int64_t last, const float *coef,
+                  const Samples *samples, float *dsample, bint touched_only, const slide_rule *rule,
+                  float *grad) noexcept nogil:
+    """Step the rows of some groups; return the squares of their gradients if the rule measures those."""
     cdef int32_t *touched = <int32_t *>(grad + table.dp)
     cdef int32_t *mark = touched + table.dp
     cdef int64_t g, i, j, s, n
     cdef float *row
     cdef float *w
     cdef float c, bias
+    cdef double square = 0.0
     cdef int32_t column
     for g in range(first, last):
         row = table.base + groups.rows[g] * table.stride
@@ -188,7 +194,8 @@ cdef void _step(const slide_table *table, const slide_groups *groups, int64_t fi
         for i in range(groups.ptr[g], groups.ptr[g + 1]):
             s = groups.sample[i]
             c = coef[groups.slot[i]]
-            bias = bias + c
+            if table.biased:
+                bias = bias + c
             for j in range(samples.begin[s], samples.end[s]):
                 column = samples.column[j]
                 if mark[column] != g + 1:
@@ -198,7 +205,11 @@ cdef void _step(const slide_table *table, const slide_groups *groups, int64_t fi
                 grad[column] += c * samples.value[j]
                 if dsample != NULL:
                     dsample[s * table.dp + column] += c * w[column]
-        if touched_only:
+        if touched_only and rule.kind == SLIDE_MEASURE:
+            square += bias * bias
+            for i in range(n):
+                square += grad[touched[i]] * grad[touched[i]]
+        elif touched_only:
             for i in range(n):
                 column = touched[i]
                 _step_column(w + column, table.dp, grad[column], rule)
@@ -206,9 +217,10 @@ cdef void _step(const slide_table *table, const slide_groups *groups, int64_t fi
             _step_column(row + SLIDE_BIAS, 1, bias, rule)
             memcpy(row + SLIDE_LAST_STEP, &rule.step, sizeof(int32_t))
         else:
-            KERNELS.step_gradients(table, groups.rows + g, 1, grad, &bias, rule)
+            square += KERNELS.step_gradients(table, groups.rows + g, 1, grad, &bias, rule)
         for i in range(n):
             grad[touched[i]] = 0.0
+    return square
 
 
 cdef inline void _step_column(float *w, int64_t distance, float g, const slide_rule *rule) noexcept nogil:
@@ -216,8 +228,8 @@ cdef inline void _step_column(float *w, int64_t distance, float g, const slide_r
     cdef float *m = w + distance
     cdef float *v = w + 2 * distance
     if rule.kind == SLIDE_ADAM:
-        m[0] = rule.beta1 * m[0] + (1.0 - rule.beta1) * g
-        v[0] = rule.beta2 * v[0] + (1.0 - rule.beta2) * g * g
+        m[0] = rule.beta1 * m[0] + rule.gain1 * g
+        v[0] = rule.beta2 * v[0] + rule.gain2 * g * g
         w[0] -= rule.rate * m[0] / (sqrt(v[0]) * rule.root_scale + rule.eps)
     else:
         w[0] -= rule.rate * g

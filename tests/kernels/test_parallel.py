@@ -41,7 +41,7 @@ def test_environment_lowers_the_instruction_set(level, tmp_path):
 @pytest.mark.parametrize("level", SUPPORTED[:-1])
 def test_twins_agree_at_every_lower_level(level):
     here = Path(__file__).parent
-    files = [str(here / f"test_{name}.py") for name in ("sparse", "optim", "softmax", "dense", "hashing")]
+    files = [str(here / f"test_{name}.py") for name in ("sparse", "optim", "losses", "dense", "hashing", "catch_up")]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "twin and not 2threads", *files],
         env=environment(SLIDE_ISA=level),

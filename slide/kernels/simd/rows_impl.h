@@ -12,6 +12,12 @@ ROWS_TARGET SLIDE_INLINE float ROWS_FN(reduce)(vf x) {
     return x[0];
 }
 
+ROWS_TARGET SLIDE_INLINE float ROWS_FN(square)(const float *x, int64_t n) {
+    vf sum = VF_SET(0);
+    for (int64_t i = 0; i < n; i += SLIDE_LANES) sum += VF_LOAD(x + i) * VF_LOAD(x + i);
+    return ROWS_FN(reduce)(sum);
+}
+
 /* exp(x) for x <= 0 to about 2 ulp; below -87 the result is a tiny normal number, never a denormal. NaN stays NaN.
  * Range reduction and the minimax polynomial's degree follow Cephes' expf (Moshier). */
 ROWS_TARGET SLIDE_INLINE vf ROWS_FN(exp_nonpositive)(vf x) {
@@ -29,6 +35,20 @@ ROWS_TARGET SLIDE_INLINE vf ROWS_FN(exp_nonpositive)(vf x) {
     p = p * r + VF_SET(5.0000001201e-1f);
     p = p * r * r + r + VF_SET(1.0f);
     return p * (vf)((n + 127) << 23);
+}
+
+/* log(1 + e) for 0 <= e <= 1 to about 2 ulp, however small e is: 2 artanh(e / (2 + e)), whose series in (e / (2 + e))^2
+ * <= 1/9 is cut off where its terms fall below a float's precision. NaN stays NaN. */
+ROWS_TARGET SLIDE_INLINE vf ROWS_FN(log1p_unit)(vf e) {
+    vf s = e / (e + VF_SET(2.0f)), square = s * s;
+    vf p = VF_SET(1.0f / 15);
+    p = p * square + VF_SET(1.0f / 13);
+    p = p * square + VF_SET(1.0f / 11);
+    p = p * square + VF_SET(1.0f / 9);
+    p = p * square + VF_SET(1.0f / 7);
+    p = p * square + VF_SET(1.0f / 5);
+    p = p * square + VF_SET(1.0f / 3);
+    return VF_SET(2.0f) * (s + s * square * p);
 }
 
 /* --- SpMM: out[0:dp] += sum_i value[i] * w[index[i]] --------------------------------------------------------- */
@@ -100,24 +120,37 @@ ROWS_TARGET SLIDE_INLINE vf ROWS_FN(root)(vf x) {
     return x;
 }
 
+/* The rule for one row: moments that decay for skipped steps do so with this step. */
+ROWS_TARGET SLIDE_INLINE const slide_rule *ROWS_FN(rule_of)(const float *row, const slide_rule *rule, slide_rule *own) {
+    if (!rule->decays) return rule;
+    int64_t steps = (int64_t)rule->step - slide_last_step(row);
+    if (steps <= 1) return rule;
+    *own = *rule;
+    own->beta1 = slide_decay(rule->log_beta1, steps);
+    own->beta2 = slide_decay(rule->log_beta2, steps);
+    return own;
+}
+
 /* w, m, v point at one vector each; g is its gradient. */
 ROWS_TARGET SLIDE_INLINE void ROWS_FN(step_lanes)(float *w, float *m, float *v, vf g, const slide_rule *rule) {
     if (rule->kind == SLIDE_ADAM) {
-        vf first = VF_SET(rule->beta1) * VF_LOAD(m) + VF_SET(1.0f - rule->beta1) * g;
-        vf second = VF_SET(rule->beta2) * VF_LOAD(v) + VF_SET(1.0f - rule->beta2) * g * g;
+        vf first = VF_SET(rule->beta1) * VF_LOAD(m) + VF_SET(rule->gain1) * g;
+        vf second = VF_SET(rule->beta2) * VF_LOAD(v) + VF_SET(rule->gain2) * g * g;
         VF_STORE(m, first);
         VF_STORE(v, second);
         vf root = ROWS_FN(root)(second) * VF_SET(rule->root_scale) + VF_SET(rule->eps);
-        VF_STORE(w, VF_LOAD(w) - VF_SET(rule->rate) * first / root);
+        VF_STORE(w, VF_LOAD(w) - VF_SET(rule->decay) * VF_LOAD(w) - VF_SET(rule->rate) * first / root);
     } else {
-        VF_STORE(w, VF_LOAD(w) - VF_SET(rule->rate) * g);
+        VF_STORE(w, VF_LOAD(w) - VF_SET(rule->decay) * VF_LOAD(w) - VF_SET(rule->rate) * g);
     }
 }
 
-ROWS_TARGET SLIDE_INLINE void ROWS_FN(step_header)(float *row, float g, const slide_rule *rule) {
+/* The bias and the row's last step; the square of the bias' gradient from a rule that measures. */
+ROWS_TARGET SLIDE_INLINE float ROWS_FN(step_header)(float *row, float g, const slide_rule *rule) {
+    if (rule->kind == SLIDE_MEASURE) return g * g;
     if (rule->kind == SLIDE_ADAM) {
-        float m = rule->beta1 * row[SLIDE_BIAS_M] + (1.0f - rule->beta1) * g;
-        float v = rule->beta2 * row[SLIDE_BIAS_V] + (1.0f - rule->beta2) * g * g;
+        float m = rule->beta1 * row[SLIDE_BIAS_M] + rule->gain1 * g;
+        float v = rule->beta2 * row[SLIDE_BIAS_V] + rule->gain2 * g * g;
         row[SLIDE_BIAS_M] = m;
         row[SLIDE_BIAS_V] = v;
         row[SLIDE_BIAS] -= rule->rate * m / (__builtin_sqrtf(v) * rule->root_scale + rule->eps);
@@ -125,12 +158,14 @@ ROWS_TARGET SLIDE_INLINE void ROWS_FN(step_header)(float *row, float g, const sl
         row[SLIDE_BIAS] -= rule->rate * g;
     }
     memcpy(row + SLIDE_LAST_STEP, &rule->step, sizeof rule->step);
+    return 0.0f;
 }
 
-/* One visit to a row: its gradient, its share of the samples' gradient (with the weights before the step), the step. */
-ROWS_TARGET SLIDE_INLINE void ROWS_FN(visit_panel)(float *w, const slide_groups *g, int64_t begin, int64_t end,
-                                                   const float *coef, int64_t dp, const float *hidden, float *dhidden,
-                                                   const slide_rule *rule, const int width) {
+/* One visit to a row: its gradient, its share of the samples' gradient (with the weights before the step), the step.
+ * Returns the gradient's square, for a rule that measures it and takes no step. */
+ROWS_TARGET SLIDE_INLINE float ROWS_FN(visit_panel)(float *w, const slide_groups *g, int64_t begin, int64_t end,
+                                                    const float *coef, int64_t dp, const float *hidden, float *dhidden,
+                                                    const slide_rule *rule, const int width) {
     vf row[PANEL], grad[PANEL];
     _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) {
         row[j] = VF_LOAD(w + j * SLIDE_LANES);
@@ -146,48 +181,156 @@ ROWS_TARGET SLIDE_INLINE void ROWS_FN(visit_panel)(float *w, const slide_groups 
                 VF_STORE(d + j * SLIDE_LANES, VF_LOAD(d + j * SLIDE_LANES) + c * row[j]);
         }
     }
+    if (rule->kind == SLIDE_MEASURE) {
+        vf square = VF_SET(0);
+        _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) square += grad[j] * grad[j];
+        return ROWS_FN(reduce)(square);
+    }
     _Pragma("GCC unroll 8") for (int j = 0; j < width; j++)
         ROWS_FN(step_lanes)(w + j * SLIDE_LANES, w + dp + j * SLIDE_LANES, w + 2 * dp + j * SLIDE_LANES, grad[j], rule);
+    return 0.0f;
 }
 
-ROWS_TARGET static void ROWS_FN(slide_step_groups)(const slide_table *t, const slide_groups *g, int64_t first,
-                                                   int64_t last, const float *coef, const float *hidden, float *dhidden,
-                                                   const slide_rule *rule) {
+ROWS_TARGET static double ROWS_FN(slide_step_groups)(const slide_table *t, const slide_groups *g, int64_t first,
+                                                     int64_t last, const float *coef, const float *hidden,
+                                                     float *dhidden, const slide_rule *rule) {
+    double square = 0.0;
+    slide_rule own;
     for (int64_t k = first; k < last; k++) {
         if (k + 2 < last) slide_prefetch_row(t, g->rows[k + 2], t->stride);
         float *row = slide_row(t, g->rows[k]);
+        const slide_rule *mine = ROWS_FN(rule_of)(row, rule, &own);
         int64_t begin = g->ptr[k], end = g->ptr[k + 1], column = 0;
         for (; column + PANEL * SLIDE_LANES <= t->dp; column += PANEL * SLIDE_LANES)
-            ROWS_FN(visit_panel)(row + SLIDE_HEADER + column, g, begin, end, coef, t->dp, hidden + column,
-                                 dhidden == NULL ? NULL : dhidden + column, rule, PANEL);
+            square += ROWS_FN(visit_panel)(row + SLIDE_HEADER + column, g, begin, end, coef, t->dp, hidden + column,
+                                           dhidden == NULL ? NULL : dhidden + column, mine, PANEL);
         for (; column < t->dp; column += SLIDE_LANES)
-            ROWS_FN(visit_panel)(row + SLIDE_HEADER + column, g, begin, end, coef, t->dp, hidden + column,
-                                 dhidden == NULL ? NULL : dhidden + column, rule, 1);
+            square += ROWS_FN(visit_panel)(row + SLIDE_HEADER + column, g, begin, end, coef, t->dp, hidden + column,
+                                           dhidden == NULL ? NULL : dhidden + column, mine, 1);
         float bias_gradient = 0.0f;
-        for (int64_t i = begin; i < end; i++) bias_gradient += coef[g->slot[i]];
-        ROWS_FN(step_header)(row, bias_gradient, rule);
+        for (int64_t i = begin; t->biased && i < end; i++) bias_gradient += coef[g->slot[i]];
+        square += ROWS_FN(step_header)(row, bias_gradient, mine);
     }
+    return square;
 }
 
 /* Rows ids[0..n] take the step for the gradients grad[n, dp] and grad_bias[n] worked out by a matrix product. */
-ROWS_TARGET static void ROWS_FN(slide_step_gradients)(const slide_table *t, const int32_t *ids, int64_t n,
-                                                      const float *grad, const float *grad_bias,
-                                                      const slide_rule *rule) {
+ROWS_TARGET static double ROWS_FN(slide_step_gradients)(const slide_table *t, const int32_t *ids, int64_t n,
+                                                        const float *grad, const float *grad_bias,
+                                                        const slide_rule *rule) {
+    double square = 0.0;
+    slide_rule own;
     for (int64_t k = 0; k < n; k++) {
         if (k + 2 < n) slide_prefetch_row(t, ids[k + 2], t->stride);
         float *row = slide_row(t, ids[k]);
         float *w = row + SLIDE_HEADER;
-        for (int64_t column = 0; column < t->dp; column += SLIDE_LANES)
-            ROWS_FN(step_lanes)(w + column, w + t->dp + column, w + 2 * t->dp + column,
-                                VF_LOAD(grad + k * t->dp + column), rule);
-        ROWS_FN(step_header)(row, grad_bias[k], rule);
+        const slide_rule *mine = ROWS_FN(rule_of)(row, rule, &own);
+        if (rule->kind == SLIDE_MEASURE)
+            square += ROWS_FN(square)(grad + k * t->dp, t->dp);
+        else
+            for (int64_t column = 0; column < t->dp; column += SLIDE_LANES)
+                ROWS_FN(step_lanes)(w + column, w + t->dp + column, w + 2 * t->dp + column,
+                                    VF_LOAD(grad + k * t->dp + column), mine);
+        square += ROWS_FN(step_header)(row, t->biased ? grad_bias[k] : 0.0f, mine);
+    }
+    return square;
+}
+
+/* A vector of n biases, n a multiple of SLIDE_LANES: stepped at every step, and never decayed. */
+ROWS_TARGET static double ROWS_FN(slide_step_vector)(float *w, float *m, float *v, const float *grad, int64_t n,
+                                                     const slide_rule *rule) {
+    if (rule->kind == SLIDE_MEASURE) return ROWS_FN(square)(grad, n);
+    slide_rule own = *rule;
+    own.decay = 0.0f;
+    for (int64_t i = 0; i < n; i += SLIDE_LANES) ROWS_FN(step_lanes)(w + i, m + i, v + i, VF_LOAD(grad + i), &own);
+    return 0.0;
+}
+
+/* --- Catching up on skipped steps -------------------------------------------------------------------------------- */
+
+/* Where the momenta m and v of step `from` move w by the end of step `to`, each step taken by itself. */
+ROWS_TARGET SLIDE_INLINE vf ROWS_FN(replay)(vf w, vf m, vf v, int64_t from, int64_t to, const slide_owed *owed,
+                                            const int decay) {
+    const vf root = ROWS_FN(root)(v);
+    int64_t end = to - from < owed->window ? to : from + owed->window;
+    float first = 1.0f, second = 1.0f;
+    for (int64_t i = from; i < end; i++) {
+        const float *step = owed->steps + 3 * (i - owed->first);
+        first *= owed->beta1;
+        second *= owed->root_beta2;
+        if (decay) w -= VF_SET(step[2]) * w;
+        w -= VF_SET(step[0] * first) * m / (VF_SET(step[1] * second) * root + VF_SET(owed->eps));
+    }
+    return w;
+}
+
+/* How far they move it, all steps at once. */
+ROWS_TARGET SLIDE_INLINE vf ROWS_FN(pull)(vf m, vf v, const float *node, float eps) {
+    const vf root = ROWS_FN(root)(v);
+    return m * (VF_SET(node[0]) / (VF_SET(node[1]) * root + VF_SET(eps)) +
+                VF_SET(node[2]) / (VF_SET(node[3]) * root + VF_SET(eps)));
+}
+
+/* A row last stepped at `from` pays what it owes up to the end of step `to`. */
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(pay)(float *row, int64_t dp, int64_t from, int64_t to, const slide_owed *owed,
+                                           const int replay) {
+    const double *log_keep = owed->log_keep;
+    float lost = 0.0f, late = 0.0f; /* by decay over all steps, and over those that the momentum does not reach */
+    if (log_keep != NULL) {
+        lost = (float)-expm1(log_keep[to - owed->first] - log_keep[from - owed->first]);
+        if (to - from > owed->window)
+            late = (float)-expm1(log_keep[to - owed->first] - log_keep[from + owed->window - owed->first]);
+    }
+    const float *node = owed->nodes == NULL ? NULL : owed->nodes + 8 * (from - owed->first);
+    float first = slide_decay(owed->log_beta1, to - from), second = slide_decay(owed->log_beta2, to - from);
+    for (int64_t column = 0; column < dp; column += SLIDE_LANES) {
+        float *w = row + SLIDE_HEADER + column;
+        const vf kept = VF_LOAD(w) - VF_SET(lost) * VF_LOAD(w);
+        if (!owed->decays) {
+            VF_STORE(w, kept);
+            continue;
+        }
+        const vf m = VF_LOAD(w + dp), v = VF_LOAD(w + 2 * dp);
+        if (owed->steps == NULL) {
+            VF_STORE(w, kept);
+        } else if (replay) {
+            const vf moved = ROWS_FN(replay)(VF_LOAD(w), m, v, from, to, owed, 1);
+            VF_STORE(w, moved - VF_SET(late) * moved);
+        } else {
+            VF_STORE(w, kept - VF_SET(1.0f - late) * ROWS_FN(pull)(m, v, node, owed->eps));
+        }
+        VF_STORE(w + dp, VF_SET(first) * m);
+        VF_STORE(w + 2 * dp, VF_SET(second) * v);
+    }
+    if (owed->decays) {
+        const vf w = VF_SET(row[SLIDE_BIAS]), m = VF_SET(row[SLIDE_BIAS_M]), v = VF_SET(row[SLIDE_BIAS_V]);
+        if (owed->steps != NULL && replay)
+            row[SLIDE_BIAS] = ROWS_FN(replay)(w, m, v, from, to, owed, 0)[0];
+        else if (owed->steps != NULL)
+            row[SLIDE_BIAS] -= ROWS_FN(pull)(m, v, node + 4, owed->eps)[0];
+        row[SLIDE_BIAS_M] *= first;
+        row[SLIDE_BIAS_V] *= second;
     }
 }
 
-/* A dense parameter vector of n floats, n a multiple of SLIDE_LANES. */
-ROWS_TARGET static void ROWS_FN(slide_step_vector)(float *w, float *m, float *v, const float *grad, int64_t n,
-                                                   const slide_rule *rule) {
-    for (int64_t i = 0; i < n; i += SLIDE_LANES) ROWS_FN(step_lanes)(w + i, m + i, v + i, VF_LOAD(grad + i), rule);
+/* Rows ids[begin..end], or rows begin..end where ids is NULL, pay what they owe. */
+ROWS_TARGET static void ROWS_FN(slide_catch_up)(const slide_table *t, const int32_t *ids, int64_t begin, int64_t end,
+                                                const slide_owed *owed) {
+    for (int64_t k = begin; k < end; k++) {
+        if (ids != NULL && k + 2 < end) slide_prefetch_row(t, ids[k + 2], t->stride);
+        float *row = slide_row(t, ids == NULL ? k : ids[k]);
+        int64_t from = slide_last_step(row);
+        /* A row that was never stepped has no momentum. */
+        if (from >= owed->step || (from == 0 && owed->log_keep == NULL)) continue;
+        if (from < owed->first) from = owed->first;
+        if (from < owed->replay_until) {
+            int64_t to = owed->step < owed->replay_until ? owed->step : owed->replay_until;
+            ROWS_FN(pay)(row, t->dp, from, to, owed, 1);
+            from = to;
+        }
+        if (from < owed->step) ROWS_FN(pay)(row, t->dp, from, owed->step, owed, 0);
+        memcpy(row + SLIDE_LAST_STEP, &owed->step, sizeof owed->step);
+    }
 }
 
 /* --- Per-sample vectors ------------------------------------------------------------------------------------------ */
@@ -242,6 +385,65 @@ ROWS_TARGET static void ROWS_FN(slide_scale)(float *x, int64_t n, float factor) 
     int64_t i = 0;
     for (; i + SLIDE_LANES <= n; i += SLIDE_LANES) VF_STORE(x + i, VF_LOAD(x + i) * VF_SET(factor));
     for (; i < n; i++) x[i] *= factor;
+}
+
+/* Weights i..i + 16; all are 1 where there are none. */
+ROWS_TARGET SLIDE_INLINE vf ROWS_FN(weights_at)(const float *weight, int64_t i) {
+    vf w = VF_SET(1);
+    if (weight != NULL) w = VF_LOAD(weight + i);
+    return w;
+}
+
+ROWS_TARGET static float ROWS_FN(slide_weighted_sum)(const float *x, const float *weight, int64_t n) {
+    vf sum = VF_SET(0);
+    int64_t i = 0;
+    for (; i + SLIDE_LANES <= n; i += SLIDE_LANES)
+        sum += VF_LOAD(x + i) * ROWS_FN(weights_at)(weight, i);
+    float total = ROWS_FN(reduce)(sum);
+    for (; i < n; i++) total += x[i] * (weight == NULL ? 1.0f : weight[i]);
+    return total;
+}
+
+/* x[i] = factor * x[i] - share * weight[i] */
+ROWS_TARGET static void ROWS_FN(slide_scale_less)(float *x, const float *weight, int64_t n, float factor,
+                                                  float share) {
+    int64_t i = 0;
+    for (; i + SLIDE_LANES <= n; i += SLIDE_LANES) {
+        vf w = ROWS_FN(weights_at)(weight, i);
+        VF_STORE(x + i, VF_LOAD(x + i) * VF_SET(factor) - VF_SET(share) * w);
+    }
+    for (; i < n; i++) x[i] = x[i] * factor - share * (weight == NULL ? 1.0f : weight[i]);
+}
+
+/* Logits to the gradients of the logistic loss for the answer `target`, times scale; adds the losses to sum. */
+ROWS_TARGET SLIDE_INLINE vf ROWS_FN(logistic_lanes)(vf x, vf weight, float target, float scale, vf *sum) {
+    vf e = ROWS_FN(exp_nonpositive)((vf)((vi)x | INT32_MIN)); /* exp(-|x|) */
+    vf inverse = VF_SET(1) / (e + VF_SET(1));
+    vf sigmoid = VF_SELECT(x >= VF_SET(0), inverse, e * inverse);
+    *sum += weight * (VF_SELECT(x > VF_SET(0), x, VF_SET(0)) + ROWS_FN(log1p_unit)(e) - VF_SET(target) * x);
+    return VF_SET(scale) * weight * (sigmoid - VF_SET(target));
+}
+
+/* x[i] = scale * weight[i] * (sigmoid(x[i]) - target), returning the sum of weight[i] * (softplus(x[i]) - target *
+ * x[i]): the cross-entropy of a yes with probability sigmoid(x[i]) where the answer is yes to a degree of `target`. */
+ROWS_TARGET static float ROWS_FN(slide_logistic)(float *x, const float *weight, int64_t n, float target,
+                                                 float scale) {
+    vf sum = VF_SET(0);
+    int64_t i = 0;
+    for (; i + SLIDE_LANES <= n; i += SLIDE_LANES) {
+        vf w = ROWS_FN(weights_at)(weight, i);
+        VF_STORE(x + i, ROWS_FN(logistic_lanes)(VF_LOAD(x + i), w, target, scale, &sum));
+    }
+    if (i < n) {
+        float tail[SLIDE_LANES], tail_weight[SLIDE_LANES];
+        for (int j = 0; j < SLIDE_LANES; j++) {
+            tail[j] = j < n - i ? x[i + j] : 0.0f;
+            tail_weight[j] = j >= n - i ? 0.0f : weight == NULL ? 1.0f : weight[i + j];
+        }
+        VF_STORE(tail, ROWS_FN(logistic_lanes)(VF_LOAD(tail), VF_LOAD(tail_weight), target, scale, &sum));
+        for (int j = 0; j < n - i; j++) x[i + j] = tail[j];
+    }
+    return ROWS_FN(reduce)(sum);
 }
 
 /* The first i in begin..n with x[i] > bar, or n: the scan of a top-k selection, which rarely finds one. */

@@ -1,0 +1,47 @@
+import numpy as np
+from numpy.typing import NDArray
+
+def remove_offsets(
+    shared: NDArray[np.float32],
+    offsets: NDArray[np.float32],
+    begin: NDArray[np.int64],
+    end: NDArray[np.int64],
+    places: NDArray[np.int32],
+    num_threads: int,
+) -> None: ...
+def softmax_cross_entropy(
+    shared: NDArray[np.float32],
+    n_shared: int,
+    own: NDArray[np.float32],
+    begin: NDArray[np.int64],
+    end: NDArray[np.int64],
+    label_ptr: NDArray[np.int64],
+    label_place: NDArray[np.int32],
+    target: NDArray[np.float32],
+    scale: float,
+    loss: NDArray[np.float32],
+    hit: NDArray[np.float32],
+    num_threads: int,
+    *,
+    smoothing: float = 0.0,
+    weight: NDArray[np.float32] | None = None,
+    certain: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]] | None = None,
+) -> None: ...
+def logistic_cross_entropy(
+    shared: NDArray[np.float32],
+    n_shared: int,
+    own: NDArray[np.float32],
+    begin: NDArray[np.int64],
+    end: NDArray[np.int64],
+    label_ptr: NDArray[np.int64],
+    label_place: NDArray[np.int32],
+    target: NDArray[np.float32],
+    scale: float,
+    loss: NDArray[np.float32],
+    hit: NDArray[np.float32],
+    num_threads: int,
+    *,
+    smoothing: float = 0.0,
+    weight: NDArray[np.float32] | None = None,
+    certain: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]] | None = None,
+) -> None: ...

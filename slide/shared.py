@@ -1,0 +1,139 @@
+"""The neurons that a whole batch computes: the labels of its samples, and draws from all neurons."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from slide.config import OutputConfig
+from slide.kernels import dtypes
+
+CERTAIN = 1 - 1e-12
+"""The largest probability whose complement's logarithm is taken."""
+
+
+class SharedSample:
+    """Which neurons every sample of a batch computes, and how probable it was that they would be.
+
+    Parameters
+    ----------
+    n_labels : int
+    config : OutputConfig
+    seed : int
+        Keys the draws, with the iteration.
+
+    Attributes
+    ----------
+    frequency : float64 array [n_labels] or None
+        Share of the training points that have each label.
+    floor : float
+        Share that half a training point is of all: what a label counts for at least where no label may count for
+        nothing, in draws by frequency and in the logarithm of a frequency.
+    """
+
+    def __init__(self, n_labels: int, config: OutputConfig, seed: int):
+        self.config = config
+        self.n_labels = n_labels
+        self.frequency: np.ndarray | None = None
+        self.floor = 0.0
+        self._seed = seed
+        self._everyone = np.arange(n_labels, dtype=dtypes.INDEX) if config.candidates == "full" else None
+        self._cumulative: np.ndarray | None = None
+
+    def set_frequency(self, frequency: np.ndarray, points: int | None = None) -> None:
+        """Take the labels' frequencies; see `slide.output.OutputLayer.set_label_frequency`."""
+        frequency = np.asarray(frequency, np.float64)
+        if frequency.shape != (self.n_labels,) or not ((frequency >= 0) & (frequency <= 1)).all():
+            raise ValueError(f"frequency must be {self.n_labels} shares from 0 to 1")
+        if points is None:
+            points = 1 / frequency[frequency > 0].min(initial=1.0)
+        elif not points >= 1:
+            raise ValueError(f"points must be 1 or more, got {points}")
+        self.frequency = frequency
+        self.floor = 0.5 / points
+        if self._draws_by_frequency:
+            self._cumulative = np.cumsum(np.maximum(frequency, self.floor) ** self.config.tail_power)
+
+    @property
+    def _draws_by_frequency(self):
+        return self.config.uses_tail and self.config.tail_power > 0
+
+    def ids(self, labels: np.ndarray, iteration: int) -> np.ndarray:
+        """Return the neurons active for every sample of a batch, ascending; the same for the same iteration.
+
+        Parameters
+        ----------
+        labels : int32 array
+            Of all samples of the batch.
+        iteration : int
+
+        Returns
+        -------
+        int32 array
+
+        Raises
+        ------
+        RuntimeError
+            Neurons are drawn by their frequency, which was not set.
+        """
+        if self._everyone is not None:
+            return self._everyone
+        ids = labels if self.config.uses_labels_of_batch else labels[:0]
+        if self.config.uses_tail:
+            ids = np.concatenate([ids, self._draw(iteration)])
+        return np.unique(ids)
+
+    def _draw(self, iteration):
+        """The tail: draws with replacement, uniform or by frequency."""
+        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, iteration], np.uint64)))
+        if not self._draws_by_frequency:
+            return rng.integers(0, self.n_labels, self.config.tail, dtype=dtypes.INDEX)
+        if self._cumulative is None:
+            raise RuntimeError("drawing neurons by frequency needs set_label_frequency() before training")
+        at = rng.random(self.config.tail) * self._cumulative[-1]
+        drawn = np.searchsorted(self._cumulative, at, side="right")
+        # Rounding may put the product at the very end.
+        return np.minimum(drawn, self.n_labels - 1).astype(dtypes.INDEX)
+
+    def log_probability(self, ids: np.ndarray, n: int) -> np.ndarray:
+        """Return the log of the probability that each of some neurons is shared by a batch; empty if not corrected.
+
+        One is in unless none of the batch's n points has it as a label and no draw of the tail hits it. Where there
+        is no tail a label has at least the probability that half a training point gives it: what no training point
+        has would otherwise, if it turns up after all, stand for more neurons than there are.
+
+        Parameters
+        ----------
+        ids : int32 array [ids]
+        n : int
+            Points of the batch.
+
+        Returns
+        -------
+        float64 array [ids] or [0]
+
+        Raises
+        ------
+        RuntimeError
+            The frequencies were not set.
+        """
+        config = self.config
+        if config.correction == "none" or not (config.uses_labels_of_batch or config.uses_tail):
+            return np.zeros(0)
+        if self.frequency is None:
+            raise RuntimeError("the logQ correction needs set_label_frequency() before training")
+        log_absent = np.zeros(len(ids))
+        if config.uses_labels_of_batch:
+            frequency = self.frequency[ids]
+            if not config.uses_tail:
+                frequency = np.maximum(frequency, self.floor)
+            log_absent += n * np.log1p(-np.minimum(frequency, CERTAIN))
+        if config.uses_tail:
+            log_absent += config.tail * np.log1p(-np.minimum(self._draw_probability(ids), CERTAIN))
+        # expm1 keeps the rare labels' tiny probabilities.
+        return np.log(-np.expm1(log_absent))
+
+    def _draw_probability(self, ids):
+        """Probability that one draw of the tail is each of some neurons."""
+        if not self._draws_by_frequency:
+            return np.full(len(ids), 1 / self.n_labels)
+        return np.maximum(self.frequency[ids], self.floor) ** self.config.tail_power / self._cumulative[-1]
