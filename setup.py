@@ -29,6 +29,7 @@ KERNELS = [
     "sparse_input",
     "optim",
     "softmax",
+    "dropout",
     "dense",
     "rows",
     "text",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from slide import metrics
+from slide import initial, metrics
 from slide.blas import one_blas_thread
 from slide.buffers import Buffers
 from slide.config import NetworkConfig
@@ -21,6 +21,7 @@ from slide.families import make_hasher
 from slide.index import NeuronIndex
 from slide.kernels import dtypes, optim
 from slide.kernels.dense import exact_topk
+from slide.kernels.dropout import drop_entries
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient
@@ -80,6 +81,9 @@ class Network:
     ----------
     step : int
         Batches trained on so far.
+    feature_weights : float32 array [n_features] or None
+        What multiplies the features first, in training and prediction; ones until ``fit`` sets them. None where
+        ``config.feature_weights`` is ``"none"``.
 
     Raises
     ------
@@ -108,6 +112,7 @@ class Network:
         self.n_features = n_features
         self.n_labels = n_labels
         self.step = 0
+        self.feature_weights = None if config.feature_weights == "none" else np.ones(n_features, dtypes.VALUE)
         self._buffers = Buffers(hugepages=config.hugepages)
         self._training = threading.Lock()
         self.trainable = trainable
@@ -154,6 +159,34 @@ class Network:
             f"{self.n_labels:,} labels, {self.step:,} steps)"
         )
 
+    def initialize(self, features: np.ndarray | None = None, labels: np.ndarray | None = None) -> None:
+        """Start from embeddings that come from elsewhere, before training.
+
+        They are taken at the length they have. With ``HiddenConfig.activation`` ``"linear"`` and one layer a sample's
+        logits are then the products of its features' mean vector and the labels' vectors.
+
+        Parameters
+        ----------
+        features : array [n_features, units], optional
+            Becomes the weights of the first hidden layer.
+        labels : array [n_labels, units of the last hidden layer], optional
+            Becomes the weights of the output layer.
+
+        Raises
+        ------
+        RuntimeError
+            The network has been trained, so that the optimiser's moments belong to other weights, or is not trainable.
+        ValueError
+            A shape or type is not what is expected, a value is not finite, or `labels` are given although
+            ``config.output.init`` is ``"mean"`` and ``fit`` would replace them.
+        """
+        if not self.trainable or self.step:
+            why = f"has taken {self.step:,} steps" if self.step else "can only predict"
+            raise RuntimeError(f"initialize() is for networks before training; this one {why}")
+        if labels is not None and self.config.output.init == "mean":
+            raise ValueError("labels would be replaced by fit: OutputConfig.init is 'mean'; choose 'random'")
+        initial.set_vectors(self, features, labels)
+
     def train_batch(self, batch: Batch, *, lr_factor: float = 1.0) -> BatchStats:
         """Take one optimiser step.
 
@@ -189,7 +222,7 @@ class Network:
                 layer.index.rebuild_if_due(self.step, threads)
         rule = _rule(self.config.optimizer, self.step + 1, lr_factor)
 
-        signals = [_features_of(batch)]
+        signals = [_features_of(self._drop_features(batch))]
         for layer in self.hidden:
             signals.append(layer.forward(signals[-1], self.step, threads))
         stats = self.output.train(batch, signals[-1], self._gradient(-1, n), rule, self.step, threads)
@@ -197,7 +230,7 @@ class Network:
             layer, out = self.hidden[i], signals[i + 1].dense
             dout = self._buffers.array(f"{layer.name} gradient sum", out.shape, dtypes.VALUE)
             self._gradients[i].sum_into(dout, out if layer.relu else None, threads)
-            layer.step(signals[i], dout, self._gradient(i - 1, n) if i else None, rule, threads)
+            layer.step(signals[i], dout, self._gradient(i - 1, n) if i else None, rule, self.step, threads)
         self.step += 1
         if not np.isfinite(stats.loss):
             raise FloatingPointError(
@@ -205,6 +238,20 @@ class Network:
                 f"Lower the learning rate (now {self.config.optimizer.lr:g}) or check the features' scale"
             )
         return BatchStats(stats.loss, stats.precision, stats.active, time.perf_counter() - start)
+
+    def _drop_features(self, batch):
+        """The batch without the features that its samples leave out this time."""
+        if not self.config.input_dropout:
+            return batch
+        # The layers' dropout has the seeds before this one.
+        seed = self.config.seed + len(self.hidden) + 1
+        indptr = self._buffers.array("kept feature offsets", batch.indptr.shape, dtypes.OFFSET)
+        indices = self._buffers.array("kept features", batch.indices.shape, dtypes.INDEX)
+        values = self._buffers.array("kept feature values", batch.values.shape, dtypes.VALUE)
+        kept = drop_entries(
+            batch.indptr, batch.indices, batch.values, self.config.input_dropout, seed, self.step, indptr, indices, values
+        )
+        return Batch(indptr, indices[:kept], values[:kept], batch.label_ptr, batch.labels)
 
     def _gradient(self, i, n):
         """Where the gradient with respect to hidden layer i's output is gathered, empty and with room for n samples."""
@@ -214,6 +261,17 @@ class Network:
             self._buffers.add(f"{layer.name} gradient", gradient.buffer_owner)
         gradient.clear()
         return gradient
+
+    def reader(self, X: csr_matrix, Y: csr_matrix | None, batch_size: int) -> BatchReader:
+        """Return what reads batches of a data set with its features weighted and scaled as this network wants them.
+
+        Parameters
+        ----------
+        X : csr_matrix of float32, shape (n, n_features)
+        Y : csr_matrix, shape (n, n_labels), or None
+        batch_size : int
+        """
+        return BatchReader(X, Y, batch_size, normalize=self.config.normalize, weights=self.feature_weights)
 
     def predict(
         self, X: csr_matrix, k: int = 5, *, exclude: csr_matrix | None = None
@@ -257,7 +315,7 @@ class Network:
                 raise ValueError(f"exclude has {exclude.shape[0]} rows for {n} points")
             exclude.eliminate_zeros()
             exclude.sort_indices()
-        reader = BatchReader(X, None, min(PREDICT_BLOCK, max(n, 1)), normalize=self.config.normalize)
+        reader = self.reader(X, None, min(PREDICT_BLOCK, max(n, 1)))
         with one_blas_thread():
             for first in range(0, n, PREDICT_BLOCK):
                 rows = np.arange(first, min(n, first + PREDICT_BLOCK), dtype=dtypes.OFFSET)
@@ -292,7 +350,7 @@ class Network:
         """
         X = self._features(X)
         n = X.shape[0]
-        reader = BatchReader(X, None, max(n, 1), normalize=self.config.normalize)
+        reader = self.reader(X, None, max(n, 1))
         signals = [_features_of(reader.read(np.arange(n, dtype=dtypes.OFFSET)))]
         with one_blas_thread():
             for layer in self.hidden:

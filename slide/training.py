@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from slide import initial
 from slide.blas import one_blas_thread
 from slide.config import TrainingConfig
-from slide.data.batches import BatchReader, epoch_order
+from slide.data.batches import epoch_order
 from slide.data.dataset import DataError, Dataset
 from slide.kernels import dtypes
 
@@ -175,7 +176,9 @@ def fit(
 
     counts = np.bincount(data.Y.indices, minlength=data.n_labels)
     network.output.set_label_frequency(counts / data.n_points)
-    reader = BatchReader(data.X, data.Y, config.batch_size, normalize=network.config.normalize)
+    if network.trainable and network.step == 0:
+        initial.start(network, data)
+    reader = network.reader(data.X, data.Y, config.batch_size)
     per_epoch = -(-data.n_points // config.batch_size)
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))
     history = History()
