@@ -281,7 +281,7 @@ class OutputConfig:
     rehash: RehashConfig = field(default_factory=RehashConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     init: str = "random"
-    init_scale: float = 1.0
+    init_scale: float = 4.0
 
     def __post_init__(self):
         """Check every field."""

@@ -248,9 +248,8 @@ class Network:
         indptr = self._buffers.array("kept feature offsets", batch.indptr.shape, dtypes.OFFSET)
         indices = self._buffers.array("kept features", batch.indices.shape, dtypes.INDEX)
         values = self._buffers.array("kept feature values", batch.values.shape, dtypes.VALUE)
-        kept = drop_entries(
-            batch.indptr, batch.indices, batch.values, self.config.input_dropout, seed, self.step, indptr, indices, values
-        )
+        keys = (self.config.input_dropout, seed, self.step)
+        kept = drop_entries(batch.indptr, batch.indices, batch.values, *keys, indptr, indices, values)
         return Batch(indptr, indices[:kept], values[:kept], batch.label_ptr, batch.labels)
 
     def _gradient(self, i, n):

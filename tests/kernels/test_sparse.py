@@ -331,7 +331,7 @@ def test_normalising_leaves_zeros_and_survives_extremes():
         ({"indptr": int64(0, 1, 9)}, "indptr is not consistent at row 1"),
         ({"indptr": int64(0, -1, 2)}, "indptr is not consistent at row 1"),
         ({"values": np.ones(1, np.float32)}, "1 values for 2 indices"),
-        ({"weights": np.ones(1, np.float32), "indices": int32(0, 1)}, "column 1 is not one of the 1 that have a weight"),
+        ({"weights": np.ones(1, np.float32), "indices": int32(0, 1)}, "column 1 is not one of the 1 that have"),
         ({"weights": np.ones(1, np.float32), "indices": int32(-1, 0)}, "column -1 is not one of the 1 that have"),
         ({"out_indptr": np.zeros(2, np.int64)}, "no room for 2 rows with 2 entries"),
         ({"out_indices": np.zeros(1, np.int32)}, "no room for 2 rows with 2 entries"),
