@@ -270,7 +270,8 @@ class OutputConfig:
         What the neurons' weights are when training starts. ``"random"``: uniform. ``"mean"``: each label's are the mean
         of what its training points give the layer then, minus that of all points; see `slide.initial.label_means`.
     init_scale : float
-        Init ``"mean"``: the length of such a vector.
+        Init ``"mean"``: the length of such a vector. A sample's hidden vector has a length of about one half to one then,
+        so that by default its first logits spread over a few units.
     """
 
     candidates: str = "lsh+tail"
@@ -358,7 +359,7 @@ class NetworkConfig:
         Probability with which a training sample leaves a feature out, from 0 to below 1; the others, already scaled to
         unit length, are divided by 1 minus it.
     seed : int
-        Of the initial weights, the hash functions, the sampling and the shuffling.
+        Of the initial weights, the hash functions, the sampling, the dropout and the shuffling.
     hugepages : bool
         Ask the kernel for hugepages.
     """

@@ -162,8 +162,8 @@ class Network:
     def initialize(self, features: np.ndarray | None = None, labels: np.ndarray | None = None) -> None:
         """Start from embeddings that come from elsewhere, before training.
 
-        They are taken at the length they have. With ``HiddenConfig.activation`` ``"linear"`` and one layer a sample's
-        logits are then the products of its features' mean vector and the labels' vectors.
+        They are taken at the length they have. With one hidden layer, of activation ``"linear"``, a sample's logits are
+        then the products of the labels' vectors with the sum of its features' vectors, each times the feature's value.
 
         Parameters
         ----------
