@@ -270,8 +270,8 @@ class OutputConfig:
         What the neurons' weights are when training starts. ``"random"``: uniform. ``"mean"``: each label's are the mean
         of what its training points give the layer then, minus that of all points; see `slide.initial.label_means`.
     init_scale : float
-        Init ``"mean"``: the length of such a vector. A sample's hidden vector is about 0.7 long when training starts, so
-        that by default its logits spread over a few units then.
+        Init ``"mean"``: the length of such a vector. A sample's hidden vector is about 0.7 long when training starts:
+        by default its logits spread over a few units then.
     """
 
     candidates: str = "lsh+tail"
