@@ -10,6 +10,7 @@ The house has two floors; imports run downward only::
     slide/               pure Python: what a user sees
       cli.py             the `slide` command: its options; commands.py does the work, console.py shows it
       training.py        fit: epochs, shuffling, evaluation on the way, history
+      initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
       checkpoint.py      save and load
       network.py         Network: owns its layers; train_batch, predict, evaluate
       layers.py          hidden layers: full or sampled, from the features or from a layer below
@@ -40,6 +41,7 @@ The house has two floors; imports run downward only::
       sparse_input       SDDMM and the row step for samples that are sparse themselves
       dense              shared candidates and exact top-k, through BLAS
       losses             softmax and one-vs-all cross-entropy over the active set
+      dropout            units and features left out in training
       optim              SGD and Adam on touched rows; rows that catch up with steps that skipped them
       text               the parser behind data/
       simd/              the C row kernels, once per instruction set

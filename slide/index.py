@@ -141,6 +141,12 @@ class NeuronIndex:
         self.schedule.built(step)
         self.rebuild_seconds += time.perf_counter() - start
 
+    def reset(self) -> None:
+        """Forget the tables, as if none had been built: the weights were set anew."""
+        self._draw_functions(0)
+        self.schedule = RehashSchedule(self.schedule.config)
+        self._built_at = None
+
     def rebuild_if_due(self, step: int, num_threads: int) -> None:
         """Call ``rebuild`` if the schedule says so after `step` steps."""
         if self.schedule.due(step, lambda: self.drift(num_threads)):

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from slide import metrics
+from slide import initial, metrics
 from slide.blas import one_blas_thread
 from slide.config import TrainingConfig
-from slide.data.batches import BatchReader, epoch_order
+from slide.data.batches import epoch_order
 from slide.data.dataset import DataError, Dataset
 from slide.kernels import dtypes
 
@@ -186,7 +186,9 @@ def fit(
         label_weights = inverse * (counts.sum() / (counts @ inverse))
     network.output.set_label_weights(label_weights)
     network.output.set_label_frequency(counts / data.n_points, points=data.n_points)
-    reader = BatchReader(data.X, data.Y, config.batch_size, normalize=network.config.normalize)
+    if network.trainable and network.step == 0:
+        initial.start(network, data)
+    reader = network.reader(data.X, data.Y, config.batch_size)
     per_epoch = -(-data.n_points // config.batch_size)
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))
     history = History()
