@@ -29,6 +29,7 @@ KERNELS = [
     "sparse_input",
     "optim",
     "losses",
+    "dropout",
     "dense",
     "rows",
     "text",

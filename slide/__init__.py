@@ -12,6 +12,7 @@ The house has two floors; imports run downward only::
       training.py        fit: epochs, shuffling, evaluation on the way, early stopping, history
       learning_rate.py   how the learning rate goes over a run
       stopping.py        which epoch was best, and when to stop waiting for a better one
+      initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
       checkpoint.py      save and load
       network.py         Network: owns its layers; train_batch, predict, evaluate
       layers.py          hidden layers: full or sampled, from the features or from a layer below
@@ -42,6 +43,7 @@ The house has two floors; imports run downward only::
       sparse_input       SDDMM and the row step for samples that are sparse themselves
       dense              shared candidates and exact top-k, through BLAS
       losses             softmax and one-vs-all cross-entropy over the active set
+      dropout            units and features left out in training
       optim              SGD and Adam on touched rows; rows that catch up with steps that skipped them
       text               the parser behind data/
       simd/              the C row kernels, once per instruction set

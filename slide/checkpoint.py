@@ -173,7 +173,7 @@ def _manifest(network, moments):
 
 def _arrays(network, moments):
     """Views of everything that is saved, by file name."""
-    arrays = {}
+    arrays = {} if network.feature_weights is None else {"feature_weights": network.feature_weights}
     layers = [(layer.name, layer) for layer in network.hidden] + [("output", network.output)]
     for prefix, layer in layers:
         for name, array in layer.state().items():

@@ -210,6 +210,9 @@ class HiddenConfig:
     rehash : RehashConfig
     sampling : SamplingConfig
         By default a sample that finds too few units computes random ones beside them.
+    dropout : float
+        Probability with which a training sample leaves a unit out, from 0 to below 1; the others' outputs are divided
+        by 1 minus it, so that prediction, which leaves none out, needs no correction.
     """
 
     units: int = 128
@@ -219,6 +222,7 @@ class HiddenConfig:
     lsh: LSHConfig = field(default_factory=LSHConfig)
     rehash: RehashConfig = field(default_factory=RehashConfig)
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(fill="uniform"))
+    dropout: float = 0.0
 
     def __post_init__(self):
         """Check every field."""
@@ -227,6 +231,7 @@ class HiddenConfig:
         check_choice(self, "candidates", ("full", "lsh"))
         check_integer(self, "budget", 1, 2**16)
         _sampled(self)
+        check_number(self, "dropout", 0, 1, open_high=True)
 
     @property
     def uses_tables(self):
@@ -289,6 +294,12 @@ class OutputConfig:
     lsh : LSHConfig
     rehash : RehashConfig
     sampling : SamplingConfig
+    init : str
+        What the neurons' weights are when training starts. ``"random"``: uniform. ``"mean"``: each label's are the mean
+        of what its training points give the layer then, minus that of all points; see `slide.initial.label_means`.
+    init_scale : float
+        Init ``"mean"``: the length of such a vector. A sample's hidden vector is about 0.7 long when training starts:
+        by default its logits spread over a few units then.
     """
 
     candidates: str = "lsh+tail"
@@ -304,6 +315,8 @@ class OutputConfig:
     lsh: LSHConfig = field(default_factory=LSHConfig)
     rehash: RehashConfig = field(default_factory=RehashConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    init: str = "random"
+    init_scale: float = 4.0
 
     def __post_init__(self):
         """Check every field."""
@@ -318,6 +331,8 @@ class OutputConfig:
         check_number(self, "label_smoothing", 0, 1, open_high=True)
         check_choice(self, "label_weights", ("none", "propensity"))
         _sampled(self)
+        check_choice(self, "init", ("random", "mean"))
+        check_number(self, "init_scale", 0, 1e3, open_low=True)
         if self.candidates.endswith("inbatch") and not self.share_labels:
             raise ConfigError(
                 f"OutputConfig.share_labels must be true where candidates is {self.candidates!r}: these candidates are "
@@ -407,8 +422,15 @@ class NetworkConfig:
     optimizer : OptimizerConfig
     normalize : bool
         Scale every sample's features to unit Euclidean length first.
+    feature_weights : str
+        What multiplies the features before that, in training and prediction: ``"none"``, or ``"idf"``, the features'
+        inverse document frequency ``log((1 + points) / (1 + points that have it)) + 1`` in the data that training
+        starts on.
+    input_dropout : float
+        Probability with which a training sample leaves a feature out, from 0 to below 1; the others, already scaled to
+        unit length, are divided by 1 minus it.
     seed : int
-        Of the initial weights, the hash functions, the sampling and the shuffling.
+        Of the initial weights, the hash functions, the sampling, the dropout and the shuffling.
     hugepages : bool
         Ask the kernel for hugepages.
     """
@@ -417,6 +439,8 @@ class NetworkConfig:
     output: OutputConfig = field(default_factory=OutputConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     normalize: bool = True
+    feature_weights: str = "none"
+    input_dropout: float = 0.0
     seed: int = 0
     hugepages: bool = True
 
@@ -429,6 +453,8 @@ class NetworkConfig:
         check_section(self, "output", OutputConfig)
         check_section(self, "optimizer", OptimizerConfig)
         check_boolean(self, "normalize")
+        check_choice(self, "feature_weights", ("none", "idf"))
+        check_number(self, "input_dropout", 0, 1, open_high=True)
         check_integer(self, "seed", 0, 2**63 - 1)
         check_boolean(self, "hugepages")
 

@@ -141,6 +141,12 @@ class NeuronIndex:
         self.schedule.built(step)
         self.rebuild_seconds += time.perf_counter() - start
 
+    def reset(self) -> None:
+        """Forget the tables, as if none had been built: the weights were set anew."""
+        self._draw_functions(0)
+        self.schedule = RehashSchedule(self.schedule.config)
+        self.forget()
+
     def forget(self) -> None:
         """Take note that weights have changed other than by steps: the next rebuild hashes every neuron."""
         self._built_at = None

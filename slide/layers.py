@@ -19,6 +19,7 @@ from slide.config import HiddenConfig
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.dense import shared_logits, shared_step
+from slide.kernels.dropout import drop_pairs, drop_units
 from slide.kernels.optim import StepRule, step_groups, step_vector
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import PairGroups, SampleGradient, spmm
@@ -92,7 +93,7 @@ class HiddenLayer:
         rule : StepRule
             Of the batch: rows pay what they owe before they are read.
         iteration : int
-            Keys the sampling.
+            Keys the sampling and the dropout.
         threads : int
         """
         raise NotImplementedError
@@ -102,7 +103,13 @@ class HiddenLayer:
         raise NotImplementedError
 
     def step(
-        self, signal: Signal, dout: np.ndarray, gradient: SampleGradient | None, rule: StepRule, threads: int
+        self,
+        signal: Signal,
+        dout: np.ndarray,
+        gradient: SampleGradient | None,
+        rule: StepRule,
+        iteration: int,
+        threads: int,
     ) -> None:
         """Update the parameters after ``forward``.
 
@@ -111,13 +118,21 @@ class HiddenLayer:
         signal : Signal
             What ``forward`` was given.
         dout : float32 array [samples, padded_dim]
-            The loss's gradient with respect to the layer's sums, before the activation.
+            The loss's gradient with respect to the layer's output, zero where a ReLU's output is not positive;
+            overwritten.
         gradient : SampleGradient or None
             Receives the gradient with respect to `signal`.
         rule : StepRule
+        iteration : int
+            What ``forward`` was given.
         threads : int
         """
         raise NotImplementedError
+
+    def _drop(self, values, iteration, threads):
+        """Drop units from the output or, with the same keys, from its gradient."""
+        if self.config.dropout:
+            drop_units(values, self.config.dropout, self._seed, iteration, threads)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return writable views of all parameters and moments by name."""
@@ -147,16 +162,25 @@ class InputLayer(HiddenLayer):
         self._groups = self._pairs.group(signal.columns)
         self._pairs.catch_up(self._groups, rule, threads)
         shape = (len(signal.columns.begin), self.padded_dim)
-        return self._dense(signal, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), threads)
+        out = self._dense(signal, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), threads)
+        self._drop(out.dense, iteration, threads)
+        return out
 
     def predict(self, signal: Signal, threads: int) -> Signal:
         """See `HiddenLayer.predict`."""
         return self._dense(signal, np.empty((len(signal.columns.begin), self.padded_dim), dtypes.VALUE), threads)
 
     def step(
-        self, signal: Signal, dout: np.ndarray, gradient: SampleGradient | None, rule: StepRule, threads: int
+        self,
+        signal: Signal,
+        dout: np.ndarray,
+        gradient: SampleGradient | None,
+        rule: StepRule,
+        iteration: int,
+        threads: int,
     ) -> None:
         """See `HiddenLayer.step`; the features themselves have no gradient."""
+        self._drop(dout, iteration, threads)
         step_groups(self.table, self._groups, signal.values, dout, None, rule, threads)
         bias_gradient = dout.sum(axis=0, dtype=np.float64).astype(dtypes.VALUE)
         step_vector(self.bias, self.bias_moments[0], self.bias_moments[1], bias_gradient, rule)
@@ -181,7 +205,9 @@ class FullLayer(HiddenLayer):
     def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
         """See `HiddenLayer.forward`."""
         shape = (len(signal.dense), self.padded_dim)
-        return self._dense(signal, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), threads)
+        out = self._dense(signal, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), threads)
+        self._drop(out.dense, iteration, threads)
+        return out
 
     def predict(self, signal: Signal, threads: int) -> Signal:
         """See `HiddenLayer.predict`."""
@@ -194,9 +220,16 @@ class FullLayer(HiddenLayer):
         return Signal(out, None, None)
 
     def step(
-        self, signal: Signal, dout: np.ndarray, gradient: SampleGradient | None, rule: StepRule, threads: int
+        self,
+        signal: Signal,
+        dout: np.ndarray,
+        gradient: SampleGradient | None,
+        rule: StepRule,
+        iteration: int,
+        threads: int,
     ) -> None:
         """See `HiddenLayer.step`."""
+        self._drop(dout, iteration, threads)
         shared_step(self.table, self._everyone, dout, signal.dense, gradient, rule, threads)
 
 
@@ -229,6 +262,7 @@ class SampledLayer(HiddenLayer):
         values = self._pairs.logits(groups, units, signal, threads)
         if self.relu:
             np.maximum(values, 0.0, out=values)
+        self._drop_active(values, units, iteration, threads)
         out = self._buffers.array(f"{self.name} output", (n, self.padded_dim), dtypes.VALUE)
         out.fill(0.0)
         samples, places = units.places()
@@ -257,14 +291,28 @@ class SampledLayer(HiddenLayer):
         return out
 
     def step(
-        self, signal: Signal, dout: np.ndarray, gradient: SampleGradient | None, rule: StepRule, threads: int
+        self,
+        signal: Signal,
+        dout: np.ndarray,
+        gradient: SampleGradient | None,
+        rule: StepRule,
+        iteration: int,
+        threads: int,
     ) -> None:
         """See `HiddenLayer.step`."""
         groups, units = self._active
         samples, places = units.places()
         deltas = self._buffers.array(f"{self.name} deltas", units.flat.shape, dtypes.VALUE)
         deltas[places] = dout[samples, units.flat[places]]
+        self._drop_active(deltas, units, iteration, threads)
         self._pairs.step(groups, deltas, signal, gradient, rule, threads)
+
+    def _drop_active(self, values, units, iteration, threads):
+        """``_drop`` for the units that samples compute."""
+        if self.config.dropout:
+            drop_pairs(
+                values, units.flat, units.begin, units.end, self.config.dropout, self._seed, iteration, threads
+            )
 
 
 def make_hidden(name: str, dim: int, config: HiddenConfig, *rest, reads_features: bool) -> HiddenLayer:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from slide import metrics
+from slide import initial, metrics
 from slide.blas import one_blas_thread
 from slide.buffers import Buffers
 from slide.config import NetworkConfig
@@ -22,6 +22,7 @@ from slide.families import make_hasher
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.dense import exact_topk
+from slide.kernels.dropout import drop_entries
 from slide.kernels.optim import catch_up, measure
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.rows import RowTable
@@ -80,6 +81,9 @@ class Network:
     ----------
     optimizer : Optimizer
         Makes each batch's step.
+    feature_weights : float32 array [n_features] or None
+        What multiplies the features first, in training and prediction; ones until ``fit`` sets them. None where
+        ``config.feature_weights`` is ``"none"``.
 
     Raises
     ------
@@ -111,6 +115,7 @@ class Network:
         self.n_features = n_features
         self.n_labels = n_labels
         self.optimizer = Optimizer(config.optimizer)
+        self.feature_weights = None if config.feature_weights == "none" else np.ones(n_features, dtypes.VALUE)
         self._buffers = Buffers(hugepages=config.hugepages)
         self._training = threading.Lock()
         self._settling = threading.Lock()
@@ -178,6 +183,34 @@ class Network:
                 catch_up(layer.table, None, owed, self.threads)
             self.optimizer.settled()
 
+    def initialize(self, features: np.ndarray | None = None, labels: np.ndarray | None = None) -> None:
+        """Start from embeddings that come from elsewhere, before training.
+
+        They are taken at the length they have. With one hidden layer, of activation ``"linear"``, a sample's logits are
+        then the products of the labels' vectors with the sum of its features' vectors, each times the feature's value.
+
+        Parameters
+        ----------
+        features : array [n_features, units], optional
+            Becomes the weights of the first hidden layer.
+        labels : array [n_labels, units of the last hidden layer], optional
+            Becomes the weights of the output layer.
+
+        Raises
+        ------
+        RuntimeError
+            The network has been trained, so that the optimiser's moments belong to other weights, or is not trainable.
+        ValueError
+            A shape or type is not what is expected, a value is not finite, or `labels` are given although
+            ``config.output.init`` is ``"mean"`` and ``fit`` would replace them.
+        """
+        if not self.trainable or self.step:
+            why = f"has taken {self.step:,} steps" if self.step else "can only predict"
+            raise RuntimeError(f"initialize() is for networks before training; this one {why}")
+        if labels is not None and self.config.output.init == "mean":
+            raise ValueError("labels would be replaced by fit: OutputConfig.init is 'mean'; choose 'random'")
+        initial.set_vectors(self, features, labels)
+
     def train_batch(self, batch: Batch, *, lr_factor: float = 1.0) -> BatchStats:
         """Take one optimiser step.
 
@@ -213,7 +246,7 @@ class Network:
                 layer.index.rebuild_if_due(self.step, threads)
         rule = self.optimizer.rule(lr_factor)
 
-        signals = [_features_of(batch)]
+        signals = [_features_of(self._drop_features(batch))]
         for layer in self.hidden:
             signals.append(layer.forward(signals[-1], rule, self.step, threads))
         stats = self.output.forward(batch, signals[-1], rule, self.step, threads)
@@ -249,7 +282,20 @@ class Network:
             layer, out = self.hidden[i], signals[i + 1].dense
             dout = self._buffers.array(f"{layer.name} gradient sum", out.shape, dtypes.VALUE)
             self._gradients[i].sum_into(dout, out if layer.relu else None, threads)
-            layer.step(signals[i], dout, self._gradient(i - 1, n) if i else None, rule, threads)
+            layer.step(signals[i], dout, self._gradient(i - 1, n) if i else None, rule, self.step, threads)
+
+    def _drop_features(self, batch):
+        """The batch without the features that its samples leave out this time."""
+        if not self.config.input_dropout:
+            return batch
+        # The layers' dropout has the seeds before this one.
+        seed = self.config.seed + len(self.hidden) + 1
+        indptr = self._buffers.array("kept feature offsets", batch.indptr.shape, dtypes.OFFSET)
+        indices = self._buffers.array("kept features", batch.indices.shape, dtypes.INDEX)
+        values = self._buffers.array("kept feature values", batch.values.shape, dtypes.VALUE)
+        keys = (self.config.input_dropout, seed, self.step)
+        kept = drop_entries(batch.indptr, batch.indices, batch.values, *keys, indptr, indices, values)
+        return Batch(indptr, indices[:kept], values[:kept], batch.label_ptr, batch.labels)
 
     def _gradient(self, i, n):
         """Where the gradient with respect to hidden layer i's output is gathered, empty and with room for n samples."""
@@ -259,6 +305,17 @@ class Network:
             self._buffers.add(f"{layer.name} gradient", gradient.buffer_owner)
         gradient.clear()
         return gradient
+
+    def reader(self, X: csr_matrix, Y: csr_matrix | None, batch_size: int) -> BatchReader:
+        """Return what reads batches of a data set with its features weighted and scaled as this network wants them.
+
+        Parameters
+        ----------
+        X : csr_matrix of float32, shape (n, n_features)
+        Y : csr_matrix, shape (n, n_labels), or None
+        batch_size : int
+        """
+        return BatchReader(X, Y, batch_size, normalize=self.config.normalize, weights=self.feature_weights)
 
     def predict(
         self, X: csr_matrix, k: int = 5, *, exclude: csr_matrix | None = None
@@ -303,7 +360,7 @@ class Network:
                 raise ValueError(f"exclude has {exclude.shape[0]} rows for {n} points")
             exclude.eliminate_zeros()
             exclude.sort_indices()
-        reader = BatchReader(X, None, min(PREDICT_BLOCK, max(n, 1)), normalize=self.config.normalize)
+        reader = self.reader(X, None, min(PREDICT_BLOCK, max(n, 1)))
         with one_blas_thread():
             for first in range(0, n, PREDICT_BLOCK):
                 rows = np.arange(first, min(n, first + PREDICT_BLOCK), dtype=dtypes.OFFSET)
@@ -339,7 +396,7 @@ class Network:
         self.settle()
         X = self._features(X)
         n = X.shape[0]
-        reader = BatchReader(X, None, max(n, 1), normalize=self.config.normalize)
+        reader = self.reader(X, None, max(n, 1))
         signals = [_features_of(reader.read(np.arange(n, dtype=dtypes.OFFSET)))]
         with one_blas_thread():
             for layer in self.hidden:

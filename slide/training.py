@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from slide import metrics
+from slide import initial, metrics
 from slide.blas import one_blas_thread
 from slide.config import ConfigError, TrainingConfig
-from slide.data.batches import BatchReader, epoch_order
+from slide.data.batches import epoch_order
 from slide.data.dataset import DataError, Dataset
 from slide.kernels import dtypes
 from slide.learning_rate import lr_factor
@@ -153,9 +153,9 @@ def fit(
     config : TrainingConfig, optional
     validation : pair of matrices, optional
         On at most ``config.eval_points`` of these, drawn at random, quality is measured at the end of epochs: P, nDCG,
-        R and, from 3 training points on, PSP, with the propensities of the training labels. Without it they are
-        measured on the share ``config.holdout`` of the training points, which are then not trained on; with it
-        ``config.holdout`` has no effect.
+        R and, from 3 training points on, PSP, with the propensities of the training labels. Without `validation` they
+        are measured on the share ``config.holdout`` of the training points, from which nothing is then learnt; that
+        copies the data. With `validation` ``config.holdout`` has no effect.
     mask_inputs : bool
         In those evaluations never predict a label whose id is one of the point's features.
     label_weights : float array [n_labels], optional
@@ -204,34 +204,35 @@ def fit(
         )
     data = _checked(network, X, Y, "training")
     seed = network.config.seed
-    probe, rows, labels = None, np.arange(data.n_points, dtype=dtypes.OFFSET), data.Y
+    probe = None
     if validation is None and config.holdout:
-        rows, held = _hold_out(data.n_points, config, seed)
-        probe, labels = data.subset(held), data.Y[rows]
+        data, probe = _hold_out(data, config, seed)
     elif validation is not None and config.eval_points:
         probe = _checked(network, *validation, "validation")
         if probe.n_points > config.eval_points:
             rng = np.random.default_rng(seed)
             probe = probe.subset(np.sort(rng.permutation(probe.n_points)[: config.eval_points]))
-    if labels.nnz == 0:
+    if data.Y.nnz == 0:
         raise DataError("no training point has a label: there is nothing to learn")
 
-    counts = np.bincount(labels.indices, minlength=data.n_labels)
+    counts = np.bincount(data.Y.indices, minlength=data.n_labels)
     if label_weights is None and network.config.output.label_weights == "propensity":
-        inverse = metrics.propensities(labels)
+        inverse = metrics.propensities(data.Y)
         label_weights = inverse * (counts.sum() / (counts @ inverse))
     network.output.set_label_weights(label_weights)
-    network.output.set_label_frequency(counts / len(rows), points=len(rows))
-    inv_propensity = None if probe is None else known_propensities(labels)
-    reader = BatchReader(data.X, data.Y, config.batch_size, normalize=network.config.normalize)
-    per_epoch = -(-len(rows) // config.batch_size)
+    network.output.set_label_frequency(counts / data.n_points, points=data.n_points)
+    if network.trainable and network.step == 0:
+        initial.start(network, data)
+    inv_propensity = None if probe is None else known_propensities(data.Y)
+    reader = network.reader(data.X, data.Y, config.batch_size)
+    per_epoch = -(-data.n_points // config.batch_size)
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))
     history, best = History(), BestEpoch(config)
     rehashed_before = network.rehash_seconds
     while progress.batch < progress.batches and not (history.stopped or history.out_of_patience):
         progress.epoch += 1
         with one_blas_thread():
-            record = _run_epoch(network, rows, reader, config, progress, history, on_batch)
+            record = _run_epoch(network, data, reader, config, progress, history, on_batch)
         history.rehash_seconds = network.rehash_seconds - rehashed_before
         quality = {}
         due = progress.epoch % config.eval_every == 0 or progress.batch == progress.batches
@@ -259,25 +260,27 @@ def known_propensities(Y: csr_matrix) -> np.ndarray | None:
     return metrics.propensities(Y) if Y.shape[0] >= 3 else None
 
 
-def _hold_out(n, config, seed):
-    """Draw the rows to train on and the rows to set aside, both ascending."""
+def _hold_out(data, config, seed):
+    """Return the points to train on and the points set aside, both in the order of the data."""
+    n = data.n_points
     if n < 2:
         raise DataError("of one training point none can be held out; set TrainingConfig.holdout to 0")
     held = min(max(1, round(config.holdout * n)), config.eval_points, n - 1)
     # The order of an epoch that no run has: epochs count from 1.
     order = epoch_order(n, seed, 0)
-    return np.sort(order[held:]), np.sort(order[:held])
+    return data.subset(np.sort(order[held:])), data.subset(np.sort(order[:held]))
 
 
-def _run_epoch(network, points, reader, config, progress, history, on_batch):
-    """Train on one pass over the points, or what is left of the run; return the fields of its Epoch but the quality."""
-    order = points
+def _run_epoch(network, data, reader, config, progress, history, on_batch):
+    """Train on one pass over the data, or what is left of the run; return the fields of its Epoch but the quality."""
     if config.shuffle:
-        order = points[epoch_order(len(points), network.config.seed, progress.epoch)]
-    per_epoch = -(-len(points) // config.batch_size)
+        order = epoch_order(data.n_points, network.config.seed, progress.epoch)
+    else:
+        order = np.arange(data.n_points, dtype=dtypes.OFFSET)
+    per_epoch = -(-data.n_points // config.batch_size)
     totals = np.zeros(3)
     batches, began = 0, progress.seconds
-    for first in range(0, len(points), config.batch_size):
+    for first in range(0, data.n_points, config.batch_size):
         if progress.batch >= progress.batches:
             break
         rows = order[first : first + config.batch_size]

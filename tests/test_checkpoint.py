@@ -80,6 +80,31 @@ def test_predictions_survive(make_network, data, tmp_path, moments, optimizer):
             train(back, data)
 
 
+@pytest.mark.parametrize("moments", [False, True])
+def test_feature_weights_survive(data, tmp_path, moments):
+    net = Network(N_FEATURES, N_LABELS, NetworkConfig(HiddenConfig(17), feature_weights="idf"), threads=1)
+    train(net, data)
+    net.save(tmp_path / "net", moments=moments)
+    back = Network.load(tmp_path / "net")
+    assert np.array_equal(back.feature_weights, net.feature_weights)
+    assert not (net.feature_weights == 1).all()
+    assert all(np.array_equal(a, b) for a, b in zip(net.predict(data.X), back.predict(data.X), strict=True))
+    (tmp_path / "net" / "feature_weights.npy").unlink()
+    with pytest.raises(CheckpointError, match=r"feature_weights\.npy"):
+        Network.load(tmp_path / "net")
+
+
+def test_networks_saved_before_a_setting_was_known_load(saved):
+    about = describe(saved)
+    for name in ("feature_weights", "input_dropout"):
+        del about["config"][name]
+    for name in ("init", "init_scale"):
+        del about["config"]["output"][name]
+    del about["config"]["hidden"][0]["dropout"]
+    edit_manifest(saved, **about)
+    assert Network.load(saved).feature_weights is None
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_training_goes_on_as_if_nothing_had_happened(make_network, data, tmp_path, optimizer):
     net = make_network("full", optimizer)

@@ -6,6 +6,7 @@ import pytest
 from slide.buffers import Buffers
 from slide.config import HiddenConfig, LSHConfig
 from slide.kernels import optim
+from slide.kernels.dropout import drop_units
 from slide.kernels.sparse import SampleGradient
 from slide.layers import FullLayer, InputLayer, SampledLayer, make_hidden
 from slide.signals import Runs, Signal
@@ -14,11 +15,11 @@ N_FEATURES, DIM, UNITS, SAMPLES = 30, 24, 20, 4
 RULE = optim.sgd(0.5, 1)
 
 
-def make(kind, *, activation="relu", moments=0, units=UNITS, dim=DIM, seed=0):
+def make(kind, *, activation="relu", moments=0, units=UNITS, dim=DIM, seed=0, dropout=0.0):
     """A layer of 20 units that reads 30 features or 24 columns; a sample of a sampled one computes 6."""
     reads_features = kind in ("input", "sampled features")
     candidates = "lsh" if "sampled" in kind else "full"
-    config = HiddenConfig(units, activation, candidates, budget=6, lsh=LSHConfig(k=2, l=4))
+    config = HiddenConfig(units, activation, candidates, budget=6, lsh=LSHConfig(k=2, l=4), dropout=dropout)
     dim = N_FEATURES if reads_features and dim == DIM else dim
     layer = make_hidden("hidden.0", dim, config, moments, seed, Buffers(), 1, reads_features=reads_features)
     layer.make_index()
@@ -168,7 +169,7 @@ def test_step(kind, activation, rng):
     dout = np.zeros((SAMPLES, 32), np.float32)
     dout[:, :UNITS] = rng.normal(size=(SAMPLES, UNITS))
     gradient = None if signal.dense is None else SampleGradient(SAMPLES, 32)
-    layer.step(signal, dout, gradient, optim.sgd(0.5, 3), 1)
+    layer.step(signal, dout, gradient, optim.sgd(0.5, 3), 0, 1)
     delta = np.where(computed(layer, out), dout[:, :UNITS], 0).astype(np.float64)
     np.testing.assert_allclose(before - matrix(layer), 0.5 * dense.T @ delta, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(bias - layer.state()["bias"], 0.5 * delta.sum(axis=0), rtol=1e-4, atol=1e-6)
@@ -187,6 +188,71 @@ def test_features_that_are_absent_keep_their_weights(kind, rng):
     signal, dense = signal_for(kind, rng)
     before = matrix(layer).copy()
     layer.forward(signal, RULE, 0, 1)
-    layer.step(signal, np.ones((SAMPLES, 32), np.float32), None, optim.adam(0.1, 0.9, 0.999, 1e-8, 1), 1)
+    layer.step(signal, np.ones((SAMPLES, 32), np.float32), None, optim.adam(0.1, 0.9, 0.999, 1e-8, 1), 0, 1)
     moved = (matrix(layer) != before).any(axis=1)
     assert moved.tolist() == dense.any(axis=0).tolist()
+
+
+# --- Dropout
+
+
+def dropped(iteration, p=0.4, seed=7):
+    """What dropout multiplies a layer's units by, [samples, units]."""
+    factors = np.ones((SAMPLES, 32), np.float32)
+    drop_units(factors, p, seed, iteration, 1)
+    return factors[:, :UNITS].astype(np.float64)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+def test_dropout_in_forward_alone(kind, activation, threads, rng):
+    layer, plain = (make(kind, activation=activation, seed=7, dropout=p) for p in (0.4, 0.0))
+    signal, _ = signal_for(kind, rng)
+    for iteration in (0, 3):
+        out, expected = (each.forward(signal, RULE, iteration, threads) for each in (layer, plain))
+        assert np.array_equal(computed(layer, out), computed(plain, expected))
+        factors = dropped(iteration)
+        assert 0.2 < (factors == 0).mean() < 0.6
+        np.testing.assert_allclose(out.dense[:, :UNITS], factors * expected.dense[:, :UNITS], rtol=1e-6)
+        assert not out.dense[:, UNITS:].any()
+        if out.columns is not None:
+            samples, places = out.columns.places()
+            np.testing.assert_array_equal(out.values[places], out.dense[samples, out.columns.flat[places]])
+    assert np.array_equal(layer.predict(signal, threads).dense, plain.predict(signal, threads).dense)
+
+
+def test_mean_over_dropout_is_the_output_without(kind, rng):
+    layer = make(kind, seed=7, dropout=0.4, activation="linear")
+    signal, dense = signal_for(kind, rng)
+    expected = sums(layer, dense)
+    total, count = np.zeros((SAMPLES, UNITS)), np.zeros((SAMPLES, UNITS))
+    for iteration in range(3000):
+        out = layer.forward(signal, RULE, iteration, 1)
+        total += out.dense[:, :UNITS]
+        count += computed(layer, out)
+    # Five standard errors of a mean of (value / (1 - p)) or zero; units a sample hardly ever computes say little.
+    often = count > 100
+    assert often.any(axis=1).all()
+    error = np.abs(expected) * np.sqrt(0.4 / 0.6 / np.maximum(count, 1))
+    assert (np.abs(total / np.maximum(count, 1) - expected) < 5 * error + 1e-5)[often].all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+def test_step_with_dropout(kind, activation, rng):
+    """The gradient passes where the unit was neither dropped nor off, raised as the output was."""
+    layer = make(kind, activation=activation, seed=7, dropout=0.4)
+    signal, dense = signal_for(kind, rng)
+    before = matrix(layer).copy()
+    out = layer.forward(signal, RULE, 3, 1)
+    off = out.dense[:, :UNITS] <= 0 if activation == "relu" else np.zeros((SAMPLES, UNITS), bool)
+    dout = np.zeros((SAMPLES, 32), np.float32)
+    dout[:, :UNITS] = np.where(off, 0, rng.normal(size=(SAMPLES, UNITS)))
+    delta = np.where(computed(layer, out), dropped(3) * dout[:, :UNITS], 0)
+    gradient = None if signal.dense is None else SampleGradient(SAMPLES, 32)
+    layer.step(signal, dout, gradient, optim.sgd(0.5, 4), 3, 1)
+    assert np.abs(delta).max() > 0
+    np.testing.assert_allclose(before - matrix(layer), 0.5 * dense.T @ delta, rtol=1e-4, atol=1e-6)
+    if gradient is not None:
+        total = np.zeros((SAMPLES, 32), np.float32)
+        gradient.sum_into(total, None, 1)
+        np.testing.assert_allclose(total[:, :DIM], delta @ before.T, rtol=1e-4, atol=1e-6)

@@ -21,6 +21,7 @@ from slide.config import (
 )
 from slide.data import DataError, make_extreme
 from slide.data.batches import Batch, BatchReader
+from slide.kernels.dropout import drop_units
 from slide.layers import InputLayer
 from slide.network import Network
 
@@ -75,9 +76,21 @@ class Twin:
         self.hidden = [(layer.name, layer.relu, isinstance(layer, InputLayer)) for layer in net.hidden]
         self.state = {name: array.astype(np.float64) for name, array in state_of(net).items()}
         self.X, self.Y = (matrix.toarray().astype(np.float64) for matrix in points)
+        self.factors = {}
+        if net.feature_weights is not None:
+            self.X *= net.feature_weights
         if net.config.normalize:
             norms = np.linalg.norm(self.X, axis=1, keepdims=True)
             self.X /= np.where(norms > 0, norms, 1)
+
+    def drop(self, net):
+        """Leave out what the network's next batch leaves out."""
+        for i, layer in enumerate(net.hidden):
+            self.factors[layer.name] = factors(self.X.shape[0], layer.config, net.config.seed + i, net.step)
+        seed = net.config.seed + len(net.hidden) + 1
+        ones = np.ones(self.X.shape, np.float32)
+        drop_units(ones, net.config.input_dropout, seed, net.step, 1)
+        self.X *= ones
 
     def signals(self, units):
         """The features and every hidden layer's output; `units` has boolean arrays [samples, units] by layer."""
@@ -85,7 +98,8 @@ class Twin:
         for name, relu, rows_are_features in self.hidden:
             weights = self.state[f"{name}.weights"]
             sums = signals[-1] @ (weights if rows_are_features else weights.T) + self.state[f"{name}.bias"]
-            signals.append(np.where(units.get(name, True), np.maximum(sums, 0) if relu else sums, 0))
+            outputs = np.where(units.get(name, True), np.maximum(sums, 0) if relu else sums, 0)
+            signals.append(outputs * self.factors.get(name, 1.0))
         return signals
 
     def scores(self, units):
@@ -123,12 +137,20 @@ class Twin:
         down = delta @ self.state["output.weights"]
         for i, (name, relu, rows_are_features) in reversed(list(enumerate(self.hidden))):
             delta = np.where(units.get(name, True) & (signals[i + 1] > 0 if relu else True), down, 0)
+            delta *= self.factors.get(name, 1.0)
             gradient = signals[i].T @ delta
             gradients[f"{name}.weights"] = gradient if rows_are_features else gradient.T
             gradients[f"{name}.bias"] = delta.sum(axis=0)
             if i:
                 down = delta @ self.state[f"{name}.weights"]
         return losses.sum(), gradients
+
+
+def factors(n, config, seed, iteration):
+    """What dropout multiplies a layer's units by, [n, units]."""
+    ones = np.ones((n, config.units), np.float32)
+    drop_units(ones, config.dropout, seed, iteration, 1)
+    return ones.astype(np.float64)
 
 
 def mask(lists, width):
@@ -193,6 +215,7 @@ def probability_shared(config, frequency, n):
 
 def assert_gradients(net, points, seen, frequency, weights=1.0):
     twin = Twin(net, points)
+    twin.drop(net)
     n = points[0].shape[0]
     stats = net.train_batch(batch_of(points, net.config))
     offsets = np.zeros((n, N_LABELS))
@@ -310,6 +333,18 @@ def test_gradient_through_hidden_layers(rng, points, spy, hidden, candidates, ac
     frequency = np.full(N_LABELS, 0.1)
     net.output.set_label_frequency(frequency)
     assert_gradients(net, points, spy, frequency)
+
+
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("hidden", DEEP.values(), ids=DEEP)
+def test_gradient_with_dropout(rng, points, spy, hidden, activation):
+    hidden = tuple(dataclasses.replace(layer, activation=activation, dropout=0.3) for layer in hidden)
+    net = Network(N_FEATURES, N_LABELS, gradient_config("lsh+tail", hidden=hidden, input_dropout=0.3, seed=2))
+    randomise_biases(net, rng)
+    frequency = np.full(N_LABELS, 0.1)
+    net.output.set_label_frequency(frequency)
+    for _ in range(2):
+        assert_gradients(net, points, spy, frequency)
 
 
 @pytest.mark.parametrize("hidden", [(full(20),), (sampled(50, 12), sampled(40, 12))], ids=["full", "sampled"])

@@ -16,6 +16,7 @@ from slide.config import (
     TrainingConfig,
 )
 from slide.data import DataError, make_extreme
+from slide.data.batches import epoch_order
 from slide.network import Network
 from slide.training import SMOOTHING, History, fit
 
@@ -443,6 +444,19 @@ def test_held_out_points_are_measured_on_and_not_trained_on(data, monkeypatch, f
     assert np.array_equal(rest, np.sort(trained[1]))
     assert np.array_equal(np.sort(np.concatenate([rest, seen])), np.arange(n))
     np.testing.assert_allclose(frequencies[0], data[0].Y[rest].toarray().mean(axis=0))
+
+
+def test_nothing_is_learnt_from_held_out_points(data):
+    train = data[0]
+    rest = np.sort(epoch_order(train.n_points, 0, 0)[250:])
+    output = OutputConfig(init="mean", label_weights="propensity", tail_power=0.5)
+    config = NetworkConfig(HiddenConfig(16), output, feature_weights="idf")
+    states = []
+    for points, holdout in ((train, 0.25), (train.subset(rest), 0.0)):
+        net = Network(N_FEATURES, N_LABELS, config, threads=1)
+        fit(net, points.X, points.Y, config=TrainingConfig(epochs=2, batch_size=100, holdout=holdout))
+        states.append({**net.copy_weights(), "features": net.feature_weights})
+    assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def held_out(data, seed):

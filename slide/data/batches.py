@@ -10,6 +10,8 @@ from scipy.sparse import csr_matrix
 from slide.kernels import dtypes
 from slide.kernels.sparse import take_rows
 
+_UNWEIGHTED = np.zeros(0, dtypes.VALUE)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -44,15 +46,26 @@ class BatchReader:
     batch_size : int
         Points of a batch, at most.
     normalize : bool
-        Scale every point's features to unit Euclidean length.
+        Scale every point's features, weighted, to unit Euclidean length.
+    weights : float32 array [n_features], optional
+        Multiplied into every point's features.
     """
 
-    def __init__(self, X: csr_matrix, Y: csr_matrix | None, batch_size: int, *, normalize: bool):
+    def __init__(
+        self,
+        X: csr_matrix,
+        Y: csr_matrix | None,
+        batch_size: int,
+        *,
+        normalize: bool,
+        weights: np.ndarray | None = None,
+    ):
         self._features = _Rows(X.indptr, X.indices, X.data, batch_size)
         self._labels = (
             None if Y is None else _Rows(Y.indptr, Y.indices, np.zeros(0, dtypes.VALUE), batch_size)
         )
         self._normalize = normalize
+        self._weights = _UNWEIGHTED if weights is None else weights
         self._no_labels = np.zeros(batch_size + 1, dtypes.OFFSET)
 
     @property
@@ -82,11 +95,11 @@ class BatchReader:
         ValueError
             A row is out of range, or there are more rows than `batch_size`.
         """
-        features = self._features.take(rows, self._normalize)
+        features = self._features.take(rows, self._weights, self._normalize)
         if self._labels is None:
             labels = (self._no_labels[: len(rows) + 1], np.zeros(0, dtypes.INDEX))
         else:
-            labels = self._labels.take(rows, False)[:2]
+            labels = self._labels.take(rows, _UNWEIGHTED, False)[:2]
         return Batch(*features, *labels)
 
 
@@ -105,11 +118,12 @@ class _Rows:
         self.out_indices = np.zeros(most, dtypes.INDEX)
         self.out_values = np.zeros(most if len(values) else 0, dtypes.VALUE)
 
-    def take(self, rows, normalize):
+    def take(self, rows, weights, normalize):
         total = take_rows(
             self.indptr,
             self.indices,
             self.values,
+            weights,
             rows,
             normalize,
             self.out_indptr,

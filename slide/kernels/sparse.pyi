@@ -60,6 +60,7 @@ def take_rows(
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],
     values: NDArray[np.float32],
+    weights: NDArray[np.float32],
     rows: NDArray[np.int64],
     normalize: bool,
     out_indptr: NDArray[np.int64],

@@ -283,17 +283,20 @@ cdef class SampleGradient:
         self.n_parts = 0
 
 
-def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] values, const int64_t[::1] rows,
-              bint normalize, int64_t[::1] out_indptr, int32_t[::1] out_indices, float[::1] out_values):
+def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] values, const float[::1] weights,
+              const int64_t[::1] rows, bint normalize, int64_t[::1] out_indptr, int32_t[::1] out_indices,
+              float[::1] out_values):
     """Copy some rows of a CSR matrix, in the order given, and return how many entries that made.
 
     Parameters
     ----------
     indptr, indices, values : arrays
         The matrix; `values` may be empty where only the pattern is wanted.
+    weights : float32 array [columns] or [0]
+        Multiplied into the values of each column; empty for none.
     rows : int64 array [n]
     normalize : bool
-        Scale each row to unit Euclidean length; a row of zeros stays.
+        Scale each row, weighted, to unit Euclidean length; a row of zeros stays.
     out_indptr : int64 array [at least n + 1]
     out_indices, out_values : arrays
         Written.
@@ -301,17 +304,23 @@ def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float
     Raises
     ------
     ValueError
-        A row is out of range, or the output is too small.
+        A row is out of range, a column has no weight, or the output is too small.
     """
     cdef int64_t n = rows.shape[0], i, j, total = 0, first, length
-    cdef bint with_values = values.shape[0] > 0
-    cdef double square, scale
+    cdef bint with_values = values.shape[0] > 0, weighted = with_values and weights.shape[0] > 0
+    cdef double square, scale, value
+    cdef int32_t low = 0, high = -1
     for i in range(n):
         if not 0 <= rows[i] < indptr.shape[0] - 1:
             raise ValueError(f"row {rows[i]} is not in 0..{indptr.shape[0] - 2}")
         if not 0 <= indptr[rows[i]] <= indptr[rows[i] + 1] <= indices.shape[0]:
             raise ValueError(f"indptr is not consistent at row {rows[i]}")
         total += indptr[rows[i] + 1] - indptr[rows[i]]
+        if weighted:
+            for j in range(indptr[rows[i]], indptr[rows[i] + 1]):
+                low, high = min(low, indices[j]), max(high, indices[j])
+    if weighted and (low < 0 or high >= weights.shape[0]):
+        raise ValueError(f"column {low if low < 0 else high} is not one of the {weights.shape[0]} that have a weight")
     if with_values and values.shape[0] < indices.shape[0]:
         raise ValueError(f"{values.shape[0]} values for {indices.shape[0]} indices")
     if out_indptr.shape[0] < n + 1 or out_indices.shape[0] < total or (with_values and out_values.shape[0] < total):
@@ -327,10 +336,16 @@ def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float
                 if with_values:
                     square = 0.0
                     for j in range(length):
-                        square += <double>values[first + j] * values[first + j]
+                        value = values[first + j]
+                        if weighted:
+                            value *= weights[indices[first + j]]
+                        square += value * value
                     scale = 1.0 / sqrt(square) if normalize and square > 0.0 else 1.0
                     for j in range(length):
-                        out_values[total + j] = <float>(scale * values[first + j])
+                        value = scale * values[first + j]
+                        if weighted:
+                            value *= weights[indices[first + j]]
+                        out_values[total + j] = <float>value
             total += length
             out_indptr[i + 1] = total
     return total

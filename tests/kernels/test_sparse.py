@@ -21,6 +21,10 @@ def int64(*values):
     return np.array(values, np.int64)
 
 
+def int32(*values):
+    return np.array(values, np.int32)
+
+
 def group_twin(ids, begin, end):
     """Rows, pointers, samples and slots of the pairs, by NumPy's stable sort."""
     slots = np.concatenate(
@@ -278,28 +282,31 @@ def test_more_parts_than_a_batch_has_are_refused(rng, make_table, make_hidden):
         step_groups(*arguments)
 
 
-def taken(matrix, rows, *, normalize=False, with_values=True):
+def taken(matrix, rows, *, weights=NO_BIAS, normalize=False, with_values=True):
     rows = np.asarray(rows, np.int64)
     total = int(np.diff(matrix.indptr)[rows].sum())
     indptr, indices = np.zeros(len(rows) + 1, np.int64), np.zeros(total, np.int32)
     values = np.zeros(total if with_values else 0, np.float32)
     data = matrix.data if with_values else np.zeros(0, np.float32)
-    count = take_rows(
-        matrix.indptr.astype(np.int64), matrix.indices, data, rows, normalize, indptr, indices, values
-    )
+    given = matrix.indptr.astype(np.int64), matrix.indices, data, weights
+    count = take_rows(*given, rows, normalize, indptr, indices, values)
     assert count == total
     return indptr, indices, values
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("rows", [[], [3], [5, 0, 5, 29, 1]])
-def test_take_rows_twin(rng, rows, normalize):
+def test_take_rows_twin(rng, rows, normalize, weighted):
     matrix = random_sparse(30, 40, 0.2, "csr", np.float32, rng)
     expected = matrix[rows].astype(np.float64)
+    weights = rng.random(40, np.float32) if weighted else NO_BIAS
+    if weighted:
+        expected.data *= weights[expected.indices]
     if normalize:
         norms = np.sqrt(expected.multiply(expected).sum(axis=1)).A1
         expected.data /= np.repeat(norms, np.diff(expected.indptr))
-    indptr, indices, values = taken(matrix, rows, normalize=normalize)
+    indptr, indices, values = taken(matrix, rows, weights=weights, normalize=normalize)
     np.testing.assert_array_equal(indptr, expected.indptr)
     np.testing.assert_array_equal(indices, expected.indices)
     np.testing.assert_allclose(values, expected.data, rtol=1e-6)
@@ -310,8 +317,9 @@ def test_take_rows_twin(rng, rows, normalize):
 def test_normalising_leaves_zeros_and_survives_extremes():
     data = np.array([1e38, 1e38, 1e-38, 1e-44, 0], np.float32)
     matrix = csr_matrix((data, [0, 1, 0, 0, 0], [0, 2, 3, 4, 5]), shape=(4, 2))
-    values = taken(matrix, [0, 1, 2, 3], normalize=True)[2]
-    np.testing.assert_allclose(values, [0.5**0.5, 0.5**0.5, 1, 1, 0], rtol=1e-6)
+    for weights in (NO_BIAS, np.full(2, 1e3, np.float32)):
+        values = taken(matrix, [0, 1, 2, 3], weights=weights, normalize=True)[2]
+        np.testing.assert_allclose(values, [0.5**0.5, 0.5**0.5, 1, 1, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +331,8 @@ def test_normalising_leaves_zeros_and_survives_extremes():
         ({"indptr": int64(0, 1, 9)}, "indptr is not consistent at row 1"),
         ({"indptr": int64(0, -1, 2)}, "indptr is not consistent at row 1"),
         ({"values": np.ones(1, np.float32)}, "1 values for 2 indices"),
+        ({"weights": np.ones(1, np.float32), "indices": int32(0, 1)}, "column 1 is not one of the 1 that have"),
+        ({"weights": np.ones(1, np.float32), "indices": int32(-1, 0)}, "column -1 is not one of the 1 that have"),
         ({"out_indptr": np.zeros(2, np.int64)}, "no room for 2 rows with 2 entries"),
         ({"out_indices": np.zeros(1, np.int32)}, "no room for 2 rows with 2 entries"),
         ({"out_values": np.zeros(1, np.float32)}, "no room for 2 rows with 2 entries"),
@@ -333,6 +343,7 @@ def test_take_rows_checks_its_arguments(changes, message):
         "indptr": int64(0, 1, 2),
         "indices": np.zeros(2, np.int32),
         "values": np.ones(2, np.float32),
+        "weights": np.zeros(0, np.float32),
         "rows": int64(0, 1),
         "normalize": False,
         "out_indptr": np.zeros(3, np.int64),
