@@ -40,6 +40,7 @@ The house has two floors; imports run downward only::
       sparse             pairs grouped by row; SpMM, SDDMM
       sparse_input       SDDMM and the row step for samples that are sparse themselves
       dense              shared candidates and exact top-k, through BLAS
+      neighbours         nearest sparse vectors through posting lists
       losses             softmax and one-vs-all cross-entropy over the active set
       dropout            units and features left out in training
       optim              SGD and Adam on touched rows; rows that catch up with steps that skipped them
