@@ -219,7 +219,8 @@ class Mixture:
                 for row, share in enumerate(SHARES):
                     topk, _ = _mix(scores, votes, voted, share, depth)
                     quality[row, column] += len(topk) * metrics.evaluate_topk(topk, Y, [depth])[monitor]
-        row, column = np.unravel_index(np.argmax(quality), quality.shape)
+        # Rounded, so that what is equal but for the order of a sum is equal.
+        row, column = np.unravel_index(np.argmax(np.round(quality / data.n_points, 12)), quality.shape)
         return cls(network, variants[column], SHARES[row])
 
 
