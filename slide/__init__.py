@@ -15,6 +15,9 @@ The house has two floors; imports run downward only::
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
       checkpoint.py      save and load
       network.py         Network: owns its layers; train_batch, predict, evaluate
+      neighbours.py      Neighbours: the nearest training points, and their votes for labels
+      mixture.py         Mixture: a network and neighbours, predicting together
+      exclusions.py      labels that must not be predicted
       layers.py          hidden layers: full or sampled, from the features or from a layer below
       output.py          the output layer: candidates, logQ correction, loss
       shared.py          the neurons a whole batch computes: its labels, and draws from all
@@ -42,6 +45,7 @@ The house has two floors; imports run downward only::
       sparse             pairs grouped by row; SpMM, SDDMM
       sparse_input       SDDMM and the row step for samples that are sparse themselves
       dense              shared candidates and exact top-k, through BLAS
+      neighbours         nearest sparse vectors through posting lists; the best labels of sparse scores
       losses             softmax and one-vs-all cross-entropy over the active set
       dropout            units and features left out in training
       optim              SGD and Adam on touched rows; rows that catch up with steps that skipped them
@@ -69,6 +73,8 @@ from slide.config import (
 )
 from slide.families import HashFamily, PythonHasher, register_family
 from slide.info import __version__, show_config
+from slide.mixture import Mixture
+from slide.neighbours import Neighbours
 from slide.network import Network
 
 __all__ = [
@@ -76,6 +82,8 @@ __all__ = [
     "HashFamily",
     "HiddenConfig",
     "LSHConfig",
+    "Mixture",
+    "Neighbours",
     "Network",
     "NetworkConfig",
     "OptimizerConfig",

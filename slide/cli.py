@@ -12,7 +12,19 @@ import signal
 import sys
 from pathlib import Path
 
-from slide.commands import HOLDOUT, SETTINGS, ZERO_BASED, evaluate, find_setting, info, predict, train, tune
+from slide.commands import (
+    HOLDOUT,
+    K_NEIGHBOURS,
+    SETTINGS,
+    SHARE,
+    ZERO_BASED,
+    evaluate,
+    find_setting,
+    info,
+    predict,
+    train,
+    tune,
+)
 from slide.config import CANDIDATES, SCHEDULES, RunConfig, to_dict
 from slide.console import logging_to_stderr
 from slide.data.readers import FORMATS
@@ -41,6 +53,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--test needs the training data too: slide train TRAIN --test FILE")
     if args.run is info and args.index and args.model is None:
         parser.error("--index needs a saved network: slide info MODEL --index")
+    if args.run in (evaluate, predict) and args.neighbours is None:
+        for option in ("share", "k_neighbours"):
+            if getattr(args, option) is not None:
+                parser.error(f"--{option.replace('_', '-')} needs the neighbours too: --neighbours TRAIN")
     try:
         with logging_to_stderr():
             status = args.run(args)
@@ -83,6 +99,16 @@ def _positive(text):
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def _share(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value
 
 
 def _list(text):
@@ -191,6 +217,7 @@ def _add_evaluate(commands):
         "--train", metavar="FILE", type=Path, help="training data, of whose labels PSP takes the propensities"
     )
     parser.add_argument("--k", metavar="K,K", type=_depths, default="1,3,5", help="depths to measure at")
+    _add_neighbours(parser)
     _add_reading(parser)
     _add_masking(parser)
     _add_threads(parser)
@@ -209,6 +236,7 @@ def _add_predict(commands):
         default="tsv",
         help="a line for each point: label:score with tabs between, or a JSON object with labels and scores",
     )
+    _add_neighbours(parser)
     _add_reading(parser)
     _add_masking(parser)
     _add_threads(parser)
@@ -250,6 +278,19 @@ def _add_tune(commands):
 
 def _add_top(parser):
     parser.add_argument("--top", metavar="N", type=_positive, default=10, help="best neurons to be found for a point")
+
+
+def _add_neighbours(parser):
+    group = parser.add_argument_group("mixture with nearest neighbours, whose scores are probabilities")
+    group.add_argument(
+        "--neighbours", metavar="TRAIN", type=Path, help="training data, of which a point's nearest vote for labels"
+    )
+    group.add_argument(
+        "--share", metavar="X", type=_share, help=f"of the neighbours, from 0 to 1 (default: {SHARE:g})"
+    )
+    group.add_argument(
+        "--k-neighbours", metavar="N", type=_positive, help=f"neighbours that vote (default: {K_NEIGHBOURS})"
+    )
 
 
 def _add_reading(parser):

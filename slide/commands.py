@@ -32,6 +32,8 @@ from slide.data import DataError, load, make_extreme
 from slide.data.readers import detect_format
 from slide.info import config_facts, show_config
 from slide.layers import InputLayer
+from slide.mixture import Mixture
+from slide.neighbours import Neighbours
 from slide.network import Network
 from slide.training import Progress, known_propensities
 
@@ -43,6 +45,9 @@ HOLDOUT = 0.1
 
 PREDICT_BLOCK = 4096
 """Points predicted and written at a time."""
+
+SHARE, K_NEIGHBOURS = 0.5, 50
+"""Of a mixture with neighbours: their share, and how many vote."""
 
 QUERIES = 256
 """Points on which hash tables are measured."""
@@ -155,8 +160,9 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.train is not None:
         train = _load_as(args.train, args, network.n_features, network.n_labels, "the model")
         inv_propensity = known_propensities(train.Y)
+    predictor = _predictor(network, args)
     start = time.perf_counter()
-    quality = network.evaluate(
+    quality = predictor.evaluate(
         test.X, test.Y, ks=args.k, inv_propensity=inv_propensity, mask_inputs=args.mask_inputs
     )
     seconds = time.perf_counter() - start
@@ -167,6 +173,9 @@ def evaluate(args: argparse.Namespace) -> int:
             "threads": network.threads,
             "model": str(args.model),
         }
+        if isinstance(predictor, Mixture):
+            about["neighbours"] = str(args.neighbours)
+            about["share"], about["k_neighbours"] = predictor.share, predictor.neighbours.k
         print(as_json({**quality, **about}))
     else:
         print(quality_table(quality, args.k))
@@ -177,11 +186,12 @@ def predict(args: argparse.Namespace) -> int:
     """Write the best labels of every point."""
     network = Network.load(args.model, threads=args.threads)
     data = _load_as(args.input, args, network.n_features, None, "the model")
+    predictor = _predictor(network, args)
     write = _write_tsv if args.output_format == "tsv" else _write_jsonl
     with _output(args.output) as file:
         for first in range(0, data.n_points, PREDICT_BLOCK):
             X = data.X[first : first + PREDICT_BLOCK]
-            ids, scores = network.predict(X, args.k, exclude=X if args.mask_inputs else None)
+            ids, scores = predictor.predict(X, args.k, exclude=X if args.mask_inputs else None)
             for labels, values in zip(ids.tolist(), scores.tolist(), strict=True):
                 # Where fewer than k labels may be predicted the rest is -1.
                 found = [(label, value) for label, value in zip(labels, values, strict=True) if label >= 0]
@@ -285,6 +295,21 @@ def tune(args: argparse.Namespace) -> int:
     else:
         print(result)
     return 0
+
+
+def _predictor(network, args):
+    """The network, mixed with the neighbours that the options ask for."""
+    if args.neighbours is None:
+        return network
+    train = _load_as(args.neighbours, args, network.n_features, network.n_labels, "the model")
+    neighbours = Neighbours(
+        train.X,
+        train.Y,
+        k=args.k_neighbours or K_NEIGHBOURS,
+        feature_weights=network.feature_weights,
+        threads=args.threads,
+    )
+    return Mixture(network, neighbours, SHARE if args.share is None else args.share)
 
 
 def _layers(network):

@@ -18,6 +18,7 @@ from slide.buffers import Buffers
 from slide.config import NetworkConfig
 from slide.data.batches import Batch, BatchReader
 from slide.data.dataset import as_float32_csr
+from slide.exclusions import Exclusions
 from slide.families import make_hasher
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
@@ -353,26 +354,16 @@ class Network:
         n = X.shape[0]
         ids = np.empty((n, k), dtypes.INDEX)
         scores = np.empty((n, k), dtypes.VALUE)
-        ptr, banned = np.zeros(0, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
-        if exclude is not None:
-            exclude = csr_matrix(exclude, copy=True)
-            if exclude.shape[0] != n:
-                raise ValueError(f"exclude has {exclude.shape[0]} rows for {n} points")
-            exclude.eliminate_zeros()
-            exclude.sort_indices()
+        exclusions = Exclusions(exclude, n)
         reader = self.reader(X, None, min(PREDICT_BLOCK, max(n, 1)))
         with one_blas_thread():
             for first in range(0, n, PREDICT_BLOCK):
-                rows = np.arange(first, min(n, first + PREDICT_BLOCK), dtype=dtypes.OFFSET)
-                block = slice(first, first + len(rows))
-                signal = _features_of(reader.read(rows))
+                block = slice(first, min(n, first + PREDICT_BLOCK))
+                signal = _features_of(reader.read(np.arange(block.start, block.stop, dtype=dtypes.OFFSET)))
                 for layer in self.hidden:
                     signal = layer.predict(signal, self.threads)
-                if exclude is not None:
-                    ends = exclude.indptr[first : first + len(rows) + 1].astype(dtypes.OFFSET)
-                    banned = exclude.indices[ends[0] : ends[-1]].astype(dtypes.INDEX, copy=False)
-                    ptr = ends - ends[0]
-                exact_topk(self.output.table, signal.dense, ptr, banned, ids[block], scores[block], self.threads)
+                found = ids[block], scores[block]
+                exact_topk(self.output.table, signal.dense, *exclusions.of(block), *found, self.threads)
         return ids, scores
 
     def layer_inputs(self, X: csr_matrix) -> list[Signal]:

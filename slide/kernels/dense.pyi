@@ -30,4 +30,5 @@ def exact_topk(
     out_ids: NDArray[np.int32],
     out_scores: NDArray[np.float32],
     num_threads: int,
+    log_partition: NDArray[np.float32] | None = None,
 ) -> None: ...

@@ -5,7 +5,7 @@ around them. Blocks have fixed sizes, so that results do not depend on the numbe
 """
 
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, exp, log
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 from scipy.linalg.cython_blas cimport sgemm
@@ -25,6 +25,7 @@ from slide.kernels.rows cimport (
     slide_table,
 )
 from slide.kernels.sparse cimport SampleGradient
+from slide.kernels.topk cimport insert_best
 
 from slide.kernels.optim import check_moments
 
@@ -36,6 +37,10 @@ cdef enum:
     _SAMPLE_BLOCK = 128    # samples and labels of one product of the top-k search
     _LABEL_BLOCK = 512
     _SEARCH_TASKS = 16     # tasks a top-k search is cut into, at least, if it has the label blocks
+
+ctypedef struct _LogSum:   # of exponentials: exp(top) * sum
+    double top
+    double sum
 
 
 cdef inline void _pack(const slide_table *table, const int32_t *ids, int64_t n, float *out) noexcept nogil:
@@ -186,7 +191,8 @@ cdef double _step_part(const slide_table *table, const int32_t *ids, int64_t n, 
 
 
 def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] exclude_ptr,
-               const int32_t[::1] exclude_ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int num_threads):
+               const int32_t[::1] exclude_ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int num_threads,
+               float[::1] log_partition=None):
     """Find each sample's k best rows among all, block by block: no [samples, rows] array exists at any time.
 
     Equal scores are ordered by id. Where fewer than k rows may be chosen the rest of `out_ids` is -1 and of
@@ -205,6 +211,9 @@ def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] ex
     out_scores : float32 array [samples, k]
         Written: ``hidden . weights + bias``.
     num_threads : int
+    log_partition : float32 array [samples], optional
+        Written: the logarithm of the sum of the exponentials of all rows' scores, excluded ones too; a score less this
+        is the logarithm of its softmax.
 
     Raises
     ------
@@ -214,6 +223,8 @@ def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] ex
     cdef int64_t n = hidden.shape[0], k = out_ids.shape[1], dp = table.padded_dim, i, j
     if hidden.shape[1] != dp or out_ids.shape[0] != n or out_scores.shape[0] != n or out_scores.shape[1] != k:
         raise ValueError(f"hidden must be [samples, {dp}], out_ids and out_scores [samples, k]")
+    if log_partition is not None and log_partition.shape[0] != n:
+        raise ValueError(f"log_partition must have {n} entries, got {log_partition.shape[0]}")
     if exclude_ptr.shape[0] not in (0, n + 1):
         raise ValueError(f"exclude_ptr must be empty or have {n + 1} entries, got {exclude_ptr.shape[0]}")
     if exclude_ptr.shape[0]:
@@ -223,20 +234,25 @@ def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] ex
             for j in range(exclude_ptr[i] + 1, exclude_ptr[i + 1]):
                 if exclude_ids[j] < exclude_ids[j - 1]:
                     raise ValueError(f"sample {i}'s excluded ids are not ascending")
-    if n == 0 or k == 0:
+    cdef bint with_sums = log_partition is not None
+    if n == 0 or (k == 0 and not with_sums):
         return
     cdef int64_t sample_blocks = (n + _SAMPLE_BLOCK - 1) // _SAMPLE_BLOCK
     cdef int64_t label_blocks = (table.n_rows + _LABEL_BLOCK - 1) // _LABEL_BLOCK
     # Few samples: the labels are cut as well. The cut follows from the sizes alone, never from the thread count.
     cdef int64_t segments = min(label_blocks, (_SEARCH_TASKS + sample_blocks - 1) // sample_blocks)
     cdef int64_t tasks = sample_blocks * segments, t
-    cdef int64_t slot = _SAMPLE_BLOCK * _LABEL_BLOCK
+    # The last block of a slot is for one sample's exponentials.
+    cdef int64_t slot = (_SAMPLE_BLOCK + 1) * _LABEL_BLOCK
     cdef int threads = threads_for(num_threads, n * table.n_rows * dp, 1 << 21)
     cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="top-k logits")
     cdef HugeBuffer best = HugeBuffer(segments * n * k * 8, name="top-k segments")
     cdef float *work = <float *>scratch.data
     cdef float *scores = <float *>best.data
     cdef int32_t *ids = <int32_t *>(scores + segments * n * k)
+    cdef HugeBuffer partial = HugeBuffer(segments * n * sizeof(_LogSum) if with_sums else 0, name="top-k sums")
+    cdef _LogSum *sums = <_LogSum *>partial.data if with_sums else NULL
+    cdef _LogSum total
     cdef const float *h = &hidden[0, 0]
     cdef const int64_t *skip_ptr = &exclude_ptr[0] if exclude_ptr.shape[0] else NULL
     cdef const int32_t *skip = &exclude_ids[0] if exclude_ids.shape[0] else NULL
@@ -244,23 +260,34 @@ def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] ex
         _search(&table.table, h, (t // segments) * _SAMPLE_BLOCK, min((t // segments + 1) * _SAMPLE_BLOCK, n),
                 (t % segments) * label_blocks // segments, (t % segments + 1) * label_blocks // segments,
                 skip_ptr, skip, k, work + threadid() * slot, ids + (t % segments) * n * k,
-                scores + (t % segments) * n * k)
+                scores + (t % segments) * n * k, <_LogSum *>NULL if sums == NULL else sums + (t % segments) * n)
     for i in range(n):
+        if sums != NULL:
+            total = sums[i]
+            for j in range(1, segments):
+                _add_sum(&total, sums[j * n + i].top, sums[j * n + i].sum)
+            log_partition[i] = <float>(total.top + log(total.sum))
+        if k == 0:
+            continue
         _merge(ids + i * k, scores + i * k, n * k, segments, k, &out_ids[i, 0], &out_scores[i, 0])
 
 
 cdef void _search(const slide_table *table, const float *hidden, int64_t first, int64_t last, int64_t first_block,
                   int64_t last_block, const int64_t *skip_ptr, const int32_t *skip, int64_t k, float *logits,
-                  int32_t *ids, float *scores) noexcept nogil:
-    """Top k of samples first..last among the rows of some label blocks."""
+                  int32_t *ids, float *scores, _LogSum *sums) noexcept nogil:
+    """Top k of samples first..last among the rows of some label blocks, and the sums of the rows' exponentials."""
     cdef int rows, count = <int>(last - first), dp = <int>table.dp, lda = <int>table.stride, ldc = _LABEL_BLOCK
-    cdef float one = 1.0, bar
+    cdef float one = 1.0, bar, top
     cdef int64_t block, row, s, i, low, high
     cdef const float *base
     cdef float *line
+    cdef float *copy = logits + _SAMPLE_BLOCK * _LABEL_BLOCK
     for i in range(first * k, last * k):
         ids[i] = -1
         scores[i] = -INFINITY
+    if sums != NULL:
+        for s in range(first, last):
+            sums[s] = _LogSum(-INFINITY, 0.0)
     for block in range(first_block, last_block):
         row = block * _LABEL_BLOCK
         rows = <int>min(table.n_rows - row, _LABEL_BLOCK)
@@ -273,6 +300,12 @@ cdef void _search(const slide_table *table, const float *hidden, int64_t first, 
               <float *>hidden + first * table.dp, &dp, &one, logits, &ldc)
         for s in range(first, last):
             line = logits + (s - first) * _LABEL_BLOCK
+            if sums != NULL:
+                memcpy(copy, line, rows * sizeof(float))
+                top = KERNELS.max(copy, rows, -INFINITY)
+                _add_sum(&sums[s], top, KERNELS.exp_sum(copy, rows, top))
+            if k == 0:
+                continue
             if skip_ptr != NULL:
                 low = _lower_bound(skip, skip_ptr[s], skip_ptr[s + 1], row)
                 high = skip_ptr[s + 1]
@@ -282,19 +315,8 @@ cdef void _search(const slide_table *table, const float *hidden, int64_t first, 
             bar = scores[s * k + k - 1]
             i = KERNELS.above(line, 0, rows, bar)
             while i < rows:
-                _insert(ids + s * k, scores + s * k, k, <int32_t>(row + i), line[i])
+                insert_best(ids + s * k, scores + s * k, k, <int32_t>(row + i), line[i])
                 i = KERNELS.above(line, i + 1, rows, scores[s * k + k - 1])
-
-
-cdef void _insert(int32_t *ids, float *scores, int64_t k, int32_t id_, float score) noexcept nogil:
-    """Put a score above the last one in its place; equal scores stay in order of arrival, which is by id."""
-    cdef int64_t i = k - 1
-    while i > 0 and score > scores[i - 1]:
-        scores[i] = scores[i - 1]
-        ids[i] = ids[i - 1]
-        i -= 1
-    scores[i] = score
-    ids[i] = id_
 
 
 cdef void _merge(const int32_t *ids, const float *scores, int64_t distance, int64_t segments, int64_t k,
@@ -306,7 +328,15 @@ cdef void _merge(const int32_t *ids, const float *scores, int64_t distance, int6
         for i in range(k):
             if not scores[g * distance + i] > out_scores[k - 1]:
                 break
-            _insert(out_ids, out_scores, k, ids[g * distance + i], scores[g * distance + i])
+            insert_best(out_ids, out_scores, k, ids[g * distance + i], scores[g * distance + i])
+
+
+cdef inline void _add_sum(_LogSum *total, double top, double value) noexcept nogil:
+    if top > total.top:
+        total.sum = total.sum * exp(total.top - top) + value
+        total.top = top
+    else:
+        total.sum += value * exp(top - total.top)
 
 
 cdef int64_t _lower_bound(const int32_t *ids, int64_t low, int64_t high, int64_t value) noexcept nogil:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logsumexp
 
 from slide.blas import one_blas_thread
 from slide.kernels.dense import exact_topk, shared_logits, shared_step
@@ -208,6 +209,32 @@ def test_exact_topk_twin_of_any_shape(seed, n_rows, samples, k, threads):
     np.testing.assert_array_equal(scores, expected_scores)
 
 
+@pytest.mark.parametrize("samples", [1, 130])
+@pytest.mark.parametrize("n_rows", [1, 15, 512, 513, 9000])
+@pytest.mark.parametrize("k", [0, 4])
+def test_log_partition_twin(rng, make_table, make_hidden, threads, n_rows, samples, k):
+    table = make_table(n_rows, 20)
+    table.bias[n_rows // 2] = 90
+    hidden = make_hidden(samples, table)
+    logits = hidden[:, :20].astype(np.float64) @ table.weights.T.astype(np.float64) + table.bias
+    for excludes in (NO_EXCLUDES, random_excludes(rng, samples, n_rows, 30)):
+        expected, found = topk(table, hidden, k, excludes), topk(table, hidden, k, excludes)
+        log_partition = np.full(samples, np.nan, np.float32)
+        exact_topk(table, hidden, *excludes, *found, threads, log_partition=log_partition)
+        np.testing.assert_allclose(log_partition, logsumexp(logits, axis=1), rtol=1e-5)
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_log_partition_does_not_depend_on_threads(make_table, make_hidden):
+    table = make_table(20_000, 32)
+    hidden = make_hidden(40, table)
+    sums = np.zeros((3, 40), np.float32)
+    for threads, out in enumerate(sums, 1):
+        ids, scores = topk(table, hidden, 1)
+        exact_topk(table, hidden, *NO_EXCLUDES, ids, scores, threads, log_partition=out)
+    assert (sums == sums[0]).all()
+
+
 @pytest.mark.parametrize("samples", [1, 40, 300])
 def test_exact_topk_does_not_depend_on_threads(make_hidden, samples):
     table = RowTable(20_000, 32)
@@ -240,6 +267,7 @@ def test_exact_topk_of_nothing(make_table, make_hidden):
         ({"out_ids": np.zeros((1, 3), np.int32)}, r"out_ids and out_scores \[samples, k\]"),
         ({"out_scores": np.zeros((1, 3), np.float32)}, r"out_ids and out_scores \[samples, k\]"),
         ({"out_scores": np.zeros((2, 2), np.float32)}, r"out_ids and out_scores \[samples, k\]"),
+        ({"log_partition": np.zeros(3, np.float32)}, "log_partition must have 2 entries, got 3"),
         ({"exclude_ptr": np.array([0, 1])}, "exclude_ptr must be empty or have 3 entries, got 2"),
         ({"exclude_ptr": np.array([1, 1, 2])}, "exclude_ptr must rise from 0"),
         ({"exclude_ptr": np.array([0, 1, 4])}, "exclude_ptr must rise from 0"),

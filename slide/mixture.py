@@ -1,0 +1,279 @@
+"""Mixture: a network and the neighbours of a query, each sure of what the other misses.
+
+The prediction interpolates two estimates of the probability that a point has a label, the network's and that of its
+nearest training points' votes: the idea of kNN-LM (Khandelwal et al., *Generalization through Memorization: Nearest
+Neighbor Language Models*, ICLR 2020), with the cosine of the sparse features in place of a network's own vectors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.special import expit
+
+from slide import metrics
+from slide.blas import one_blas_thread
+from slide.data.dataset import Dataset, as_float32_csr
+from slide.exclusions import Exclusions, entry_keys
+from slide.kernels import dtypes
+from slide.kernels.dense import exact_topk
+from slide.kernels.sparse import PairGroups, sddmm
+from slide.neighbours import Neighbours, best_labels
+from slide.network import Network
+
+BLOCK = 512
+"""Points whose scores of voted labels are in memory at a time."""
+
+SHARES = tuple(i / 10 for i in range(11))
+NEIGHBOURS = (20, 50, 100)
+POWERS = (1.0, 2.0, 4.0)
+"""What ``Mixture.tuned`` tries."""
+
+
+class Mixture:
+    """A network's probabilities mixed with the votes of the nearest training points.
+
+    A label's score is ``(1 - share) * p + share * votes``, where p is the sigmoid of the network's logit if its loss is
+    ``"bce"``. A softmax shares a probability of 1 among a point's labels: p is then the softmax over all labels times
+    the mean number of labels of a neighbour, and may exceed 1.
+
+    Parameters
+    ----------
+    network : Network
+    neighbours : Neighbours
+        Of the same features and labels.
+    share : float
+        Of the neighbours, from 0 to 1.
+
+    Attributes
+    ----------
+    network : Network
+    neighbours : Neighbours
+    share : float
+
+    Raises
+    ------
+    ValueError
+        Numbers of features or labels differ, or `share` is out of range.
+
+    Notes
+    -----
+    Prediction may be called from several threads at once.
+    """
+
+    def __init__(self, network: Network, neighbours: Neighbours, share: float = 0.5):
+        for what in ("features", "labels"):
+            ours, theirs = getattr(network, f"n_{what}"), getattr(neighbours, f"n_{what}")
+            if ours != theirs:
+                raise ValueError(f"the network has {ours:,} {what}, the neighbours {theirs:,}")
+        if not 0 <= share <= 1:
+            raise ValueError(f"share must be a number from 0 to 1, got {share!r}")
+        self.network = network
+        self.neighbours = neighbours
+        self.share = float(share)
+
+    def __repr__(self) -> str:
+        return f"Mixture({self.network!r}, {self.neighbours!r}, share={self.share:g})"
+
+    def predict(
+        self, X: csr_matrix, k: int = 5, *, exclude: csr_matrix | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return each point's k best labels, exactly: as if every label were scored.
+
+        With share 0 they are the network's, in its order; with share 1 the neighbours', and labels without votes are
+        not predicted. Memory is one block of scores, whatever the numbers of points and labels.
+
+        Parameters
+        ----------
+        X : sparse or dense matrix, shape (n, n_features)
+        k : int
+        exclude : sparse matrix, shape (n, any), optional
+            Labels that must not be predicted, as in ``Network.predict``.
+
+        Returns
+        -------
+        ids : int32 array [n, k]
+            Best first, equal scores in order of id; -1 where fewer than k labels may be predicted.
+        probabilities : float32 array [n, k]
+            Scores; 0 where there is no label.
+
+        Raises
+        ------
+        DataError
+            `X` has a value that is not finite, or is not a matrix.
+        ValueError
+            The number of columns does not fit, or k is not positive.
+        """
+        if self.share == 1:
+            return self.neighbours.predict(X, k, exclude=exclude)
+        X = as_float32_csr(X, "X")
+        if X.shape[1] != self.network.n_features:
+            raise ValueError(f"X has {X.shape[1]:,} features, the network {self.network.n_features:,}")
+        if k < 1:
+            raise ValueError(f"k must be 1 or more, got {k}")
+        n = X.shape[0]
+        exclusions = Exclusions(exclude, n)
+        ids, best = np.empty((n, k), dtypes.INDEX), np.empty((n, k), dtypes.VALUE)
+        for first in range(0, n, BLOCK):
+            block = slice(first, min(first + BLOCK, n))
+            votes = csr_matrix((block.stop - first, self.network.n_labels), dtype=dtypes.VALUE)
+            if self.share > 0:
+                votes = exclusions.remove(self.neighbours.votes(X[block]), block)
+            scores = _NetworkScores(self.network, X[block], k, *exclusions.of(block), votes, self.neighbours)
+            ids[block], best[block] = _mix(scores, votes, scores.voted, self.share, k)
+        return ids, best
+
+    def evaluate(
+        self,
+        X: csr_matrix,
+        Y: csr_matrix,
+        *,
+        ks: Iterable[int] = (1, 3, 5),
+        inv_propensity: np.ndarray | None = None,
+        mask_inputs: bool = False,
+    ) -> dict[str, float]:
+        """Return P@k, nDCG@k, R@k and, given propensities, PSP@k of the prediction.
+
+        Parameters
+        ----------
+        X, Y, ks, inv_propensity, mask_inputs
+            As for ``Network.evaluate``.
+
+        Raises
+        ------
+        DataError, ValueError
+            As ``predict`` does, or `X` and `Y` do not fit.
+        """
+        ks = tuple(ks)
+        if Y.shape[1] != self.network.n_labels:
+            raise ValueError(f"Y has {Y.shape[1]:,} labels, the network {self.network.n_labels:,}")
+        ids, _ = self.predict(X, max(ks), exclude=X if mask_inputs else None)
+        return metrics.evaluate_topk(ids, Y, ks, inv_propensity)
+
+    @classmethod
+    def tuned(
+        cls,
+        network: Network,
+        neighbours: Neighbours,
+        X_val: csr_matrix,
+        Y_val: csr_matrix,
+        *,
+        monitor: str = "P@1",
+        mask_inputs: bool = False,
+    ) -> Mixture:
+        """Return the mixture that is best on validation points, of a grid.
+
+        The grid has shares from 0 to 1 in steps of 0.1, 20, 50 and 100 neighbours, and powers of 1, 2 and 4. Of equally
+        good mixtures the one of the smallest share is taken, and then of the fewest neighbours and the smallest power.
+        Neighbours and logits are computed once for all.
+
+        Parameters
+        ----------
+        network : Network
+        neighbours : Neighbours
+            The validation points must not be among them: each would be its own nearest neighbour, and the neighbours
+            would seem to be always right. Nor should the network have been trained on them. Neighbours of the whole
+            training set may replace these afterwards.
+        X_val : matrix, shape (n, n_features)
+        Y_val : matrix, shape (n, n_labels)
+        monitor : str
+            What is to be high: ``"P@k"``, ``"nDCG@k"`` or ``"R@k"`` for some k.
+        mask_inputs : bool
+            Never predict a label whose id is one of the point's features.
+
+        Raises
+        ------
+        DataError
+            A matrix is not one or has values that are not finite, or the numbers of points differ.
+        ValueError
+            Numbers of features or labels differ, there are no points, or `monitor` is not known.
+        """
+        cls(network, neighbours)
+        depth = _depth(monitor)
+        data = Dataset.from_arrays(X_val, Y_val)
+        for what in ("features", "labels"):
+            ours, theirs = getattr(network, f"n_{what}"), getattr(data, f"n_{what}")
+            if ours != theirs:
+                raise ValueError(f"the network has {ours:,} {what}, the validation points {theirs:,}")
+        if not data.n_points:
+            raise ValueError("there are no validation points")
+        exclusions = Exclusions(data.X if mask_inputs else None, data.n_points)
+        variants = [neighbours.replace(k=k, power=power) for k, power in itertools.product(NEIGHBOURS, POWERS)]
+        # Shares first: the first of the best is the one to take.
+        quality = np.zeros((len(SHARES), len(variants)))
+        for first in range(0, data.n_points, BLOCK):
+            block = slice(first, min(first + BLOCK, data.n_points))
+            X, Y = data.X[block], data.Y[block]
+            ids, similarities = neighbours.replace(k=max(NEIGHBOURS)).nearest(X)
+            everything = exclusions.remove(neighbours.replace(power=0).votes_of(ids, similarities), block)
+            scores = _NetworkScores(network, X, depth, *exclusions.of(block), everything, neighbours)
+            keys = entry_keys(everything, network.n_labels)
+            for column, variant in enumerate(variants):
+                found = variant.votes_of(ids[:, : variant.k], similarities[:, : variant.k])
+                votes = exclusions.remove(found, block)
+                voted = scores.voted[np.searchsorted(keys, entry_keys(votes, network.n_labels))]
+                for row, share in enumerate(SHARES):
+                    topk, _ = _mix(scores, votes, voted, share, depth)
+                    quality[row, column] += len(topk) * metrics.evaluate_topk(topk, Y, [depth])[monitor]
+        # Rounded, so that what is equal but for the order of a sum is equal.
+        row, column = np.unravel_index(np.argmax(np.round(quality / data.n_points, 12)), quality.shape)
+        return cls(network, variants[column], SHARES[row])
+
+
+class _NetworkScores:
+    """The network's probabilities of some points' best labels and of their voted ones.
+
+    Attributes
+    ----------
+    ids : int32 array [n, k]
+        The network's best labels, as ``exact_topk`` finds them.
+    best : float64 array [n, k]
+        Their probabilities; 0 where there is no label.
+    voted : float64 array
+        Probabilities parallel to the entries of `votes`.
+    """
+
+    def __init__(self, network, X, k, ptr, banned, votes, neighbours):
+        hidden = network.layer_inputs(X)[-1].dense
+        table, n = network.output.table, len(hidden)
+        self.ids, logits = np.empty((n, k), dtypes.INDEX), np.empty((n, k), dtypes.VALUE)
+        log_partition = None if network.config.output.loss == "bce" else np.empty(n, dtypes.VALUE)
+        with one_blas_thread():
+            exact_topk(table, hidden, ptr, banned, self.ids, logits, network.threads, log_partition)
+        pairs = PairGroups(votes.nnz)
+        ends = votes.indptr.astype(dtypes.OFFSET)
+        pairs.group(votes.indices.astype(dtypes.INDEX, copy=False), ends[:-1], ends[1:], table.n_rows)
+        voted = np.empty(votes.nnz, dtypes.VALUE)
+        sddmm(table, pairs, hidden, voted, network.threads)
+        # Double precision keeps apart what float32 rounds to a probability of 1.
+        logits, voted = logits.astype(np.float64), voted.astype(np.float64)
+        if log_partition is None:
+            self.best, self.voted = expit(logits), expit(voted)
+        else:
+            self.best = neighbours.labels_per_point * np.exp(logits - log_partition[:, np.newaxis])
+            self.voted = neighbours.labels_per_point * np.exp(voted - np.repeat(log_partition, np.diff(ends)))
+
+
+def _mix(scores, votes, voted, share, k):
+    """The k best labels of the mixture and their scores.
+
+    A label without votes is among the k best only if it is among the network's k best: votes raise others alone.
+    """
+    if share == 0:
+        # The network's own order, which distinguishes logits whose probabilities are equal.
+        return scores.ids, scores.best
+    if share == 1:
+        return best_labels(votes, votes.data, k)
+    mixed = (1 - share) * voted + share * votes.data.astype(np.float64)
+    return best_labels(votes, mixed, k, scores.ids, (1 - share) * scores.best)
+
+
+def _depth(monitor):
+    match = re.fullmatch(r"(?:P|nDCG|R)@([1-9]\d*)", monitor)
+    if match is None:
+        raise ValueError(f"monitor must be P@k, nDCG@k or R@k for some k, got {monitor!r}")
+    return int(match[1])
