@@ -26,7 +26,7 @@ from slide.layers import InputLayer
 
 try:
     from slide.learning_rate import lr_factor
-except ImportError:
+except ImportError:  # as long as there are only these two schedules
 
     def lr_factor(config, batch, n_batches, per_epoch):
         return 1.0 - batch / n_batches if config.schedule == "linear" else 1.0
