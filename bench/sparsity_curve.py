@@ -103,7 +103,8 @@ def plot(runs, path, title):
                 ax.axhline(quality.mean(), color="black", linestyle="--", label="full")
                 continue
             active = [100 * np.mean([run["active_share"] for run in point]) for point in points]
-            ax.errorbar(active, quality.mean(1), quality.std(1), marker="o", capsize=2, label=method)
+            deviation = quality.std(1, ddof=min(1, quality.shape[1] - 1))
+            ax.errorbar(active, quality.mean(1), deviation, marker="o", capsize=2, label=method)
         ax.set(title=f"{title}, {loss}", xlabel="active output neurons, % of the labels", xscale="log")
         ax.grid(alpha=0.3)
         ax.legend(fontsize="small")

@@ -4,9 +4,9 @@
 
 Every method runs in a process of its own, on two threads (``--threads``) where it can; `adapters.py` has the settings.
 Training is timed without conversion to a method's own format, prediction without that of the queries (omikuji and
-fastText read their own file, which is counted); `slide.metrics` evaluates all. With ``--mask-inputs`` a method that cannot leave labels out itself is asked for as many
-more as the point has features. The peak memory is the process', data included. A method whose package is missing is
-skipped; the extra ``peers`` has them all.
+fastText read their own file, which is counted); `slide.metrics` evaluates all. With ``--mask-inputs`` a method that
+cannot leave labels out itself is asked for as many more as the point has features. The peak memory is the process',
+data included. A method whose package is missing is skipped; the extra ``peers`` has them all.
 """
 
 import json
