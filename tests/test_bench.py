@@ -1,0 +1,66 @@
+"""The measurements run: each on a data set of a few points, its output a record for every run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slide.data import make_extreme, save_xc
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+SCRIPTS = ("dense_reference.py", "candidates.py", "sparsity_curve.py", "peers/compare.py")
+
+
+def bench(script, *arguments):
+    command = [sys.executable, str(BENCH / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ)).stdout
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    paths = [folder / "train.txt", folder / "test.txt"]
+    for path, data in zip(paths, make_extreme(300, 100, 50, test_points=60, seed=1), strict=True):
+        save_xc(path, data)
+    return paths
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_the_command(script):
+    assert f"python bench/{script} TRAIN" in bench(script, "--help")
+
+
+def test_candidates(files):
+    options = ("--seeds", 2, "--epochs", 1, "--candidates", "lsh", "uniform", "--budgets", 8, "--tails", 8, "--json")
+    runs = [json.loads(line) for line in bench("candidates.py", *files, *options).splitlines()]
+    settings = [(run["candidates"], run["correction"], run["budget"], run["tail"]) for run in runs[::2]]
+    assert settings == [("lsh", None, 8, None), ("uniform", "logq", None, 8), ("uniform", "none", None, 8)]
+    assert all(0 <= run["P@1"] <= 1 and run["seconds"] > 0 for run in runs)
+
+
+def test_validation_never_reads_the_test_file(files):
+    options = ("--validate", "--seeds", 1, "--epochs", 1, "--shares", 0.1, "--methods", "uniform", "--json")
+    runs = bench("sparsity_curve.py", files[0], "nowhere.txt", *options).splitlines()
+    assert [json.loads(run)["method"] for run in runs] == ["full", "uniform"]
+
+
+def test_peers_that_need_no_package(files):
+    options = ("--seeds", 1, "--epochs", 1, "--methods", "slide", "knn", "--mask-inputs", "--json")
+    runs = [json.loads(line) for line in bench("peers/compare.py", *files, *options).splitlines()]
+    assert [run["method"] for run in runs] == ["slide", "knn"]
+    assert all(run["P@1"] > 0 for run in runs)
+
+
+def test_dense_network_is_slide_without_sampling(files, tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "run.toml").write_text(
+        '[network]\ninput_dropout = 0.1\n[[network.hidden]]\nunits = 32\ndropout = 0.2\n'
+        '[network.output]\ncandidates = "full"\n[network.optimizer]\nlazy = "exact"\nweight_decay = 0.01\n'
+    )
+    options = ("--seeds", 1, "--epochs", 3, "--config", tmp_path / "run.toml", "--json")
+    sampled, dense, _ = map(json.loads, bench("dense_reference.py", *files, *options).splitlines())
+    # Rounding may turn one prediction of the 60.
+    assert sampled["last"]["P@5"] == pytest.approx(dense["last"]["P@5"], abs=1.1 / 60 / 5)
