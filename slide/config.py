@@ -215,14 +215,14 @@ class HiddenConfig:
         by 1 minus it, so that prediction, which leaves none out, needs no correction.
     """
 
-    units: int = 128
+    units: int = 256
     activation: str = "relu"
     candidates: str = "full"
     budget: int = 256
     lsh: LSHConfig = field(default_factory=LSHConfig)
     rehash: RehashConfig = field(default_factory=RehashConfig)
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(fill="uniform"))
-    dropout: float = 0.0
+    dropout: float = 0.2
 
     def __post_init__(self):
         """Check every field."""
@@ -302,13 +302,13 @@ class OutputConfig:
         by default its logits spread over a few units then.
     """
 
-    candidates: str = "lsh+tail"
+    candidates: str = "uniform"
     correction: str = "logq"
     budget: int = 256
     tail: int = 1024
     tail_power: float = 0.0
     share_labels: bool = True
-    loss: str = "softmax"
+    loss: str = "bce"
     targets: str = "mean"
     label_smoothing: float = 0.0
     label_weights: str = "none"
@@ -386,11 +386,11 @@ class OptimizerConfig:
     """
 
     name: str = "adam"
-    lr: float = 5e-3
+    lr: float = 8e-3
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
-    lazy: str = "sparse"
+    lazy: str = "exact"
     weight_decay: float = 0.0
     clip_norm: float | None = None
 
@@ -508,7 +508,7 @@ class TrainingConfig:
         is `patience`.
     """
 
-    epochs: int = 5
+    epochs: int = 8
     batch_size: int = 128
     max_batches: int | None = None
     shuffle: bool = True
