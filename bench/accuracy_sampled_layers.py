@@ -85,15 +85,17 @@ def configuration(args, name, seed):
         units=UNITS,
         candidates="lsh" if sampled else "full",
         sampling=SamplingConfig(policy=args.policy, fill="uniform"),
+        dropout=0.0,
         **tables,
     )
     output = OutputConfig(
         candidates="lsh" if sampled else "full",
         correction="none",
+        loss="softmax",
         sampling=SamplingConfig(policy=args.policy),
         **tables,
     )
-    optimizer = OptimizerConfig(lr=args.lr)
+    optimizer = OptimizerConfig(lr=args.lr, lazy="sparse")
     return NetworkConfig(hidden=(hidden,) * LAYERS, output=output, optimizer=optimizer, seed=seed)
 
 

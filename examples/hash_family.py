@@ -37,7 +37,8 @@ def main():
     register_family("octants", make_octants)
     train, test = make_extreme(5_000, 2_000, 500, test_points=1_000)
     lsh = LSHConfig(family="octants", k=2, l=20)
-    config = NetworkConfig(hidden=HiddenConfig(units=64), output=OutputConfig(budget=64, tail=64, lsh=lsh))
+    output = OutputConfig(candidates="lsh+tail", budget=64, tail=64, lsh=lsh)
+    config = NetworkConfig(hidden=HiddenConfig(units=64), output=output)
     network = Network(train.X.shape[1], train.Y.shape[1], config)
     network.fit(train.X, train.Y)
     precision = network.evaluate(test.X, test.Y)["P@1"]

@@ -204,7 +204,7 @@ def _add_train(commands):
     )
     settings.add_argument("--candidates", choices=CANDIDATES, help="which output neurons a sample computes")
     settings.add_argument(
-        "--budget", metavar="N", type=int, help="neurons a sample takes from the hash tables"
+        "--budget", metavar="N", type=int, help="neurons a sample takes from hash tables, where --candidates has any"
     )
     settings.add_argument("--seed", metavar="N", type=int, help="of everything random")
 

@@ -142,9 +142,10 @@ def train(args: argparse.Namespace) -> int:
     if args.json:
         print(as_json(_training_report(network, history, display.progress, quality, popular, args.out)))
     else:
+        rehashing = f", {history.rehash_share:.0%} of it rehashing" if history.rehash_seconds else ""
         print(
             f"{history.batches:,} batches in {history.train_seconds:.1f} s, "
-            f"{history.ms_per_batch:.2f} ms each, {history.rehash_share:.0%} of it rehashing; "
+            f"{history.ms_per_batch:.2f} ms each{rehashing}; "
             f"{history.active_per_sample:,.0f} of {network.n_labels:,} outputs active for a sample"
         )
         if quality:
@@ -258,11 +259,15 @@ def _info_index(args):
     if args.json:
         print(as_json({"queries": source, "layers": {name: report.to_dict() for name, report in reports.items()}}))
         return 0
+    if not reports:
+        print(
+            "No layer of this network has hash tables: its candidates are not looked up. "
+            f"slide tune {args.model} DATA measures what tables would find."
+        )
+        return 0
     print(f"Queries: {source}")
     for name, report in reports.items():
         print(f"Hash tables of layer {name}\n{textwrap.indent(str(report), '  ')}")
-    if not reports:
-        print("No layer of this network has hash tables.")
     return 0
 
 
@@ -285,11 +290,12 @@ def tune(args: argparse.Namespace) -> int:
         time_limit=args.time,
         num_threads=network.threads,
     )
-    section = tomli_w.dumps({"network": _tuned(network.config, args.layer, result.settings())})
+    settings = {"candidates": _with_tables(layer.config.candidates, args.layer), **result.settings()}
+    section = tomli_w.dumps({"network": _tuned(network.config, args.layer, settings)})
     if args.toml is not None:
         args.toml.write_text(section, encoding="utf-8")
     if args.json:
-        print(as_json({"layer": args.layer, **result.to_dict(), "settings": result.settings()}))
+        print(as_json({"layer": args.layer, **result.to_dict(), "settings": settings}))
     elif args.toml is None:
         print(f"{result}\n\n{section}", end="")
     else:
@@ -322,8 +328,17 @@ def _tuned(config, name, settings):
     if name == "output":
         return {"output": settings}
     hidden = [to_dict(layer) for layer in config.hidden]
-    hidden[int(name.removeprefix("hidden."))].update(settings, candidates="lsh")
+    hidden[int(name.removeprefix("hidden."))].update(settings)
     return {"hidden": hidden}
+
+
+def _with_tables(candidates, name):
+    """The mode that looks a layer's neurons up in hash tables and is otherwise most like this one."""
+    if candidates.startswith("lsh"):
+        return candidates
+    if name != "output" or candidates == "topk":
+        return "lsh"
+    return "lsh+inbatch" if candidates == "inbatch" else "lsh+tail"
 
 
 def _queries(network, args):
@@ -438,11 +453,13 @@ def _check_memory(data, config):
     available = psutil.virtual_memory().available
     total = sum(needs.values())
     sizes = " + ".join(f"{size / 2**30:.2f} GiB {name}" for name, size in needs.items())
+    tables = any(name.endswith(" tables") for name in needs)
     log.info("the network takes %s = %.2f GiB", sizes, total / 2**30)
     if total > available:
         raise MemoryError(
             f"{sizes} = {total / 2**30:.2f} GiB are needed, {available / 2**30:.2f} GiB are free; "
-            "lower --hidden or the number of tables (network.output.lsh.l), or choose the optimiser sgd"
+            f"lower --hidden{' or the number of tables (network.output.lsh.l)' if tables else ''}, "
+            "or choose the optimiser sgd"
         )
 
 

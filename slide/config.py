@@ -103,6 +103,8 @@ class LSHConfig:
     def auto(cls, weights, queries, **options):
         """Return the tables that find the most for their time among these neurons; see `slide.tuning.tune`.
 
+        A layer uses them if its `candidates` are looked up in tables, such as an output's ``"lsh+tail"``.
+
         Parameters
         ----------
         weights : float32 array [n, dim]
@@ -249,13 +251,13 @@ class OutputConfig:
     Parameters
     ----------
     candidates : str
-        ``"lsh+tail"``: the sample's own labels, what it finds in the hash tables, the labels of every sample of the
-        batch, and draws from all neurons that the batch shares. Hard negatives and an estimate of all the rest: for
-        most data.
-        ``"uniform"``: the same without hash tables, and without their cost: for labels that are easily told apart.
+        ``"uniform"``: the sample's own labels, the labels of every sample of the batch, and draws from all neurons that
+        the batch shares, which estimate all the rest: the default, for most data.
+        ``"lsh+tail"``: those beside what the sample finds in hash tables: hard negatives, at the tables' cost, for
+        labels that few draws would tell apart.
         ``"inbatch"``: only the labels of every sample of the batch, the cheapest: for many labels a point.
-        ``"lsh+inbatch"``: those beside what the sample finds in the hash tables: where draws from all neurons find
-        only easy ones.
+        ``"lsh+inbatch"``: those beside what the sample finds in hash tables: where draws from all neurons find only
+        easy ones.
         ``"lsh"``: the sample's own labels and what it finds in the hash tables alone: the paper's mode, to compare.
         ``"topk"``, ``"topk+tail"``: as ``"lsh"`` and ``"lsh+tail"``, with the neurons of highest logit, searched
         exhaustively, for those found in hash tables. They cost as much as ``"full"``: a yardstick of what better
@@ -267,7 +269,8 @@ class OutputConfig:
         which makes the estimate of the denominator unbiased; the logistic loss divides its term by that probability,
         which makes the estimate of the loss unbiased. ``"none"``: all active neurons count alike.
     budget : int
-        Neurons a sample takes from the hash tables, or the exhaustive search, at most; its own labels count.
+        Modes ``"lsh..."`` and ``"topk..."``: neurons a sample takes from the hash tables, or the exhaustive search, at
+        most; its own labels count.
     tail : int
         Draws that the batch shares, in the modes ``"uniform"`` and ``"...+tail"``. Repeated ones count once.
     tail_power : float
@@ -278,15 +281,16 @@ class OutputConfig:
         Whether the labels of the batch's other samples are active for all in the modes with a tail. Without them the
         loss does not compare a sample with labels that are in the batch merely because they are frequent.
     loss : str
-        ``"softmax"``: cross-entropy of one distribution over all labels. ``"bce"``: every label is a yes or no of its
-        own, a binary cross-entropy each (one-vs-all); its biases start at the labels' log-odds in the training data.
+        ``"bce"``: every label is a yes or no of its own, a binary cross-entropy each (one-vs-all); its biases start at
+        the labels' log-odds in the training data. ``"softmax"``: cross-entropy of one distribution over all labels.
     targets : str
         Softmax only. ``"mean"``: a point's labels share a target of 1 evenly. ``"sum"``: each has a target of 1, which
         weighs points by their number of labels (pick-all-labels; Menon et al., NeurIPS 2019).
     label_smoothing : float
         From 0 to below 1. Softmax: this share of the target is spread over the active neurons in proportion to how
         many each stands for, which estimates spreading it evenly over all labels. Bce: yes and no are ``1 - s / 2`` and
-        ``s / 2``.
+        ``s / 2``, so that what a point expects grows with the number of labels: of 46,000, ``s = 0.01`` makes the noes
+        add up to 230 yeses. Use tiny values, some millionths for that many labels.
     label_weights : str
         ``"none"``, or ``"propensity"``: a label's target, or with bce its own term, is multiplied by its inverse
         propensity in the training data (Jain et al., KDD 2016), scaled to a mean of 1 over the labels' uses. It favours
@@ -294,6 +298,7 @@ class OutputConfig:
     lsh : LSHConfig
     rehash : RehashConfig
     sampling : SamplingConfig
+        These three are of the hash tables, which the modes ``"lsh..."`` alone have.
     init : str
         What the neurons' weights are when training starts. ``"random"``: uniform. ``"mean"``: each label's are the mean
         of what its training points give the layer then, minus that of all points; see `slide.initial.label_means`.

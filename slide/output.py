@@ -215,6 +215,7 @@ class OutputLayer:
 
     def scale_deltas(self, factor: float) -> None:
         """Multiply the gradient that ``step`` starts from, and with it that of every parameter of the network."""
+        assert self._active is not None, "scale_deltas comes after forward"
         _, own, _, common = self._active
         # Places that no pair has hold anything, even infinity.
         with np.errstate(invalid="ignore"):
@@ -233,6 +234,7 @@ class OutputLayer:
         rule : StepRule
         threads : int
         """
+        assert self._active is not None, "step comes after forward"
         groups, own, shared, common = self._active
         self._pairs.step(groups, own, signal, gradient, rule, threads)
         shared_step(self.table, shared, common, signal.dense, gradient, rule, threads)

@@ -30,7 +30,7 @@ def make_network(data):
     """Make a network that has been trained a little."""
 
     def make_network(candidates="lsh+tail", optimizer="adam"):
-        output = OutputConfig(candidates, budget=8, tail=8, lsh=LSHConfig(l=4))
+        output = OutputConfig(candidates, budget=8, tail=8, loss="softmax", lsh=LSHConfig(l=4))
         config = NetworkConfig(HiddenConfig(17), output, OptimizerConfig(optimizer, lr=0.01))
         net = Network(N_FEATURES, N_LABELS, config, threads=1)
         train(net, data)

@@ -89,7 +89,7 @@ def test_train_learns_saves_and_reports(run, data):
 
 
 def test_train_json(run, data):
-    options = ["--json", "--threads", 2, "--seed", 7, "--epochs", 2, "--out", "m"]
+    options = ["--json", "--threads", 2, "--seed", 7, "--epochs", 2, "--out", "m", "--candidates", "lsh+tail"]
     report = last_json(run("train", data / "train.txt", "--test", data / "test.txt", *options))
     network, test = Network.load("m", threads=2), load(data / "test.txt")
     quality = network.evaluate(test.X, test.Y)
@@ -344,6 +344,7 @@ def test_networks_larger_than_memory(refused, data, monkeypatch, candidates):
     assert "GiB are needed, 0.00 GiB are free" in line
     assert "GiB hidden.0 weights + " in line
     assert ("GiB output tables" in line) == (candidates == "lsh")
+    assert ("number of tables" in line) == (candidates == "lsh")
     assert ("logits" in line) == (candidates == "full")
 
 
@@ -538,11 +539,11 @@ def test_broken_pipe(model, tmp_path):
 def test_info_on_a_network(run, model):
     result = run("info", model)
     assert result.status == 0
-    assert re.search(r"hidden units: +128\n", result.out)
+    assert re.search(r"hidden units: +256\n", result.out)
     assert re.search(r"labels: +60\n", result.out)
     assert re.search(r"optimiser state: +no\n", result.out)
-    assert "Hash tables" in result.out
-    assert 'candidates = "lsh+tail"' in result.out
+    assert "Hash tables" not in result.out
+    assert 'candidates = "uniform"' in result.out
     about = last_json(run("info", model, "--json"))
     network = Network.load(model)
     layers = [*network.hidden, network.output]
@@ -552,9 +553,12 @@ def test_info_on_a_network(run, model):
     assert about["bytes"] == sum(file.stat().st_size for file in model.iterdir())
 
 
-def test_info_on_a_network_without_tables(run, data):
-    assert run("train", data / "train.txt", "--candidates", "full", "--max-batches", 1).status == 0
-    assert "Hash tables" not in run("info", "slide-model").out
+@pytest.mark.parametrize("candidates", ["lsh+tail", "full"])
+def test_info_has_the_hash_tables_that_there_are(run, data, candidates):
+    result = run("train", data / "train.txt", "--candidates", candidates, "--max-batches", 1)
+    assert result.status == 0
+    assert ("of it rehashing" in result.out) == (candidates == "lsh+tail")
+    assert ("Hash tables" in run("info", "slide-model").out) == (candidates == "lsh+tail")
 
 
 def test_info_on_this_installation(run):
@@ -581,9 +585,9 @@ def test_help(run, command):
 
 def test_help_shows_defaults(run):
     text = " ".join(run("train", "--help").out.split())
-    assert "passes over the data (default: 5)" in text
+    assert "passes over the data (default: 8)" in text
     assert "end after so many batches (default: none)" in text
-    assert "units of each hidden layer, from the features upward (default: 128)" in text
+    assert "units of each hidden layer, from the features upward (default: 256)" in text
     assert "on --holdout, never on the test data (default: none)" in text
     assert "(default: slide-model)" in text
 

@@ -22,14 +22,15 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """The folder of networks: "shallow", "deep" whose second hidden layer is sampled too, and "dense"."""
+    """The folder of networks: "shallow", "deep" whose second hidden layer is sampled too, "shared" and "dense"."""
     folder = tmp_path_factory.mktemp("models")
     hidden = HiddenConfig(units=32)
     sampled = HiddenConfig(units=64, candidates="lsh", budget=16, lsh=LSH)
-    output = OutputConfig(lsh=LSH, budget=24)
+    output = OutputConfig(candidates="lsh+tail", lsh=LSH, budget=24)
     for name, config in {
         "shallow": NetworkConfig(hidden=hidden, output=output),
         "deep": NetworkConfig(hidden=(hidden, sampled), output=output),
+        "shared": NetworkConfig(hidden=hidden, output=OutputConfig(candidates="inbatch")),
         "dense": NetworkConfig(hidden=hidden, output=OutputConfig(candidates="full")),
     }.items():
         Network(*SIZES.values(), config, threads=1).save(folder / name, moments=name == "deep")
@@ -58,7 +59,9 @@ def test_info_without_data_says_that_its_queries_are_random(run, models):
 
 
 def test_info_of_a_network_without_tables(run, models):
-    assert "No layer of this network has hash tables" in run("info", models / "dense", "--index").out
+    result = run("info", models / "dense", "--index")
+    assert result.out.startswith("No layer of this network has hash tables")
+    assert f"slide tune {models / 'dense'} DATA" in result.out
     assert json.loads(run("info", models / "dense", "--index", "--json").out)["layers"] == {}
 
 
@@ -68,13 +71,16 @@ def test_info_needs_a_network_to_look_into(run):
     assert "slide info MODEL --index" in result.err
 
 
-def test_tune_prints_the_frontier_and_a_section_to_paste(run, models, data, tmp_path):
-    result = run("tune", models / "dense", data, "--time", 1, "--recall", 0.2)
+@pytest.mark.parametrize(
+    ("model", "candidates"), [("dense", "lsh+tail"), ("shared", "lsh+inbatch"), ("shallow", "lsh+tail")]
+)
+def test_tune_prints_the_frontier_and_a_section_to_paste(run, models, data, tmp_path, model, candidates):
+    result = run("tune", models / model, data, "--time", 1, "--recall", 0.2)
     assert result.status == 0
     assert result.out.count("<- chosen") == 1
     (tmp_path / "pasted.toml").write_text(result.out[result.out.index("[network.output]") :])
     output = RunConfig.from_toml(tmp_path / "pasted.toml").network.output
-    assert output.candidates == "lsh+tail"
+    assert output.candidates == candidates
     assert output.lsh.k is not None
 
 

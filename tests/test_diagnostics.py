@@ -205,7 +205,8 @@ def test_refusals(table, queries):
 
 def test_layer_inputs_are_what_prediction_computes(rng):
     hidden = (HiddenConfig(units=20), HiddenConfig(units=12, candidates="lsh", lsh=LSHConfig(l=4)))
-    network = Network(50, 30, NetworkConfig(hidden=hidden, output=OutputConfig(lsh=LSHConfig(l=4))), threads=1)
+    output = OutputConfig("lsh+tail", lsh=LSHConfig(l=4))
+    network = Network(50, 30, NetworkConfig(hidden=hidden, output=output), threads=1)
     X = (rng.random((7, 50)) < 0.2) * rng.random((7, 50))
     features, first, second = network.layer_inputs(X)
     assert features.dense is None

@@ -102,7 +102,7 @@ def test_configurations_that_do_not_fit(fields, message):
 
 
 def test_a_network_refuses_an_unknown_family():
-    config = NetworkConfig(output=OutputConfig(lsh=LSHConfig(family="nearest")))
+    config = NetworkConfig(output=OutputConfig("lsh", lsh=LSHConfig(family="nearest")))
     with pytest.raises(ConfigError, match=r"LSHConfig\.family must be registered"):
         Network(10, 10, config)
 

@@ -18,8 +18,10 @@ def data():
     return make_extreme(1000, N_FEATURES, N_LABELS, test_points=400, labels_per_point=2, zipf=0.5)
 
 
-def make_network(candidates="lsh+tail", hidden=HiddenConfig(32), threads=1, init="random", **options):  # noqa: B008
-    output = OutputConfig(candidates, budget=20, tail=20, lsh=LSHConfig(l=10), init=init, init_scale=3.0)
+def make_network(candidates="lsh+tail", hidden=HiddenConfig(32, dropout=0.0), threads=1, init="random", **options):  # noqa: B008
+    output = OutputConfig(
+        candidates, budget=20, tail=20, loss="softmax", lsh=LSHConfig(l=10), init=init, init_scale=3.0
+    )
     return Network(N_FEATURES, N_LABELS, NetworkConfig(hidden, output, **options), threads=threads)
 
 

@@ -26,7 +26,7 @@ def data():
 
 
 def make_network(threads=1, hidden=HIDDEN["full"], **options):
-    output = OutputConfig(budget=60, tail=40, lsh=LSHConfig(l=8))
+    output = OutputConfig("lsh+tail", budget=60, tail=40, loss="softmax", lsh=LSHConfig(l=8))
     return Network(N_FEATURES, N_LABELS, NetworkConfig(hidden, output, **options), threads=threads)
 
 
@@ -70,7 +70,7 @@ def test_weights_do_not_depend_on_threads(data, hidden):
 
 @pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN)
 def test_nothing_is_left_out_in_prediction(data, hidden):
-    plain = make_network(hidden=tuple(HiddenConfig(layer.units) for layer in hidden))
+    plain = make_network(hidden=tuple(HiddenConfig(layer.units, dropout=0.0) for layer in hidden))
     net = make_network(hidden=tuple(HiddenConfig(layer.units, dropout=layer.dropout) for layer in hidden))
     sampled = make_network(hidden=hidden, input_dropout=0.5)
     assert all(np.array_equal(a, b) for a, b in zip(net.predict(data.X), plain.predict(data.X), strict=True))
@@ -133,7 +133,9 @@ def test_training_goes_on_where_it_stopped(data, tmp_path):
         for i in range(first, last):
             net.train_batch(reader.read(np.arange(50 * i, 50 * i + 50)))
 
-    config = NetworkConfig(HIDDEN["full"], OutputConfig("full"), input_dropout=0.3)
+    # Saving settles rows that exact steps left behind, which rounds otherwise than settling them later.
+    sparse = OptimizerConfig(lazy="sparse")
+    config = NetworkConfig(HIDDEN["full"], OutputConfig("full", loss="softmax"), sparse, input_dropout=0.3)
     whole, half = (Network(N_FEATURES, N_LABELS, config, threads=1) for _ in range(2))
     batches(whole, 0, 8)
     batches(half, 0, 4)

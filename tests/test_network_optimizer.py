@@ -1,5 +1,6 @@
 """A network whose batches read few rows, against one that steps all its parameters; clipping; settling."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -20,8 +21,8 @@ def data():
 
 
 def make(candidates="lsh", layers=1, *, threads=1, hidden=None, **optimizer):
-    hidden = hidden or tuple(HiddenConfig(units) for units in (20, 24)[:layers])
-    output = OutputConfig(candidates, "none", budget=12, lsh=LSHConfig(k=2, l=4))
+    hidden = hidden or tuple(HiddenConfig(units, dropout=0.0) for units in (20, 24)[:layers])
+    output = OutputConfig(candidates, "none", budget=12, loss="softmax", lsh=LSHConfig(k=2, l=4))
     config = NetworkConfig(hidden, output, OptimizerConfig(**{"lr": 5e-3} | optimizer))
     return Network(N_FEATURES, N_LABELS, config, threads=threads)
 
@@ -163,13 +164,11 @@ def test_gradients_are_clipped(data, found, candidates, layers, optimizer):
     assert_same(net, twin)
 
 
+SAMPLED_40 = HiddenConfig(40, "relu", "lsh", 9, LSHConfig(k=2, l=4), dropout=0.0)
 SAMPLED = {
-    "features": (HiddenConfig(40, "relu", "lsh", 9, LSHConfig(k=2, l=4)),),
-    "full, sampled": (HiddenConfig(20), HiddenConfig(40, "relu", "lsh", 9, LSHConfig(k=2, l=4))),
-    "sampled, sampled": (
-        HiddenConfig(40, "relu", "lsh", 9, LSHConfig(k=2, l=4)),
-        HiddenConfig(30, "relu", "lsh", 9, LSHConfig(k=2, l=4)),
-    ),
+    "features": (SAMPLED_40,),
+    "full, sampled": (HiddenConfig(20, dropout=0.0), SAMPLED_40),
+    "sampled, sampled": (SAMPLED_40, dataclasses.replace(SAMPLED_40, units=30)),
 }
 
 

@@ -13,9 +13,11 @@ from slide.kernels.sparse import SampleGradient
 from slide.output import OutputLayer
 from slide.signals import Runs, Signal
 
+BASE = {"candidates": "lsh+tail", "budget": 10, "tail": 8, "loss": "softmax", "lsh": LSHConfig(k=2, l=4)}
+
 
 def output_layer(n_labels=50, dim=20, moments=0, seed=0, **fields):
-    config = OutputConfig(**{"budget": 10, "tail": 8, "lsh": LSHConfig(k=2, l=4)} | fields)
+    config = OutputConfig(**BASE | fields)
     layer = OutputLayer(n_labels, dim, config, moments, seed, Buffers(), 1)
     layer.make_index()
     if layer.index is not None:
