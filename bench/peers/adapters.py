@@ -17,6 +17,10 @@ FEW_LABELS = 5000
 """Up to so many labels a classifier for each is affordable."""
 
 
+TUNING_POINTS = 2000
+"""The most held-out points that settings are chosen on."""
+
+
 class Unsuitable(Exception):
     """The method is not for these data; the message says why."""
 
@@ -133,7 +137,7 @@ class Slide(Peer):
 
 
 class SlideMixture(Slide):
-    """The network mixed with nearest neighbours; what the mixture is of is chosen on a tenth of the training data."""
+    """The network mixed with nearest neighbours; what the mixture is of is chosen on held-out training points."""
 
     def prepare(self, train):
         # Before anything is timed or trained: without them there is nothing to measure.
@@ -143,11 +147,12 @@ class SlideMixture(Slide):
         super().prepare(train)
 
     def fit(self):
-        from common import split
+        from common import draw, split
 
         Mixture, Neighbours = self.kinds
         start = time.perf_counter()
         rest, held_out = split(self.train)
+        held_out = draw(held_out, TUNING_POINTS)
         tuned = Mixture.tuned(
             self.train_network(rest),
             Neighbours(rest.X, rest.Y, threads=self.threads),
