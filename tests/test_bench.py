@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from slide import RunConfig
 from slide.data import make_extreme, save_xc
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
@@ -31,6 +32,11 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_names_the_command(script):
     assert f"python bench/{script} TRAIN" in bench(script, "--help")
+
+
+@pytest.mark.parametrize("path", sorted((BENCH / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_settings_are_read(path):
+    assert RunConfig.from_toml(path) != RunConfig()
 
 
 def test_candidates(files):
