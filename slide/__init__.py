@@ -1,9 +1,9 @@
 """slide: neural networks with 100,000 to millions of outputs, trained and served on ordinary CPUs.
 
 A re-creation of SLIDE (Chen et al., *SLIDE: In Defense of Smart Algorithms over Hardware Acceleration for Large-Scale
-Deep Learning Systems*, MLSys 2020). A dense network multiplies every output for every sample; this one hashes the
-sample's hidden vector, looks up a few hundred neurons in locality-sensitive hash tables, and computes and updates those
-and a small shared sample of the rest.
+Deep Learning Systems*, MLSys 2020). A dense network multiplies every output for every sample; this one computes and
+updates a few: the sample's labels, a small sample of all outputs that its batch shares and, if asked, the neurons that
+it finds by hashing its hidden vector into locality-sensitive hash tables.
 
 The house has two floors; imports run downward only::
 
@@ -32,7 +32,7 @@ The house has two floors; imports run downward only::
       probability.py     how probable a neuron is to be sampled
       metrics.py         P@k, nDCG@k, PSP@k, R@k
       data/              readers, cache, synthetic data, batches
-      config.py          frozen dataclasses, TOML; checks.py has the checks of their fields
+      config.py          frozen dataclasses, TOML; checks.py checks their fields, settings.py makes them plain values
       buffers.py         named large memory
       blas.py            one thread for BLAS
     slide/kernels/       compiled, without the GIL, knows only arrays

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from slide.config import ConfigError, NetworkConfig, from_dict, to_dict
+from slide.config import ConfigError, NetworkConfig
 from slide.info import __version__
 from slide.network import Network
+from slide.settings import from_dict, to_dict
 
 FORMAT = "slide-network"
 VERSION = 1

@@ -25,10 +25,11 @@ from slide.commands import (
     train,
     tune,
 )
-from slide.config import CANDIDATES, SCHEDULES, RunConfig, to_dict
+from slide.config import CANDIDATES, SCHEDULES, RunConfig
 from slide.console import logging_to_stderr
 from slide.data.readers import FORMATS
 from slide.info import __version__
+from slide.settings import to_dict
 
 
 def main(argv: list[str] | None = None) -> int:

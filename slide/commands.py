@@ -26,7 +26,7 @@ import tomli_w
 from scipy.sparse import csr_matrix, random_array
 
 from slide import checkpoint, metrics, tuning
-from slide.config import RunConfig, from_dict, to_dict
+from slide.config import RunConfig
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import DataError, load, make_extreme
 from slide.data.readers import detect_format
@@ -35,6 +35,7 @@ from slide.layers import InputLayer
 from slide.mixture import Mixture
 from slide.neighbours import Neighbours
 from slide.network import Network
+from slide.settings import from_dict, to_dict
 from slide.training import Progress, known_propensities
 
 KS = (1, 3, 5)

@@ -5,7 +5,6 @@ result is the same to the bit. Every field has a default that works; a wrong val
 names the field and what it may be.
 """
 
-import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from slide.checks import (
     check_section,
     refuse,
 )
+from slide.settings import from_dict, to_dict
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -614,65 +614,3 @@ class RunConfig:
         path : path-like
         """
         Path(path).write_bytes(tomli_w.dumps(to_dict(self)).encode("utf-8"))
-
-
-def to_dict(config):
-    """Return a configuration as nested dictionaries of plain values; fields that are None are left out.
-
-    Parameters
-    ----------
-    config : dataclass
-    """
-    out = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            value = to_dict(value)
-        elif isinstance(value, tuple):
-            value = [to_dict(item) for item in value]
-        if value is not None:
-            out[f.name] = value
-    return out
-
-
-def from_dict(kind, values, *, where=""):
-    """Make a configuration of class `kind` from nested dictionaries; what they leave out keeps its default.
-
-    Parameters
-    ----------
-    kind : type
-        One of this module's classes.
-    values : dict
-    where : str
-        Path of the section, for messages.
-
-    Raises
-    ------
-    ConfigError
-        A field is unknown or wrong.
-    """
-    return _changed(kind(), values, where)
-
-
-def _changed(config, values, where):
-    """Return the configuration with the fields that `values` has, in nested dictionaries, changed."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"[{where}] must be a section, got {values!r}")
-    names = [f.name for f in dataclasses.fields(config)]
-    changes = {}
-    for name, value in values.items():
-        path = f"{where}.{name}" if where else name
-        if name not in names:
-            raise ConfigError(f"unknown setting {path!r}; {where or 'the file'} may have: {', '.join(names)}")
-        now = getattr(config, name)
-        if dataclasses.is_dataclass(now):
-            value = _changed(now, value, path)
-        elif isinstance(now, tuple):
-            if not isinstance(value, list):
-                raise ConfigError(f"[[{path}]] must be a list of sections, got {value!r}")
-            value = tuple(from_dict(type(now[0]), item, where=f"{path}[{i}]") for i, item in enumerate(value))
-        changes[name] = value
-    try:
-        return dataclasses.replace(config, **changes)
-    except ConfigError as error:
-        raise ConfigError(f"[{where}] {error}" if where else str(error)) from None

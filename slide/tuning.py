@@ -18,13 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from slide.buffers import Buffers
-from slide.config import ConfigError, LSHConfig, RehashConfig, SamplingConfig, to_dict
+from slide.config import ConfigError, LSHConfig, RehashConfig, SamplingConfig
 from slide.diagnostics import as_signal, draw, exact_top, fastest, recall, take
 from slide.families import make_hasher, registered_families
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.rows import RowTable
+from slide.settings import to_dict
 from slide.signals import Pairs, Runs, Signal
 
 FAMILIES = ("simhash", "wta", "dwta", "minhash")
