@@ -57,7 +57,7 @@ RANDOM_FEATURES = 32
 """Features of a random point."""
 
 SYNTHETIC = {
-    "n_points": 300_000,
+    "n_points": 100_000,
     "n_features": 50_000,
     "n_labels": 100_000,
     "noise": 0.5,
