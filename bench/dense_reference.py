@@ -23,14 +23,7 @@ from slide import Network, initial
 from slide.data.batches import epoch_order
 from slide.kernels.dropout import drop_entries, drop_units
 from slide.layers import InputLayer
-
-try:
-    from slide.learning_rate import lr_factor
-except ImportError:  # as long as there are only these two schedules
-
-    def lr_factor(config, batch, n_batches, per_epoch):
-        return 1.0 - batch / n_batches if config.schedule == "linear" else 1.0
-
+from slide.learning_rate import lr_factor
 
 METRICS = tuple(f"P@{k}" for k in KS)
 

@@ -193,7 +193,7 @@ class OutputLayer:
             hit,
             threads,
             smoothing=self.config.label_smoothing,
-            weight=np.exp(-log_q).astype(dtypes.VALUE),
+            weight=None if softmax and not self.config.label_smoothing else np.exp(-log_q).astype(dtypes.VALUE),
             certain=certain,
         )
         self._active = (groups, logits, shared, common)
