@@ -30,5 +30,5 @@ cdef class PairGroups:
     cdef int64_t highest_row
     cdef slide_groups view(self) noexcept nogil
     cdef void _sort(self, int64_t n_rows) noexcept nogil
-    cdef void _find_groups(self) noexcept nogil
+    cdef void _gather(self, int64_t n_buckets) noexcept nogil
     cdef void _cut(self) noexcept nogil

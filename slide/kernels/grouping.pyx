@@ -171,26 +171,20 @@ cdef class PairGroups:
         cdef Spread spread
         cdef bint few = pairs < _FEW_PAIRS
         cdef int threads = 1 if few else min(threads_for(num_threads, pairs, 1 << 15), <int>_MOST_BLOCKS)
-        cdef int64_t b, _b
+        cdef int64_t b
         _plan(&spread, &ids[0], &begin[0], &end[0], samples, pairs, n_rows, threads)
         if few:
             with nogil:
                 _make_keys(self, &spread)
         else:
-            # One parallel region: the loops of one turn are steps that all threads take together.
+            # One region, and no step for one thread in it: on a busy machine to meet costs more than small sums do.
             with nogil, parallel(num_threads=threads):
                 for b in prange(spread.n_blocks, schedule="static", chunksize=1):
                     _count_block(self, &spread, b)
-                for _b in prange(1, schedule="static"):
-                    _place_buckets(self, &spread)
                 for b in prange(spread.n_blocks, schedule="static", chunksize=1):
                     _spread_block(self, &spread, b)
                 for b in prange(spread.n_buckets, schedule="dynamic", chunksize=4):
                     _sort_bucket(self, &spread, b)
-                for _b in prange(1, schedule="static"):
-                    _place_groups(self, &spread)
-                for b in prange(spread.n_buckets, schedule="static"):
-                    _move_groups(self, b)
         for b in range(spread.n_blocks):
             lowest = min(lowest, spread.lowest[b])
             highest = max(highest, spread.highest[b])
@@ -202,7 +196,10 @@ cdef class PairGroups:
         with nogil:
             if few:
                 self._sort(highest + 1)
-                self._find_groups()
+                self.bucket_ptr[0] = 0
+                self.bucket_groups[0] = _emit(self, self.keys, 0, pairs)
+                spread.n_buckets = 1
+            self._gather(spread.n_buckets)
             self.group_ptr[self.n_groups] = pairs
             self._cut()
 
@@ -217,12 +214,17 @@ cdef class PairGroups:
             self.keys_to = swap
             shift += _RADIX_BITS
 
-    cdef void _find_groups(self) noexcept nogil:
-        cdef int64_t g
-        self.n_groups = _emit(self, self.keys, 0, self.n_pairs)
-        for g in range(self.n_groups):
-            self.group_row[g] = <int32_t>(self.keys_to[g] >> 32)
-            self.group_ptr[g] = self.keys_to[g] & 0xFFFFFFFFu
+    cdef void _gather(self, int64_t n_buckets) noexcept nogil:
+        """Put the groups of all buckets one after another."""
+        cdef const uint64_t *found
+        cdef int64_t bucket, g
+        self.n_groups = 0
+        for bucket in range(n_buckets):
+            found = self.keys_to + self.bucket_ptr[bucket]
+            for g in range(self.bucket_groups[bucket]):
+                self.group_row[self.n_groups] = <int32_t>(found[g] >> 32)
+                self.group_ptr[self.n_groups] = found[g] & 0xFFFFFFFFu
+                self.n_groups += 1
 
     cdef void _cut(self) noexcept nogil:
         """Cut the groups into parts: part p begins where p shares of the work are done."""
@@ -299,28 +301,25 @@ cdef void _count_block(PairGroups groups, Spread *spread, int64_t block) noexcep
     spread.highest[block] = highest
 
 
-cdef void _place_buckets(PairGroups groups, Spread *spread) noexcept nogil:
-    """Counts to places: bucket after bucket and, within one, block after block. After an error nothing has a place."""
-    cdef int64_t bucket, block, total = 0
-    cdef int32_t count
-    for block in range(spread.n_blocks):
-        if spread.lowest[block] < 0 or spread.highest[block] >= spread.n_rows:
-            spread.n_buckets = 0
-    for bucket in range(spread.n_buckets):
-        groups.bucket_ptr[bucket] = total
-        for block in range(spread.n_blocks):
-            count = groups.counts[block * _RADIX + bucket]
-            groups.counts[block * _RADIX + bucket] = <int32_t>total
-            total += count
-    groups.bucket_ptr[spread.n_buckets] = total
-
-
 cdef void _spread_block(PairGroups groups, Spread *spread, int64_t block) noexcept nogil:
-    cdef int32_t *to = groups.counts + block * _RADIX
-    cdef int64_t s, i
+    """Put the block's keys into the buckets, behind those of the blocks before it."""
+    cdef int32_t to[_RADIX]
+    cdef int64_t s, i, bucket, other, total = 0
     cdef int32_t row
-    if spread.n_buckets == 0:
-        return
+    for other in range(spread.n_blocks):
+        if spread.lowest[other] < 0 or spread.highest[other] >= spread.n_rows:
+            if block == 0:
+                memset(groups.bucket_ptr, 0, (spread.n_buckets + 1) * sizeof(int64_t))
+            return
+    for bucket in range(spread.n_buckets):
+        if block == 0:
+            groups.bucket_ptr[bucket] = total
+        for other in range(spread.n_blocks):
+            if other == block:
+                to[bucket] = <int32_t>total
+            total += groups.counts[other * _RADIX + bucket]
+    if block == 0:
+        groups.bucket_ptr[spread.n_buckets] = total
     for s in range(spread.block[block], spread.block[block + 1]):
         for i in range(spread.begin[s], spread.end[s]):
             row = spread.ids[i]
@@ -390,23 +389,6 @@ cdef int64_t _emit(PairGroups groups, const uint64_t *keys, int64_t begin, int64
             found[g] = <uint64_t>row << 32 | <uint64_t>(begin + i)
             g += 1
     return g
-
-
-cdef void _place_groups(PairGroups groups, Spread *spread) noexcept nogil:
-    cdef int64_t bucket, count, total = 0
-    for bucket in range(spread.n_buckets):
-        count = groups.bucket_groups[bucket]
-        groups.bucket_groups[bucket] = total
-        total += count
-    groups.bucket_groups[spread.n_buckets] = groups.n_groups = total
-
-
-cdef void _move_groups(PairGroups groups, int64_t bucket) noexcept nogil:
-    cdef const uint64_t *found = groups.keys_to + groups.bucket_ptr[bucket]
-    cdef int64_t first = groups.bucket_groups[bucket], g
-    for g in range(groups.bucket_groups[bucket + 1] - first):
-        groups.group_row[first + g] = <int32_t>(found[g] >> 32)
-        groups.group_ptr[first + g] = found[g] & 0xFFFFFFFFu
 
 
 def check_grouped(RowTable table, PairGroups groups, hidden, slots):
