@@ -42,21 +42,24 @@ The house has two floors; imports run downward only::
       hashing            SimHash, WTA, DWTA, MinHash
       tables             flat bucket tables
       sampling           vanilla, top-K and threshold sampling
-      sparse             pairs grouped by row; SpMM, SDDMM
+      active             a batch's shared neurons, and where labels stand among them
+      grouping           pairs grouped by row
+      sparse             SpMM, SDDMM; where the samples' gradient is gathered
       sparse_input       SDDMM and the row step for samples that are sparse themselves
       dense              shared candidates and exact top-k, through BLAS
       neighbours         nearest sparse vectors through posting lists; the best labels of sparse scores
       losses             softmax and one-vs-all cross-entropy over the active set
       dropout            units and features left out in training
-      optim              SGD and Adam on touched rows; rows that catch up with steps that skipped them
+      optim              SGD and Adam on touched rows
+      catch_up           rows that catch up with steps that skipped them
       text               the parser behind data/
       simd/              the C row kernels, once per instruction set
 
 The road of a batch: tables rebuilt if due (`index`) -> CSR rows -> hidden activations (`sparse.spmm`) -> bucket indices
-(`hashing`) -> candidates, labels first (`sampling`) -> pairs grouped by row (`sparse.PairGroups`) -> logits
+(`hashing`) -> candidates, labels first (`sampling`) -> pairs grouped by row (`grouping.PairGroups`) -> logits
 (`sparse.sddmm`, `dense.shared_logits`) -> loss and deltas (`losses`) -> gradient and optimiser step in one visit to
 each row (`optim.step_groups`, `dense.shared_step`) -> the same for the rows of the features. Where skipped rows owe
-something (`optimizer`), a layer lets those it is about to read pay first (`optim.catch_up`).
+something (`optimizer`), the kernel that is about to read them lets them pay first (`catch_up`).
 """
 
 from slide.config import (

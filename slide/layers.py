@@ -20,9 +20,10 @@ from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.dense import shared_logits, shared_step
 from slide.kernels.dropout import drop_pairs, drop_units
+from slide.kernels.grouping import PairGroups
 from slide.kernels.optim import StepRule, step_groups, step_vector
 from slide.kernels.rows import RowTable
-from slide.kernels.sparse import PairGroups, SampleGradient, spmm
+from slide.kernels.sparse import SampleGradient, spmm
 from slide.signals import Pairs, Runs, Signal
 
 NOTHING = np.zeros(0, dtypes.VALUE)
@@ -159,7 +160,7 @@ class InputLayer(HiddenLayer):
 
     def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
         """See `HiddenLayer.forward`."""
-        self._groups = self._pairs.group(signal.columns)
+        self._groups = self._pairs.group(signal.columns, threads)
         self._pairs.catch_up(self._groups, rule, threads)
         shape = (len(signal.columns.begin), self.padded_dim)
         out = self._dense(signal, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), threads)
@@ -257,9 +258,8 @@ class SampledLayer(HiddenLayer):
         n = len(signal.dense) if signal.dense is not None else len(signal.columns.begin)
         nobody = Runs(np.zeros(0, dtypes.INDEX), np.zeros(n, dtypes.OFFSET), np.zeros(n, dtypes.OFFSET))
         units = self._pairs.draw(self.index, signal, nobody, self.config.budget, iteration, threads)
-        groups = self._pairs.group(units)
-        self._pairs.catch_up(groups, rule, threads)
-        values = self._pairs.logits(groups, units, signal, threads)
+        groups = self._pairs.group(units, threads)
+        values = self._pairs.logits(groups, units, signal, rule, threads)
         if self.relu:
             np.maximum(values, 0.0, out=values)
         self._drop_active(values, units, iteration, threads)

@@ -22,9 +22,10 @@ from slide.exclusions import Exclusions
 from slide.families import make_hasher
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
+from slide.kernels.catch_up import catch_up
 from slide.kernels.dense import exact_topk
 from slide.kernels.dropout import drop_entries
-from slide.kernels.optim import catch_up, measure
+from slide.kernels.optim import measure
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient

@@ -27,7 +27,8 @@ import numpy as np
 
 from slide.config import OptimizerConfig
 from slide.kernels import dtypes, optim
-from slide.kernels.optim import Owed, StepRule
+from slide.kernels.catch_up import Owed, add_step
+from slide.kernels.optim import StepRule
 
 NEGLIGIBLE = 1e-9
 """Where beta1^i has fallen to it, a momentum moves weights no more."""
@@ -147,25 +148,9 @@ class Optimizer:
             root = 1.0 / math.sqrt(1.0 - self.config.beta2**self.step)
             self._steps[n] = rate, root, decay
             if self.replay_until < NEVER:
-                self._add(n, rate, root, decay)
-
-    def _add(self, n, rate, root, decay):
-        """Add a step's term to the measures of the window, of which the newest is entry n."""
-        self._first_root[:-1] = self._first_root[1:]
-        self._first_root[-1] = root
-        self._measures[..., :-1] = self._measures[..., 1:]
-        self._measures[..., -1] = 0.0
-        size = min(self.window, n + 1)
-        measures, first_root = self._measures[..., -size:], self._first_root[-size:]
-        a, b = rate * self._fading[-size:], root * self._narrowing[-size:] / first_root - 1.0
-        measures[:, 0] *= 1.0 - decay
-        for moment in measures:
-            moment += a
-            a = a * b
-        weights, places = _two_nodes(measures)
-        nodes = np.stack([weights, first_root * math.sqrt(self.config.beta2) * (1.0 + places)], 1)
-        by_step = self._nodes[n + 1 - size : n + 1].reshape(size, 2, 2, 2)
-        by_step[...] = np.moveaxis(nodes, (3, 2), (0, 1))
+                nodes = self._nodes[max(0, n + 1 - self.window) : n + 1]
+                window = self._first_root, self._measures, self._fading, self._narrowing
+                add_step(*window, rate, root, decay, math.sqrt(self.config.beta2), nodes)
 
 
 def _with_room(array, n):

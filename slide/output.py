@@ -12,16 +12,19 @@ from slide.config import OutputConfig
 from slide.data.batches import Batch
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
+from slide.kernels.active import label_places
 from slide.kernels.dense import shared_logits, shared_step
+from slide.kernels.grouping import PairGroups
 from slide.kernels.losses import logistic_cross_entropy, remove_offsets, softmax_cross_entropy
-from slide.kernels.optim import StepRule, catch_up
+from slide.kernels.optim import StepRule
 from slide.kernels.rows import RowTable
 from slide.kernels.sampling import split_shared
-from slide.kernels.sparse import PairGroups, SampleGradient
+from slide.kernels.sparse import SampleGradient
 from slide.shared import SharedSample
 from slide.signals import Pairs, Runs, Signal
 
 NOTHING = np.zeros(0, dtypes.VALUE)
+NOBODY = np.zeros(0, dtypes.INDEX)
 
 
 @dataclass(frozen=True)
@@ -158,24 +161,22 @@ class OutputLayer:
         """
         n = len(batch)
         shared = self._shared.ids(batch.labels, iteration)
-        log_q = self._shared.log_probability(shared, n)
         own, certain = self._own_pairs(batch, signal, shared, iteration, threads)
         labels = Runs(batch.labels, batch.label_ptr[:-1], batch.label_ptr[1:])
-        places = _places(batch, shared)
+        places = self._buffers.array("output label places", batch.labels.shape, dtypes.INDEX)
+        label_places(shared, batch.label_ptr, batch.labels, places)
         if certain is None:
             certain = labels._replace(flat=places)
-        loss, hit = np.empty(n, dtypes.VALUE), np.empty(n, dtypes.VALUE)
+        loss, hit = self._buffers.array("output losses", (2, n), dtypes.VALUE)
         labelled = max(1, int(np.count_nonzero(labels.lengths)))
 
         softmax = self.config.loss == "softmax"
-        offsets = (-log_q).astype(dtypes.VALUE) if softmax else NOTHING
-        groups = self._pairs.group(own)
-        self._pairs.catch_up(groups, rule, threads)
-        if rule.owed is not None:
-            catch_up(self.table, shared, rule.owed, threads)
-        logits = self._pairs.logits(groups, own, signal, threads)
+        offsets = self._shared.offsets(shared, n) if softmax else NOTHING
+        stands_for = self._shared.weights(shared, n) if self.config.label_smoothing or not softmax else None
+        groups = self._pairs.group(own, threads)
+        logits = self._pairs.logits(groups, own, signal, rule, threads)
         common = self._buffers.array("output shared logits", (n, len(shared)), dtypes.VALUE)
-        shared_logits(self.table, shared, offsets, signal.dense, common, threads)
+        shared_logits(self.table, shared, offsets, signal.dense, common, threads, rule.owed)
         if len(offsets):
             remove_offsets(common, offsets, certain.begin, certain.end, certain.flat, threads)
         cross_entropy = softmax_cross_entropy if softmax else logistic_cross_entropy
@@ -193,7 +194,7 @@ class OutputLayer:
             hit,
             threads,
             smoothing=self.config.label_smoothing,
-            weight=None if softmax and not self.config.label_smoothing else np.exp(-log_q).astype(dtypes.VALUE),
+            weight=stands_for,
             certain=certain,
         )
         self._active = (groups, logits, shared, common)
@@ -243,7 +244,8 @@ class OutputLayer:
         """Neurons active for single samples, and the shared neurons that samples found themselves (places, or None)."""
         n, budget = len(batch), self.config.budget
         if not self._has_own:
-            return Runs(np.zeros(0, dtypes.INDEX), np.zeros(n, dtypes.OFFSET), np.zeros(n, dtypes.OFFSET)), None
+            nowhere = self._buffers.array("output no pairs", (n,), dtypes.OFFSET)
+            return Runs(NOBODY, nowhere, nowhere), None
         labels = Runs(batch.labels, batch.label_ptr[:-1], batch.label_ptr[1:])
         if self.config.uses_tables:
             own = self._pairs.draw(self.index, signal, labels, budget, iteration, threads)
@@ -265,14 +267,3 @@ class OutputLayer:
     def state(self) -> dict[str, np.ndarray]:
         """Return writable views of all parameters and moments by name."""
         return self.table.state()
-
-
-def _places(batch, shared):
-    """Where each label stands in its sample's active set: among the shared neurons, or at the head of its own."""
-    labels, counts = batch.labels, np.diff(batch.label_ptr)
-    places = np.searchsorted(shared, labels)
-    is_own = shared[np.minimum(places, len(shared) - 1)] != labels if len(shared) else np.ones(len(labels), bool)
-    # Of the labels before each in the batch that are own, those of its own sample.
-    before = np.cumsum(is_own) - is_own
-    first = np.append(before, 0)[batch.label_ptr[:-1]]
-    return np.where(is_own, len(shared) + before - np.repeat(first, counts), places).astype(dtypes.INDEX)

@@ -6,9 +6,13 @@ import numpy as np
 
 from slide.config import OutputConfig
 from slide.kernels import dtypes
+from slide.kernels.active import sorted_unique
 
 CERTAIN = 1 - 1e-12
 """The largest probability whose complement's logarithm is taken."""
+
+BLOCK = 1 << 16
+"""Neurons whose corrections are worked out at a time."""
 
 
 class SharedSample:
@@ -38,6 +42,8 @@ class SharedSample:
         self._seed = seed
         self._everyone = np.arange(n_labels, dtype=dtypes.INDEX) if config.candidates == "full" else None
         self._cumulative: np.ndarray | None = None
+        self._ids = np.zeros((2, 0), dtypes.INDEX)
+        self._corrections: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def set_frequency(self, frequency: np.ndarray, points: int | None = None) -> None:
         """Take the labels' frequencies; see `slide.output.OutputLayer.set_label_frequency`."""
@@ -50,6 +56,7 @@ class SharedSample:
             raise ValueError(f"points must be 1 or more, got {points}")
         self.frequency = frequency
         self.floor = 0.5 / points
+        self._corrections = None
         if self._draws_by_frequency:
             self._cumulative = np.cumsum(np.maximum(frequency, self.floor) ** self.config.tail_power)
 
@@ -59,6 +66,8 @@ class SharedSample:
 
     def ids(self, labels: np.ndarray, iteration: int) -> np.ndarray:
         """Return the neurons active for every sample of a batch, ascending; the same for the same iteration.
+
+        They are valid until the next call.
 
         Parameters
         ----------
@@ -77,10 +86,15 @@ class SharedSample:
         """
         if self._everyone is not None:
             return self._everyone
-        ids = labels if self.config.uses_labels_of_batch else labels[:0]
+        labelled = len(labels) if self.config.uses_labels_of_batch else 0
+        n = labelled + (self.config.tail if self.config.uses_tail else 0)
+        if self._ids.shape[1] < n:
+            self._ids = np.zeros((2, n + n // 8), dtypes.INDEX)
+        ids, scratch = self._ids[:, :n]
+        ids[:labelled] = labels[:labelled]
         if self.config.uses_tail:
-            ids = np.concatenate([ids, self._draw(iteration)])
-        return np.unique(ids)
+            ids[labelled:] = self._draw(iteration)
+        return ids[: sorted_unique(ids, scratch, self.n_labels)]
 
     def _draw(self, iteration):
         """The tail: draws with replacement, uniform or by frequency."""
@@ -90,6 +104,7 @@ class SharedSample:
         if self._cumulative is None:
             raise RuntimeError("drawing neurons by frequency needs set_label_frequency() before training")
         at = rng.random(self.config.tail) * self._cumulative[-1]
+        at.sort()  # what stands side by side in the caches is then looked up side by side
         drawn = np.searchsorted(self._cumulative, at, side="right")
         # Rounding may put the product at the very end.
         return np.minimum(drawn, self.n_labels - 1).astype(dtypes.INDEX)
@@ -132,8 +147,43 @@ class SharedSample:
         # expm1 keeps the rare labels' tiny probabilities.
         return np.log(-np.expm1(log_absent))
 
+    def offsets(self, ids: np.ndarray, n: int) -> np.ndarray:
+        """Return what the logQ correction adds to the logits of some neurons; empty if not corrected.
+
+        Minus ``log_probability``, to which its parameters and errors belong, as float32; looked up where the batch is
+        as large as the largest so far.
+        """
+        return self._correction(ids, n)[0]
+
+    def weights(self, ids: np.ndarray, n: int) -> np.ndarray:
+        """Return how many neurons each of some stands for, one over its probability; otherwise as ``offsets``."""
+        return self._correction(ids, n)[1]
+
+    def _correction(self, ids, n):
+        if self._corrections is None or n > self._corrections[0]:
+            # Most batches are as large as the first: what is worked out once for all neurons serves them all.
+            self._corrections = (n, *self._of_everyone(n))
+        largest, offsets, weights = self._corrections
+        if n < largest:
+            return _as_offsets(self.log_probability(ids, n))
+        return (offsets[ids], weights[ids]) if len(offsets) else (offsets, weights)
+
+    def _of_everyone(self, n):
+        if not len(self.log_probability(np.arange(1), n)):
+            return _as_offsets(np.zeros(0))
+        table = np.empty((2, self.n_labels), dtypes.VALUE)
+        for first in range(0, self.n_labels, BLOCK):
+            block = table[:, first : first + BLOCK]
+            block[:] = _as_offsets(self.log_probability(np.arange(first, first + block.shape[1]), n))
+        return table
+
     def _draw_probability(self, ids):
         """Probability that one draw of the tail is each of some neurons."""
         if not self._draws_by_frequency:
             return np.full(len(ids), 1 / self.n_labels)
         return np.maximum(self.frequency[ids], self.floor) ** self.config.tail_power / self._cumulative[-1]
+
+
+def _as_offsets(log_probability):
+    """Offsets and weights of neurons."""
+    return (-log_probability).astype(dtypes.VALUE), np.exp(-log_probability).astype(dtypes.VALUE)

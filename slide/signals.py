@@ -9,10 +9,12 @@ import numpy as np
 from slide.buffers import Buffers
 from slide.index import NeuronIndex
 from slide.kernels import dtypes, optim, sparse, sparse_input
+from slide.kernels.catch_up import catch_up
 from slide.kernels.dense import exact_topk
+from slide.kernels.grouping import PairGroups
 from slide.kernels.optim import StepRule
 from slide.kernels.rows import RowTable
-from slide.kernels.sparse import PairGroups, SampleGradient
+from slide.kernels.sparse import SampleGradient
 
 SPARSE_BELOW = 1 / 24
 """Share of non-zero columns under which a layer reads only those of the samples below it: a scalar multiplication at a
@@ -156,26 +158,27 @@ class Pairs:
         begin = np.arange(n, dtype=dtypes.OFFSET) * ids.shape[1]
         return Runs(ids.reshape(-1), begin, begin + lengths)
 
-    def group(self, rows: Runs) -> PairGroups:
+    def group(self, rows: Runs, threads: int) -> PairGroups:
         """Group the pairs by row."""
         if self._groups is None or self._groups.capacity < len(rows.flat):
             self._groups = PairGroups(len(rows.flat) + len(rows.flat) // 8)
             self._buffers.add(f"{self._name} pairs", self._groups.buffer_owner)
-        self._groups.group(rows.flat, rows.begin, rows.end, self._table.n_rows)
+        self._groups.group(rows.flat, rows.begin, rows.end, self._table.n_rows, threads)
         return self._groups
 
     def catch_up(self, groups: PairGroups, rule: StepRule, threads: int) -> None:
-        """Let the pairs' rows pay what they owe before they are read."""
+        """Let the pairs' rows pay what they owe, before something reads them that does not see to it itself."""
         if rule.owed is not None:
-            optim.catch_up(self._table, groups.rows_in_place, rule.owed, threads)
+            catch_up(self._table, groups.rows_in_place, rule.owed, threads)
 
-    def logits(self, groups: PairGroups, rows: Runs, signal: Signal, threads: int) -> np.ndarray:
-        """Return the pairs' logits, parallel to ``rows.flat``."""
+    def logits(self, groups: PairGroups, rows: Runs, signal: Signal, rule: StepRule, threads: int) -> np.ndarray:
+        """Return the pairs' logits, parallel to ``rows.flat``; their rows pay what they owe first."""
         out = self._buffers.array(f"{self._name} logits", rows.flat.shape, dtypes.VALUE)
         if signal.reads_sparse:
+            self.catch_up(groups, rule, threads)
             sparse_input.sddmm(self._table, groups, *_entries(signal), out, threads)
         else:
-            sparse.sddmm(self._table, groups, signal.dense, out, threads)
+            sparse.sddmm(self._table, groups, signal.dense, out, threads, rule.owed)
         return out
 
     def step(

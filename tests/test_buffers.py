@@ -19,6 +19,15 @@ def test_memory_is_used_again_until_it_is_too_small():
     assert (first == 3).all()
 
 
+def test_the_same_array_is_given_again():
+    buffers = Buffers()
+    first = buffers.array("logits", (10, 10), np.float32)
+    assert buffers.array("logits", (10, 10), np.float32) is first
+    assert buffers.array("logits", (10, 10), np.int32).dtype == np.int32
+    buffers.add("logits", HugeBuffer(400))
+    assert not np.shares_memory(buffers.array("logits", (10, 10), np.float32), first)
+
+
 def test_growth_leaves_room_for_more():
     buffers = Buffers()
     buffers.array("logits", (100,), np.float32)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -207,11 +208,32 @@ def test_memory_report_names_what_is_large(points):
         "hidden.0 gradient sum",
         "hidden.0 pairs",
         "output candidates",
+        "output label places",
+        "output losses",
         "output shared candidates",
         "output pairs",
         "output logits",
         "output shared logits",
     }
+
+
+@pytest.mark.parametrize("candidates", ["uniform", "lsh", "lsh+tail"])
+def test_later_batches_allocate_next_to_nothing(extreme, candidates):
+    """What a batch needs is kept for the next: a single array of a number a pair or a weight would be more."""
+    above = OutputConfig(candidates, budget=600, tail=200, loss="softmax", lsh=LSHConfig(k=4, l=10))
+    net = Network(extreme.n_features, extreme.n_labels, NetworkConfig(full(64), above), threads=1)
+    net.output.set_label_frequency(np.full(extreme.n_labels, 1e-3))
+    reader = net.reader(extreme.X, extreme.Y, 128)
+    rows = np.arange(128)
+    for _ in range(4):
+        net.train_batch(reader.read(rows))
+    tracemalloc.start()
+    try:
+        net.train_batch(reader.read(rows))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**16
 
 
 def test_memory_report_names_every_layer(points):

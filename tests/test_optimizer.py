@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from slide.config import OptimizerConfig
-from slide.kernels.optim import adam, catch_up, step_groups
+from slide.kernels.catch_up import catch_up
+from slide.kernels.grouping import PairGroups
+from slide.kernels.optim import adam, step_groups
 from slide.kernels.rows import RowTable
-from slide.kernels.sparse import PairGroups
 from slide.optimizer import NEVER, TOLERANCE, Optimizer, _accurate_from, _two_nodes, _window
 
 N_ROWS, DIM = 40, 17

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from slide import shared as shared_module
 from slide.config import OutputConfig
 from slide.kernels.losses import logistic_cross_entropy
 from slide.shared import SharedSample
@@ -130,6 +131,20 @@ def test_what_needs_frequencies(correction):
         assert len(shared.log_probability(np.arange(3), 1)) == 0
 
 
+@pytest.mark.parametrize("fields", [{}, {"tail_power": 0.5}, {"correction": "none"}])
+def test_corrections_are_those_of_the_probability(monkeypatch, fields):
+    """Whether they are looked up or worked out: for the largest batch so far, a larger one, a smaller one."""
+    monkeypatch.setattr(shared_module, "BLOCK", 7)
+    shared, ids = sample(**fields), np.array([0, 5, 8, N - 1], np.int32)
+    for frequency in (zipf(), zipf()[::-1]):
+        shared.set_frequency(frequency, 200)
+        for n in (3, 4, 4, 2):
+            log_q = shared.log_probability(ids, n)
+            np.testing.assert_allclose(shared.offsets(ids, n), -log_q, rtol=1e-6)
+            np.testing.assert_allclose(shared.weights(ids, n), np.exp(-log_q), rtol=1e-6)
+            assert shared.offsets(ids, n).dtype == shared.weights(ids, n).dtype == np.float32
+
+
 @pytest.mark.parametrize("points", [0, -1, 0.5])
 def test_points_are_checked(points):
     with pytest.raises(ValueError, match=f"points must be 1 or more, got {points}"):
@@ -141,7 +156,7 @@ def test_many_labels():
     n_labels = 670_091
     shared = sample(n_labels=n_labels, tail=1024, tail_power=0.5)
     shared.set_frequency(np.full(n_labels, 1 / 490_449), 490_449)
-    ids = np.concatenate([shared.ids(np.zeros(0, np.int32), iteration) for iteration in range(50)])
+    ids = np.concatenate([shared.ids(np.zeros(0, np.int32), iteration).copy() for iteration in range(50)])
     assert 0 <= ids.min() < 0.001 * n_labels
     assert 0.999 * n_labels < ids.max() < n_labels
     assert np.exp(shared.log_probability(ids[:3], 0)) == pytest.approx(1024 / n_labels, rel=1e-2)

@@ -1,6 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from slide.kernels.catch_up import Owed
 from slide.kernels.optim import StepRule
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient
@@ -12,6 +13,7 @@ def shared_logits(
     hidden: NDArray[np.float32],
     out: NDArray[np.float32],
     num_threads: int,
+    owed: Owed | None = None,
 ) -> None: ...
 def shared_step(
     table: RowTable,

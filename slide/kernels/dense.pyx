@@ -12,6 +12,7 @@ from scipy.linalg.cython_blas cimport sgemm
 
 import numpy as np
 
+from slide.kernels.catch_up cimport Owed
 from slide.kernels.memory cimport HugeBuffer
 from slide.kernels.optim cimport StepRule
 from slide.kernels.parallel cimport slide_isa_level, threads_for
@@ -19,6 +20,7 @@ from slide.kernels.rows cimport (
     SLIDE_BIAS,
     SLIDE_HEADER,
     RowTable,
+    slide_owed,
     slide_row_kernels,
     slide_rows_for,
     slide_rule,
@@ -27,6 +29,7 @@ from slide.kernels.rows cimport (
 from slide.kernels.sparse cimport SampleGradient
 from slide.kernels.topk cimport insert_best
 
+from slide.kernels.catch_up import check_owed
 from slide.kernels.optim import check_moments
 
 cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
@@ -49,20 +52,28 @@ cdef inline void _pack(const slide_table *table, const int32_t *ids, int64_t n, 
         memcpy(out + i * table.dp, table.base + ids[i] * table.stride + SLIDE_HEADER, table.dp * sizeof(float))
 
 
-cdef _check_shared(RowTable table, const int32_t[::1] ids, const float[:, ::1] hidden, const float[:, ::1] logits):
-    cdef int64_t n = ids.shape[0]
+cdef _check_shared(RowTable table, const int32_t[::1] ids, const float[:, ::1] hidden, const float[:, ::1] logits,
+                   bint ascending=False):
+    cdef int64_t n = ids.shape[0], i
+    cdef int32_t low = ids[0] if n else 0
+    cdef int32_t high = low
     if hidden.shape[1] != table.padded_dim:
         raise ValueError(f"hidden must have {table.padded_dim} columns, got {hidden.shape[1]}")
     if n and (logits.shape[0] < hidden.shape[0] or logits.shape[1] < n):
         raise ValueError(
             f"logits must be [{hidden.shape[0]}, {n}] or larger, got [{logits.shape[0]}, {logits.shape[1]}]"
         )
-    if n and (np.min(ids) < 0 or np.max(ids) >= table.n_rows):
-        raise ValueError(f"ids must lie in 0..{table.n_rows - 1}, got {np.min(ids)}..{np.max(ids)}")
+    for i in range(n):
+        low = min(low, ids[i])
+        high = max(high, ids[i])
+        if ascending and i and ids[i] <= ids[i - 1]:
+            raise ValueError(f"ids must ascend where rows pay what they owe, got {ids[i]} after {ids[i - 1]}")
+    if low < 0 or high >= table.n_rows:
+        raise ValueError(f"ids must lie in 0..{table.n_rows - 1}, got {low}..{high}")
 
 
 def shared_logits(RowTable table, const int32_t[::1] ids, const float[::1] offsets, const float[:, ::1] hidden,
-                  float[:, ::1] out, int num_threads):
+                  float[:, ::1] out, int num_threads, Owed owed=None):
     """Score rows against every sample: ``out[:, :n] = hidden @ table.weights[ids].T + table.bias[ids] + offsets``.
 
     Parameters
@@ -75,13 +86,17 @@ def shared_logits(RowTable table, const int32_t[::1] ids, const float[::1] offse
     out : float32 array [>= samples, >= n]
         Written.
     num_threads : int
+    owed : Owed, optional
+        What the rows pay before they are read; `ids` must then ascend.
 
     Raises
     ------
     ValueError
-        Shapes do not fit, or an id is out of range.
+        Shapes do not fit, or an id is out of range or, where rows pay, of order.
     """
-    _check_shared(table, ids, hidden, out)
+    _check_shared(table, ids, hidden, out, owed is not None)
+    if owed is not None:
+        check_owed(table, owed)
     cdef int64_t n = ids.shape[0], samples = hidden.shape[0], c
     if offsets.shape[0] not in (0, n):
         raise ValueError(f"offsets must be empty or have {n} entries, got {offsets.shape[0]}")
@@ -95,17 +110,21 @@ def shared_logits(RowTable table, const int32_t[::1] ids, const float[::1] offse
     cdef const float *h = &hidden[0, 0]
     cdef const float *offset = &offsets[0] if offsets.shape[0] else NULL
     cdef float *logits = &out[0, 0]
+    cdef const slide_owed *debts = NULL if owed is None else &owed.owed
     cdef int64_t ld = out.shape[1]
     for c in prange(chunks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         _score_chunk(&table.table, id_ + c * _CHUNK, <const float *>NULL if offset == NULL else offset + c * _CHUNK,
-                     min(n - c * _CHUNK, _CHUNK), h, samples, work + threadid() * slot, logits + c * _CHUNK, ld)
+                     min(n - c * _CHUNK, _CHUNK), debts, h, samples, work + threadid() * slot, logits + c * _CHUNK, ld)
 
 
 cdef void _score_chunk(const slide_table *table, const int32_t *ids, const float *offset, int64_t n,
-                       const float *hidden, int64_t samples, float *packed, float *out, int64_t ld) noexcept nogil:
+                       const slide_owed *owed, const float *hidden, int64_t samples, float *packed, float *out,
+                       int64_t ld) noexcept nogil:
     cdef int m = <int>n, count = <int>samples, k = <int>table.dp, ldc = <int>ld
     cdef float one = 1.0
     cdef int64_t s, i
+    if owed != NULL:
+        KERNELS.catch_up(table, ids, 0, n, owed)
     _pack(table, ids, n, packed)
     for i in range(n):
         out[i] = table.base[ids[i] * table.stride + SLIDE_BIAS]

@@ -1,9 +1,5 @@
-from slide.kernels.rows cimport slide_owed, slide_rule
-
-
-cdef class Owed:
-    cdef slide_owed owed
-    cdef object arrays
+from slide.kernels.catch_up cimport Owed
+from slide.kernels.rows cimport slide_rule
 
 
 cdef class StepRule:

@@ -2,21 +2,11 @@ from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
+from slide.kernels.catch_up import Owed
+from slide.kernels.grouping import PairGroups
 from slide.kernels.rows import RowTable
-from slide.kernels.sparse import PairGroups, SampleGradient
-
-@final
-class Owed:
-    def __new__(
-        cls,
-        step: int,
-        first: int,
-        log_keep: NDArray[np.float64],
-        decay: tuple[float, float] | None,
-        motion: tuple[NDArray[np.float32], NDArray[np.float32], int, int, float] | None,
-    ) -> Self: ...
+from slide.kernels.sparse import SampleGradient
 
 @final
 class StepRule:
@@ -42,7 +32,6 @@ def adam(
     owed: Owed | None = None,
 ) -> StepRule: ...
 def measure() -> StepRule: ...
-def catch_up(table: RowTable, ids: NDArray[np.int32] | None, owed: Owed, num_threads: int) -> None: ...
 def check_moments(table: RowTable, rule: StepRule) -> None: ...
 def step_groups(
     table: RowTable,

@@ -2,15 +2,17 @@
 
 Only rows that a batch touches are read or written. What a skipped row misses - in dense Adam its moments decay, its
 momentum moves the weights, and weight decay shrinks them - is what it owes; a rule says how much of that is ever paid:
-nothing, the moments' decay with the row's next step, or all of it before the row is next read (``catch_up``).
+nothing, the moments' decay with the row's next step, or all of it before the row is next read (`catch_up`).
 """
 
 cimport cython
 from cython.parallel cimport prange
 from libc.math cimport log, pow, sqrt
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from slide.kernels.catch_up cimport Owed
+from slide.kernels.grouping cimport _MOST_PARTS, PairGroups
 from slide.kernels.parallel cimport slide_isa_level, threads_for
 from slide.kernels.rows cimport (
     SLIDE_ADAM,
@@ -21,68 +23,11 @@ from slide.kernels.rows cimport (
     slide_row_kernels,
     slide_rows_for,
 )
-from slide.kernels.sparse cimport _MOST_PARTS, PairGroups, SampleGradient
+from slide.kernels.sparse cimport SampleGradient
 
-from slide.kernels.sparse import check_grouped
+from slide.kernels.grouping import check_grouped
 
 cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
-
-cdef enum:
-    _ROWS_A_TASK = 64
-
-
-@cython.final
-cdef class Owed:
-    """What the rows of a network owe for the steps that skipped them; see `slide.optimizer` for the arrays' meaning.
-
-    Parameters
-    ----------
-    step : int
-        Rows are brought to where they are at the end of it.
-    first : int
-        The step at whose end no row owed anything; a row that was not stepped since owes from there on. The arrays
-        have an entry for every step since.
-    log_keep : float64 array [>= step - first + 1] or [0]
-        Sum of the logarithms of the weight decay's factors up to the end of each step; empty without weight decay.
-    decay : tuple of float or None
-        beta1 and beta2 where moments decay.
-    motion : tuple or None
-        Where momentum moves weights: the float32 arrays steps [>= step - first, 3] and nodes [>= step - first, 8], the
-        int window, the int replay_until, and eps.
-
-    Raises
-    ------
-    ValueError
-        An array is too short, or there is motion without decay.
-    """
-
-    def __cinit__(self, int step, int first, const double[::1] log_keep, decay, motion):
-        cdef int64_t n = <int64_t>step - first
-        cdef const float[:, ::1] steps
-        cdef const float[:, ::1] nodes
-        if first < 0 or n < 0:
-            raise ValueError(f"steps count from 0 on, got {first} to {step}")
-        if motion is not None and decay is None:
-            raise ValueError("momentum that moves weights decays")
-        self.owed.step = step
-        self.owed.first = first
-        if log_keep.shape[0]:
-            if log_keep.shape[0] <= n:
-                raise ValueError(f"log_keep must have {n + 1} entries, got {log_keep.shape[0]}")
-            self.owed.log_keep = &log_keep[0]
-        if decay is not None:
-            self.owed.decays = 1
-            self.owed.beta1, self.owed.root_beta2 = decay[0], sqrt(decay[1])
-            self.owed.log_beta1, self.owed.log_beta2 = log(decay[0]), log(decay[1])
-        if motion is not None:
-            steps, nodes, self.owed.window, self.owed.replay_until, self.owed.eps = motion
-            if steps.shape[1] != 3 or nodes.shape[1] != 8 or steps.shape[0] < n or nodes.shape[0] < n:
-                raise ValueError(f"steps must be [{n}, 3] and nodes [{n}, 8], or longer")
-            if n:
-                self.owed.steps = &steps[0, 0]
-                self.owed.nodes = &nodes[0, 0]
-        # The arrays live as long as their pointers do.
-        self.arrays = log_keep, motion
 
 
 @cython.final
@@ -170,41 +115,6 @@ def measure():
     cdef StepRule rule = StepRule()
     rule.rule.kind = SLIDE_MEASURE
     return rule
-
-
-def catch_up(RowTable table, const int32_t[::1] ids, Owed owed, int num_threads):
-    """Let rows pay what they owe: afterwards they are as if every step up to ``owed``'s had reached them.
-
-    Rows that owe nothing are left alone.
-
-    Parameters
-    ----------
-    table : RowTable
-    ids : int32 array [n] or None
-        Ascending, without repetition; None for all rows.
-    owed : Owed
-    num_threads : int
-
-    Raises
-    ------
-    ValueError
-        Ids are out of range or order, or the table does not keep the moments that decay.
-    """
-    if owed.owed.decays and table.moments < 2:
-        raise ValueError(f"moments decay, but the table keeps {table.moments} of two")
-    cdef int64_t n = table.n_rows if ids is None else ids.shape[0], i, p
-    cdef const int32_t *id_ = NULL
-    if ids is not None:
-        for i in range(n):
-            if not (0 if i == 0 else <int64_t>ids[i - 1] + 1) <= ids[i] < table.n_rows:
-                raise ValueError(f"ids must ascend within 0..{table.n_rows - 1}, got {ids[i]} as number {i}")
-        if n == 0:
-            return
-        id_ = &ids[0]
-    cdef int64_t tasks = (n + _ROWS_A_TASK - 1) // _ROWS_A_TASK
-    cdef int threads = threads_for(num_threads, n * table.padded_dim, 1 << 16)
-    for p in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
-        KERNELS.catch_up(&table.table, id_, p * _ROWS_A_TASK, min((p + 1) * _ROWS_A_TASK, n), &owed.owed)
 
 
 def check_moments(RowTable table, StepRule rule):

@@ -1,213 +1,33 @@
-"""Sparse-dense kernels on a batch of (sample, row) pairs: SpMM, SDDMM, and the grouping of pairs by row.
-
-A batch touches few rows of a parameter table. Grouped by row, each touched row is visited once for all the samples that
-want it, by one thread: no locks, no races, and sums in an order that does not depend on the number of threads.
-"""
+"""Sparse-dense kernels on a batch of (sample, row) pairs: SpMM, SDDMM, and where the samples' gradient is gathered."""
 
 cimport cython
 from cython.parallel cimport prange
 from libc.math cimport sqrt
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 import numpy as np
 
+from slide.kernels.catch_up cimport Owed
+from slide.kernels.grouping cimport _MOST_PARTS, PairGroups
 from slide.kernels.memory cimport HugeBuffer
 from slide.kernels.parallel cimport slide_isa_level, threads_for
-from slide.kernels.rows cimport RowTable, slide_groups, slide_row_kernels, slide_rows_for
+from slide.kernels.rows cimport (
+    RowTable,
+    slide_groups,
+    slide_owed,
+    slide_row_kernels,
+    slide_rows_for,
+    slide_table,
+)
+
+from slide.kernels.catch_up import check_owed
+from slide.kernels.grouping import check_grouped
 
 cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
 
 cdef enum:
-    _RADIX_BITS = 11
-    _RADIX = 1 << 11
-    _PAIRS_A_PART = 1024
-
-MOST_PARTS = _MOST_PARTS
-"""The most tasks a batch's grouped pairs are cut into, and so the most threads that can share them."""
-
-
-@cython.final
-cdef class PairGroups:
-    """The (sample, row) pairs of a batch, grouped by row; its memory is allocated once and used for every batch.
-
-    Within a group pairs are in slot order. Groups are also cut into ``n_parts`` runs of similar work; the cut depends
-    on the pairs alone, which is what keeps sums over parts the same at any number of threads. One thread at a time.
-
-    Parameters
-    ----------
-    capacity : int
-        The most pairs, and the most slots, a batch may have.
-
-    Attributes
-    ----------
-    n_samples, n_pairs, n_groups, n_parts : int
-        Of the batch last grouped.
-    """
-
-    def __cinit__(self, int64_t capacity):
-        if not 0 <= capacity < 2**31:
-            raise ValueError(f"capacity must be between 0 and 2**31 - 1, got {capacity}")
-        cdef int64_t room = capacity + 16
-        self.capacity = capacity
-        self.buffer = HugeBuffer(room * (4 * 4 + 3 * 8) + (_MOST_PARTS + 1) * 8, name="pair groups")
-        self.keys = <uint64_t *>self.buffer.data
-        self.keys_to = self.keys + room
-        self.group_ptr = <int64_t *>(self.keys_to + room)
-        self.part_ptr = self.group_ptr + room
-        self.group_row = <int32_t *>(self.part_ptr + _MOST_PARTS + 1)
-        self.pair_sample = self.group_row + room
-        self.pair_slot = self.pair_sample + room
-        self.slot_sample = self.pair_slot + room
-        self.n_parts = 0
-
-    cdef slide_groups view(self) noexcept nogil:
-        cdef slide_groups groups
-        groups.rows = self.group_row
-        groups.ptr = self.group_ptr
-        groups.sample = self.pair_sample
-        groups.slot = self.pair_slot
-        return groups
-
-    @property
-    def buffer_owner(self):
-        """The HugeBuffer behind the groups, for memory reports."""
-        return self.buffer
-
-    @property
-    def rows(self):
-        """Int32 copy [n_groups]: the row of each group, ascending."""
-        return self._copy(<size_t>self.group_row, self.n_groups, np.int32)
-
-    @property
-    def rows_in_place(self):
-        """Int32 view [n_groups] of the same, valid until the next batch is grouped."""
-        return self._view(<size_t>self.group_row, self.n_groups, np.int32)
-
-    @property
-    def ptr(self):
-        """Int64 copy [n_groups + 1]: where each group's pairs begin and end."""
-        return self._copy(<size_t>self.group_ptr, self.n_groups + 1, np.int64)
-
-    @property
-    def samples(self):
-        """Int32 copy [n_pairs]: each pair's sample."""
-        return self._copy(<size_t>self.pair_sample, self.n_pairs, np.int32)
-
-    @property
-    def slots(self):
-        """Int32 copy [n_pairs]: each pair's place in the caller's per-pair arrays."""
-        return self._copy(<size_t>self.pair_slot, self.n_pairs, np.int32)
-
-    @property
-    def parts(self):
-        """Int64 copy [n_parts + 1]: the groups at which each part begins and ends."""
-        return self._copy(<size_t>self.part_ptr, self.n_parts + 1, np.int64)
-
-    def _copy(self, size_t address, count, dtype):
-        return self._view(address, count, dtype).copy()
-
-    def _view(self, size_t address, count, dtype):
-        return np.frombuffer(self.buffer, dtype, count, address - <size_t>self.buffer.data)
-
-    def group(self, const int32_t[::1] ids, const int64_t[::1] begin, const int64_t[::1] end, int64_t n_rows):
-        """Group pairs (s, ids[i]) for every sample s and every i in ``begin[s]..end[s]``; i is the pair's slot.
-
-        Parameters
-        ----------
-        ids : int32 array
-        begin, end : int64 arrays [samples]
-            Runs of `ids` that do not overlap and rise with the sample.
-        n_rows : int
-            Ids lie below it.
-
-        Raises
-        ------
-        ValueError
-            More pairs or slots than the capacity, runs that are not in order, or an id out of range.
-        """
-        cdef int64_t samples = begin.shape[0], s, i, pairs = 0, last = 0
-        cdef int32_t highest = -1, lowest = 0
-        if end.shape[0] != samples:
-            raise ValueError(f"begin and end must have the same length, got {samples} and {end.shape[0]}")
-        if ids.shape[0] > self.capacity:
-            raise ValueError(f"{ids.shape[0]} slots, but room for {self.capacity}")
-        for s in range(samples):
-            if begin[s] < last or end[s] < begin[s] or end[s] > ids.shape[0]:
-                raise ValueError(f"sample {s}'s run {begin[s]}..{end[s]} is out of order or range")
-            last = end[s]
-        cdef const int32_t *id_ = &ids[0] if ids.shape[0] else NULL
-        with nogil:
-            for s in range(samples):
-                for i in range(begin[s], end[s]):
-                    highest = max(highest, id_[i])
-                    lowest = min(lowest, id_[i])
-                    self.keys[pairs] = (<uint64_t><uint32_t>id_[i]) << 32 | <uint64_t>i
-                    self.slot_sample[i] = <int32_t>s
-                    pairs += 1
-        self.n_samples = samples
-        self.n_pairs = self.n_groups = self.n_parts = 0
-        self.highest_row = highest
-        self.highest_slot = last - 1
-        if lowest < 0 or highest >= n_rows:
-            raise ValueError(f"row ids must lie in 0..{n_rows - 1}, got {lowest if lowest < 0 else highest}")
-        self.n_pairs = pairs
-        with nogil:
-            self._sort(highest + 1)
-            self._finish()
-
-    cdef void _sort(self, int64_t n_rows) noexcept nogil:
-        """Stable radix sort of the keys by row; slots stay ascending within a row."""
-        cdef int64_t count[_RADIX]
-        cdef int64_t i, total, c
-        cdef int shift = 0
-        cdef uint64_t key
-        cdef uint64_t *swap
-        while n_rows > (<int64_t>1 << shift):
-            memset(count, 0, sizeof(count))
-            for i in range(self.n_pairs):
-                count[(self.keys[i] >> (32 + shift)) & (_RADIX - 1)] += 1
-            total = 0
-            for i in range(_RADIX):
-                c = count[i]
-                count[i] = total
-                total += c
-            for i in range(self.n_pairs):
-                key = self.keys[i]
-                c = (key >> (32 + shift)) & (_RADIX - 1)
-                self.keys_to[count[c]] = key
-                count[c] += 1
-            swap = self.keys
-            self.keys = self.keys_to
-            self.keys_to = swap
-            shift += _RADIX_BITS
-
-    cdef void _finish(self) noexcept nogil:
-        cdef int64_t i, g = -1, p = 0, work, done = 0
-        cdef int32_t row = -1, slot
-        for i in range(self.n_pairs):
-            slot = <int32_t>(self.keys[i] & 0xFFFFFFFFu)
-            if <int32_t>(self.keys[i] >> 32) != row:
-                row = <int32_t>(self.keys[i] >> 32)
-                g += 1
-                self.group_row[g] = row
-                self.group_ptr[g] = i
-            self.pair_slot[i] = slot
-            self.pair_sample[i] = self.slot_sample[slot]
-        self.n_groups = g + 1
-        self.group_ptr[self.n_groups] = self.n_pairs
-        # A visit to a row costs about as much as four pairs do.
-        work = self.n_pairs + 4 * self.n_groups
-        self.n_parts = min((work + _PAIRS_A_PART - 1) // _PAIRS_A_PART, _MOST_PARTS)
-        self.part_ptr[0] = 0
-        for g in range(self.n_groups):
-            while p < self.n_parts and done * self.n_parts >= p * work:
-                self.part_ptr[p] = g
-                p += 1
-            done += self.group_ptr[g + 1] - self.group_ptr[g] + 4
-        while p <= self.n_parts:
-            self.part_ptr[p] = self.n_groups
-            p += 1
+    _ROWS_A_BLOCK = 32  # that catch up and are read before the next do: they stay in the nearest cache
 
 
 @cython.final
@@ -407,7 +227,8 @@ def spmm(RowTable table, const int64_t[::1] indptr, const int32_t[::1] indices, 
                 row[j] = 0.0 if row[j] < 0.0 else row[j]
 
 
-def sddmm(RowTable table, PairGroups groups, const float[:, ::1] hidden, float[::1] out, int num_threads):
+def sddmm(RowTable table, PairGroups groups, const float[:, ::1] hidden, float[::1] out, int num_threads,
+          Owed owed=None):
     """SDDMM: ``out[slot] = table.weights[row] . hidden[sample] + table.bias[row]`` for every grouped pair.
 
     Parameters
@@ -418,6 +239,8 @@ def sddmm(RowTable table, PairGroups groups, const float[:, ::1] hidden, float[:
     out : float32 array
         Written at the pairs' slots alone.
     num_threads : int
+    owed : Owed, optional
+        What the rows pay before they are read.
 
     Raises
     ------
@@ -425,26 +248,28 @@ def sddmm(RowTable table, PairGroups groups, const float[:, ::1] hidden, float[:
         Shapes do not fit.
     """
     check_grouped(table, groups, hidden, out.shape[0])
+    if owed is not None:
+        check_owed(table, owed)
     if groups.n_pairs == 0:
         return
     cdef slide_groups view = groups.view()
+    cdef const slide_owed *debts = NULL if owed is None else &owed.owed
     cdef const float *h = &hidden[0, 0]
     cdef float *logits = &out[0]
     cdef int64_t p
     cdef int threads = threads_for(num_threads, groups.n_pairs * table.padded_dim, 1 << 18)
     for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
-        KERNELS.sddmm(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], h, logits)
+        _score_part(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], debts, h, logits)
 
 
-def check_grouped(RowTable table, PairGroups groups, hidden, slots):
-    """Raise ValueError unless the grouped pairs fit the table, the hidden vectors and an array of so many slots."""
-    if hidden.shape[1] != table.padded_dim or hidden.shape[0] < groups.n_samples:
-        raise ValueError(
-            f"hidden must be [{groups.n_samples} or more, {table.padded_dim}], "
-            f"got [{hidden.shape[0]}, {hidden.shape[1]}]"
-        )
-    if groups.n_pairs and (groups.highest_row >= table.n_rows or groups.highest_slot >= slots):
-        raise ValueError(
-            f"pairs reach row {groups.highest_row} and slot {groups.highest_slot}, "
-            f"but there are {table.n_rows} rows and {slots} slots"
-        )
+cdef void _score_part(const slide_table *table, const slide_groups *groups, int64_t first, int64_t last,
+                      const slide_owed *owed, const float *hidden, float *out) noexcept nogil:
+    cdef int64_t g = first, end
+    if owed == NULL:
+        KERNELS.sddmm(table, groups, first, last, hidden, out)
+        return
+    while g < last:
+        end = min(g + _ROWS_A_BLOCK, last)
+        KERNELS.catch_up(table, groups.rows, g, end, owed)
+        KERNELS.sddmm(table, groups, g, end, hidden, out)
+        g = end

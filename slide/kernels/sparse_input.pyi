@@ -1,9 +1,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from slide.kernels.grouping import PairGroups
 from slide.kernels.optim import StepRule
 from slide.kernels.rows import RowTable
-from slide.kernels.sparse import PairGroups, SampleGradient
+from slide.kernels.sparse import SampleGradient
 
 def sddmm(
     table: RowTable,

@@ -9,6 +9,7 @@ from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
+from slide.kernels.grouping cimport _MOST_PARTS, PairGroups
 from slide.kernels.memory cimport HugeBuffer
 from slide.kernels.optim cimport StepRule
 from slide.kernels.parallel cimport slide_isa_level, threads_for
@@ -25,7 +26,7 @@ from slide.kernels.rows cimport (
     slide_rule,
     slide_table,
 )
-from slide.kernels.sparse cimport _MOST_PARTS, PairGroups, SampleGradient
+from slide.kernels.sparse cimport SampleGradient
 
 from slide.kernels.optim import check_moments
 

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from slide.kernels import dense, optim, sparse_input
-from slide.kernels.optim import Owed, catch_up, measure, step_vector
+from slide.kernels.catch_up import Owed, add_step, catch_up
+from slide.kernels.dense import shared_logits
+from slide.kernels.grouping import PairGroups
+from slide.kernels.optim import measure, step_vector
 from slide.kernels.rows import RowTable
-from slide.kernels.sparse import PairGroups, SampleGradient
+from slide.kernels.sparse import SampleGradient, sddmm
 
 BETAS, EPS, WINDOW, N_ROWS = (0.8, 0.95), 1e-2, 6, 150
-NOTHING = np.zeros(0)
+NOTHING, NO_OFFSETS = np.zeros(0), np.zeros(0, np.float32)
 
 
 @pytest.fixture
@@ -121,6 +124,48 @@ def test_results_are_the_same_at_any_number_of_threads(make_aged, history):
         catch_up(table, None, owed, threads)
         tables.append(np.frombuffer(table.buffer, np.uint8))
     assert all(np.array_equal(table, tables[0]) for table in tables[1:])
+
+
+@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, N_ROWS])
+@pytest.mark.parametrize("kernel", ["sddmm", "shared_logits"])
+@pytest.mark.usefixtures("one_blas")
+def test_kernels_that_read_rows_let_them_pay_first(rng, make_aged, history, threads, kernel, n):
+    """To the bit as if ``catch_up`` had come before."""
+    log_keep, steps, nodes = history
+    owed = Owed(14, 0, log_keep, BETAS, (steps, nodes, WINDOW, 5, EPS))
+    start, ids = make_aged(40, 15).state(), np.sort(rng.permutation(N_ROWS)[:n]).astype(np.int32)
+    hidden = rng.normal(size=(3, 48)).astype(np.float32)
+    hidden[:, 40:] = 0
+    results = []
+    for at_once in (True, False):
+        table = RowTable(N_ROWS, 40)
+        for name, view in table.state().items():
+            view[:] = start[name]
+        if not at_once:
+            catch_up(table, ids, owed, threads)
+        out = np.zeros((3, n), np.float32)
+        if kernel == "sddmm":
+            groups = PairGroups(3 * n)
+            begin = np.arange(3) * n
+            groups.group(np.tile(ids, 3), begin, begin + n, N_ROWS)
+            sddmm(table, groups, hidden, out.reshape(-1), threads, owed if at_once else None)
+        else:
+            shared_logits(table, ids, NO_OFFSETS, hidden, out, threads, owed if at_once else None)
+        results.append((out, np.frombuffer(table.buffer, np.uint8)))
+    for fused, apart in zip(*results, strict=True):
+        assert np.array_equal(fused, apart)
+
+
+def test_what_reads_rows_checks_what_they_owe(make_table):
+    owed = Owed(3, 0, NOTHING, BETAS, None)
+    hidden, out = np.zeros((1, 32), np.float32), np.zeros((1, 2), np.float32)
+    with pytest.raises(ValueError, match="ids must ascend where rows pay what they owe, got 1 after 1"):
+        shared_logits(make_table(3, 20), np.ones(2, np.int32), NO_OFFSETS, hidden, out, 1, owed)
+    few = make_table(3, 20, 1)
+    with pytest.raises(ValueError, match="moments decay, but the table keeps 1 of two"):
+        shared_logits(few, np.arange(2, dtype=np.int32), NO_OFFSETS, hidden, out, 1, owed)
+    with pytest.raises(ValueError, match="moments decay, but the table keeps 1 of two"):
+        sddmm(few, PairGroups(0), hidden, out[0], 1, owed)
 
 
 def test_long_skipped_moments_are_zero_rather_than_denormal(make_table):
@@ -303,3 +348,44 @@ def test_vectors_are_measured(rng, n):
     found = measured(lambda rule, _: step_vector(w, w[:0], w[:0], grad, rule))
     assert found == pytest.approx((grad.astype(np.float64) ** 2).sum(), rel=1e-5)
     assert (w == 1).all()
+
+
+# --- The measures of what is owed
+
+
+@pytest.mark.parametrize("kinds", [1, 2])
+@pytest.mark.parametrize("known", [1, 16, 17])
+def test_add_step_twin(rng, kinds, known):
+    """Two nodes match the first four moments of the terms added to a measure that has moved on by a step."""
+    window, decay, root, rate, beta = 17, 0.01 * (kinds == 2), 1.5, 0.1, 0.97
+    ago = np.arange(window, 0, -1.0)
+    fading, narrowing = 0.8**ago, 0.97 ** (ago - 1)
+    first_root = 1.5 + rng.random(window)
+    a, b = rng.random((2, 2, 4, kinds, window)) - [[[[[0]]]], [[[[0.5]]]]]
+    measures = np.stack([(a * b**k).sum(axis=(0, 1)) for k in range(4)])
+    expected_root = np.append(first_root[1:], root)
+    expected = np.concatenate([measures[..., 1:], np.zeros((4, kinds, 1))], axis=2)
+    expected[:, 0, -known:] *= 1 - decay
+    place = root * narrowing / expected_root - 1
+    for k in range(4):
+        expected[k, :, -known:] += (rate * fading * place**k)[-known:]
+    nodes = np.zeros((known, 8), np.float32)
+    add_step(first_root, measures, fading, narrowing, rate, root, decay, beta, nodes)
+    np.testing.assert_array_equal(first_root, expected_root)
+    np.testing.assert_allclose(measures, expected, rtol=1e-12, atol=1e-15)
+    for kind in range(2):
+        a1, b1, a2, b2 = nodes[:, 4 * kind : 4 * kind + 4].T.astype(np.float64)
+        places = np.stack([b1, b2]) / (expected_root[-known:] * beta) - 1
+        for k in range(4):
+            found = (np.stack([a1, a2]) * places**k).sum(axis=0)
+            np.testing.assert_allclose(found, expected[k, min(kind, kinds - 1), -known:], rtol=1e-4, atol=1e-5)
+
+
+def test_measures_that_do_not_fit_are_refused():
+    window, wrong = np.zeros(3), np.zeros(2)
+    with pytest.raises(ValueError, match=r"measures must be \[4, 1 or 2, 3\]"):
+        add_step(window, np.zeros((4, 3, 3)), window, window, 1, 1, 0, 1, np.zeros((1, 8), np.float32))
+    with pytest.raises(ValueError, match=r"fading and narrowing \[3\]"):
+        add_step(window, np.zeros((4, 1, 3)), window, wrong, 1, 1, 0, 1, np.zeros((1, 8), np.float32))
+    with pytest.raises(ValueError, match=r"nodes must be \[at most 3, 8\], got \[4, 8\]"):
+        add_step(window, np.zeros((4, 1, 3)), window, window, 1, 1, 0, 1, np.zeros((4, 8), np.float32))

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from slide.kernels.grouping import PairGroups
 from slide.kernels.optim import adam, check_moments, sgd, step_groups, step_vector
 from slide.kernels.rows import RowTable
-from slide.kernels.sparse import PairGroups, SampleGradient
+from slide.kernels.sparse import SampleGradient
 
 HYPER = {"lr": 0.05, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3}
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from slide.kernels import optim, sparse
+from slide.kernels.grouping import PairGroups
 from slide.kernels.rows import RowTable
-from slide.kernels.sparse import PairGroups, SampleGradient
+from slide.kernels.sparse import SampleGradient
 from slide.kernels.sparse_input import sddmm, step_groups
 
 HYPER = {"lr": 0.05, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3}
