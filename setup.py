@@ -32,6 +32,7 @@ KERNELS = [
     "dropout",
     "dense",
     "neighbours",
+    "roofline",
     "rows",
     "text",
 ]
