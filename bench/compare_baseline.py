@@ -69,7 +69,7 @@ def measure(expression, names=()):
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         chosen = [str(BENCH / name) for name in names or FILES]
-        command = [sys.executable, "-m", "pytest", "-q", *chosen, f"--benchmark-json={report}"]
+        command = [sys.executable, "-m", "pytest", *chosen, f"--benchmark-json={report}"]
         if expression:
             command += ["-k", expression]
         run = subprocess.run(command, cwd=BENCH.parent, capture_output=True, text=True, check=False)

@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import compare_baseline
 import numpy as np
 import pytest
 import twins
 from numpy.testing import assert_allclose
 
+from slide.data import make_extreme
 from slide.kernels import optim, sparse
 from slide.kernels.rows import RowTable
 
@@ -74,17 +77,20 @@ print("batch 500 ms\\nbatch 700 ms\\nbatch 900 ms")
 """
 
 
-def test_speed_of_a_reference(tmp_path):
+def test_speed_of_a_reference(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH / "peers"))
+    from reference import run_reference
+
     binary = tmp_path / "reference"
     binary.write_text(REFERENCE)
     binary.chmod(0o755)
-    options = ("--systems", "slide", "--reference", binary, "--reference-batches", 10, "--json")
-    _, run = records(bench("peers/speed.py", *SPEED, *options))
-    assert run["system"] == "reference"
+    train, test = make_extreme(400, 80, 120, test_points=60)
+    args = SimpleNamespace(reference_batches=10, batch_size=32, units=16, threads=1, reference_pattern=None)
+    run = run_reference(binary, train, test, tmp_path, args)
     assert (run["batches"], run["mean_ms"], run["median_ms"]) == (10, 600, None)
-    assert run["curve"] == [[6, 10, 0.25]]
-    pattern = ("--reference-pattern", r"batch (\d+) ms")
-    _, run = records(bench("peers/speed.py", *SPEED, *options, *pattern))
+    assert run["curve"] == [(6, 10, 0.25)]
+    args.reference_pattern = r"batch (\d+) ms"
+    run = run_reference(binary, train, test, tmp_path, args)
     assert (run["mean_ms"], run["median_ms"]) == (700, 700)
 
 
@@ -104,35 +110,42 @@ def test_roofline():
     assert all(kernel["ms"] > 0 and kernel["share"] > 0 for kernel in kernels)
 
 
-@pytest.fixture
-def baseline(tmp_path):
+def test_baseline_is_written_and_compared_with(tmp_path, monkeypatch, capsys):
     pytest.importorskip("pytest_benchmark")
+    for name, value in SMALL.items():
+        monkeypatch.setenv(name, value)
     path = tmp_path / "baseline.json"
-    bench("compare_baseline.py", "-k", "shared_logits or group", "--update", "--runs", 1, "--baseline", path)
-    return path
+    options = ["-k", "shared_logits or group", "--baseline", str(path)]
+    assert compare_baseline.main([*options, "--update", "--runs", "1"]) == 0
+    kept = json.loads(path.read_text())["ratios"]
+    group, logits = "bench_kernels.py::test_group", "bench_kernels.py::test_shared_logits"
+    assert list(kept) == [group, logits]
 
+    def measure(expression, names=()):
+        """The group is a tenth slower, the logits twice as slow at first."""
+        asked.append(list(names))
+        ratios = {group: 1.1 * kept[group], logits: kept[logits] * worse[len(asked) - 1]}
+        return {name: {"ms": 1.0, "twin_ms": 1.0, "rounds": 5, "ratio": ratios[name]} for name in names or ratios}
 
-def test_comparison_with_a_baseline(baseline):
-    names = ("bench_kernels.py::test_group", "bench_kernels.py::test_shared_logits")
-    kept = json.loads(baseline.read_text())
-    assert tuple(kept["ratios"]) == names
-    compare = ("compare_baseline.py", "-k", "shared_logits or group", "--attempts", 1, "--baseline", baseline)
-    kept["ratios"] = {names[0]: 1e6, names[1]: 1e6}
-    baseline.write_text(json.dumps(kept))
-    assert "faster" in bench(*compare).stdout
-    kept["ratios"] = {names[0]: 1e-6}
-    baseline.write_text(json.dumps(kept))
-    run = bench(*compare, check=False)
-    assert run.returncode == 1
-    assert f"| {names[0]} |" in run.stdout
-    assert "SLOWER" in run.stdout
-    assert "new" in run.stdout
+    monkeypatch.setattr(compare_baseline, "measure", measure)
+    worse, asked = (2.0, 1.1), []
+    assert compare_baseline.main(options) == 0
+    assert asked == [[], [logits]]
+    worse, asked = (2.0, 1.9, 1.8), []
+    assert compare_baseline.main(options) == 1
+    assert asked == [[], [logits], [logits]]
+    assert "| +80 | SLOWER |" in capsys.readouterr().out
+    worse, asked = (1.8,), []
+    assert compare_baseline.main([*options, "--tolerance", "0.9"]) == 0
+    worse, asked = (0.5,), []
+    assert compare_baseline.main(options) == 0
+    assert "| -50 | faster |" in capsys.readouterr().out
 
 
 def test_baseline_names_every_benchmark():
     pytest.importorskip("pytest_benchmark")
     files = [str(BENCH / name) for name in ("bench_kernels.py", "bench_batch.py")]
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *files]
+    command = [sys.executable, "-m", "pytest", "--collect-only", *files]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=BENCH.parent).stdout
     names = {line.removeprefix("bench/") for line in found.splitlines() if "::" in line}
     assert names == set(json.loads((BENCH / "baseline.json").read_text())["ratios"])

@@ -3,11 +3,12 @@
 A system is made (not timed), then takes a step on the points it is told, again and again, and copies its weights into
 a slide network that can only predict whenever they are measured. All read batches through `slide.data.batches`.
 
-How PyTorch trains sampled softmax fastest on a CPU, as tried: one set of negatives for the whole batch, the rows of its
-labels and negatives gathered into a small matrix that autograd sees, and Adam on these rows alone, put back by
-``index_copy_``; dense gradients of the large matrices, and with them torch.optim, cost as much as the full softmax.
-Its process starts with ``MALLOC_ENVIRONMENT``: else glibc gives the large arrays of every step back to the kernel, and
-the page faults of the next step take longer than its arithmetic; and it gets hugepages, as slide's does.
+PyTorch's sampled softmax is written for speed: one set of negatives for the whole batch, the rows of its labels and
+negatives gathered into a small matrix that autograd sees, and Adam on these rows alone, put back by ``index_copy_``.
+Gradients of the large matrices would be dense, and cost as much as the full softmax; ``torch.optim.SparseAdam`` sorts
+and sums rows that here are already distinct. Its process starts with ``MALLOC_ENVIRONMENT``: else glibc gives the large
+arrays of every step back to the kernel, whose page faults then cost the next step time; and it gets hugepages, as
+slide's does.
 """
 
 import math
