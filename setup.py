@@ -35,6 +35,7 @@ KERNELS = [
     "dropout",
     "dense",
     "neighbours",
+    "roofline",
     "rows",
     "text",
 ]

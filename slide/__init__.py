@@ -53,6 +53,7 @@ The house has two floors; imports run downward only::
       optim              SGD and Adam on touched rows
       catch_up           rows that catch up with steps that skipped them
       text               the parser behind data/
+      roofline           what the memory could do at best, to measure the others against
       simd/              the C row kernels, once per instruction set
 
 The road of a batch: tables rebuilt if due (`index`) -> CSR rows -> hidden activations (`sparse.spmm`) -> bucket indices
