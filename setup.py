@@ -28,6 +28,7 @@ KERNELS = [
     "sparse",
     "sparse_input",
     "optim",
+    "hogwild",
     "losses",
     "dropout",
     "dense",

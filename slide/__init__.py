@@ -20,6 +20,7 @@ The house has two floors; imports run downward only::
       exclusions.py      labels that must not be predicted
       layers.py          hidden layers: full or sampled, from the features or from a layer below
       output.py          the output layer: candidates, logQ correction, loss
+      hogwild.py         the pairs of a layer that trains without locks, as the paper does
       shared.py          the neurons a whole batch computes: its labels, and draws from all
       signals.py         what flows between layers, and the (sample, row) pairs of a layer
       index.py           NeuronIndex: hash functions and tables over a layer's rows
@@ -49,6 +50,7 @@ The house has two floors; imports run downward only::
       losses             softmax and one-vs-all cross-entropy over the active set
       dropout            units and features left out in training
       optim              SGD and Adam on touched rows; rows that catch up with steps that skipped them
+      hogwild            gradients that all threads add to at once, and the step on them
       text               the parser behind data/
       simd/              the C row kernels, once per instruction set
 
