@@ -31,6 +31,7 @@ KERNELS = [
     "sparse",
     "sparse_input",
     "optim",
+    "hogwild",
     "losses",
     "dropout",
     "dense",

@@ -20,6 +20,7 @@ The house has two floors; imports run downward only::
       exclusions.py      labels that must not be predicted
       layers.py          hidden layers: full or sampled, from the features or from a layer below
       output.py          the output layer: candidates, logQ correction, loss
+      hogwild.py         the pairs of a layer that trains without locks, as the paper does
       shared.py          the neurons a whole batch computes: its labels, and draws from all
       signals.py         what flows between layers, and the (sample, row) pairs of a layer
       index.py           NeuronIndex: hash functions and tables over a layer's rows
@@ -52,6 +53,7 @@ The house has two floors; imports run downward only::
       dropout            units and features left out in training
       optim              SGD and Adam on touched rows
       catch_up           rows that catch up with steps that skipped them
+      hogwild            gradients that all threads add to at once, and the step on them
       text               the parser behind data/
       roofline           what the memory could do at best, to measure the others against
       simd/              the C row kernels, once per instruction set

@@ -25,7 +25,7 @@ from slide.commands import (
     train,
     tune,
 )
-from slide.config import CANDIDATES, SCHEDULES, RunConfig
+from slide.config import CANDIDATES, SCHEDULES, UPDATES, RunConfig
 from slide.console import logging_to_stderr
 from slide.data.readers import FORMATS
 from slide.info import __version__
@@ -206,6 +206,9 @@ def _add_train(commands):
     settings.add_argument("--candidates", choices=CANDIDATES, help="which output neurons a sample computes")
     settings.add_argument(
         "--budget", metavar="N", type=int, help="neurons a sample takes from hash tables, where --candidates has any"
+    )
+    settings.add_argument(
+        "--update", choices=UPDATES, help="how threads share a batch's gradients; hogwild is without locks or repeats"
     )
     settings.add_argument("--seed", metavar="N", type=int, help="of everything random")
 

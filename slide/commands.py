@@ -79,6 +79,7 @@ SETTINGS = {
     "hidden": "network.hidden",
     "candidates": "network.output.candidates",
     "budget": "network.output.budget",
+    "update": "network.update",
     "seed": "network.seed",
 }
 """Where the options of ``slide train`` go in the configuration."""

@@ -240,6 +240,11 @@ class HiddenConfig:
         """Whether samples look for units in hash tables."""
         return self.candidates == "lsh"
 
+    @property
+    def uses_own(self):
+        """Whether samples compute units of their own."""
+        return self.uses_tables
+
 
 CANDIDATES = ("lsh", "lsh+tail", "lsh+inbatch", "inbatch", "uniform", "topk", "topk+tail", "full")
 
@@ -364,6 +369,11 @@ class OutputConfig:
         """Whether draws from all neurons are active for all samples."""
         return self.candidates == "uniform" or self.candidates.endswith("+tail")
 
+    @property
+    def uses_own(self):
+        """Whether samples compute neurons of their own, beside those that the batch shares or instead."""
+        return self.uses_tables or self.uses_search or (self.uses_tail and not self.share_labels)
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -415,6 +425,9 @@ class OptimizerConfig:
             )
 
 
+UPDATES = ("grouped", "hogwild")
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """A network, but for its numbers of features and labels, which the data has.
@@ -438,6 +451,13 @@ class NetworkConfig:
         Of the initial weights, the hash functions, the sampling, the dropout and the shuffling.
     hugepages : bool
         Ask the kernel for hugepages.
+    update : str
+        How the rows that samples read on their own - features, and neurons from hash tables - get their gradients.
+        ``"grouped"``: one thread makes each row's, from all samples that read it, and the weights are the same to the
+        bit at any number of threads. ``"hogwild"``, the paper's way, to compare: every thread takes samples and adds to
+        the gradients of their rows without locks, so that where two threads meet a term may be lost; the gradients take
+        memory of their own, as much as the weights without moments. What the batch shares is computed by matrix
+        products either way.
     """
 
     hidden: tuple[HiddenConfig, ...] = (HiddenConfig(),)
@@ -448,6 +468,7 @@ class NetworkConfig:
     input_dropout: float = 0.0
     seed: int = 0
     hugepages: bool = True
+    update: str = "grouped"
 
     def __post_init__(self):
         """Check every field."""
@@ -462,6 +483,13 @@ class NetworkConfig:
         check_number(self, "input_dropout", 0, 1, open_high=True)
         check_integer(self, "seed", 0, 2**63 - 1)
         check_boolean(self, "hugepages")
+        check_choice(self, "update", UPDATES)
+        if self.update == "hogwild" and self.hidden[0].uses_tables:
+            raise ConfigError(
+                "NetworkConfig.update must be 'grouped' where the first hidden layer's candidates are 'lsh': a unit's "
+                "row there has a weight for every feature, and its gradient alone is cheap to keep. Layers above may "
+                "be sampled"
+            )
 
 
 SCHEDULES = ("linear", "cosine", "step", "constant")

@@ -16,12 +16,13 @@ from scipy.sparse import csr_matrix
 
 from slide.buffers import Buffers
 from slide.config import HiddenConfig
+from slide.hogwild import HogwildPairs, TouchedRows
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.dense import shared_logits, shared_step
 from slide.kernels.dropout import drop_pairs, drop_units
 from slide.kernels.grouping import PairGroups
-from slide.kernels.optim import StepRule, step_groups, step_vector
+from slide.kernels.optim import StepRule, step_vector
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient, spmm
 from slide.signals import Pairs, Runs, Signal
@@ -84,6 +85,9 @@ class HiddenLayer:
 
     def make_index(self) -> None:
         """Make the hash tables that training looks units up in, where the configuration wants them."""
+
+    def use_hogwild(self) -> None:
+        """From now on sum the gradients of rows that samples read on their own without locks; see `slide.hogwild`."""
 
     def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
         """Return the layer's output for a training batch; it is valid until the next call.
@@ -151,7 +155,11 @@ class InputLayer(HiddenLayer):
         self.bias = np.zeros(self.padded_dim, dtypes.VALUE)
         self.bias_moments = np.zeros((2, kept), dtypes.VALUE)
         self._pairs = Pairs(name, self.table, self._buffers)
-        self._groups: PairGroups | None = None
+        self._groups: PairGroups | TouchedRows | None = None
+
+    def use_hogwild(self) -> None:
+        """See `HiddenLayer.use_hogwild`."""
+        self._pairs = HogwildPairs(self.name, self.table, self._buffers)
 
     def _dense(self, signal, out, threads):
         columns = signal.columns
@@ -182,7 +190,7 @@ class InputLayer(HiddenLayer):
     ) -> None:
         """See `HiddenLayer.step`; the features themselves have no gradient."""
         self._drop(dout, iteration, threads)
-        step_groups(self.table, self._groups, signal.values, dout, None, rule, threads)
+        self._pairs.step(self._groups, signal.values, Signal(dout, None, None), None, rule, threads)
         bias_gradient = dout.sum(axis=0, dtype=np.float64).astype(dtypes.VALUE)
         step_vector(self.bias, self.bias_moments[0], self.bias_moments[1], bias_gradient, rule)
 
@@ -244,7 +252,7 @@ class SampledLayer(HiddenLayer):
         super().__init__(name, config.units, dim, config, *rest)
         self._pairs = Pairs(name, self.table, self._buffers)
         self._everyone = np.arange(config.units, dtype=dtypes.INDEX)
-        self._active: tuple[PairGroups, Runs] | None = None
+        self._active: tuple[PairGroups | TouchedRows, Runs] | None = None
 
     def make_index(self) -> None:
         """See `HiddenLayer.make_index`."""
@@ -252,6 +260,10 @@ class SampledLayer(HiddenLayer):
         self.index = NeuronIndex(
             self.table, config.lsh, config.rehash, config.sampling, self._seed, self._buffers, name=self.name
         )
+
+    def use_hogwild(self) -> None:
+        """See `HiddenLayer.use_hogwild`."""
+        self._pairs = HogwildPairs(self.name, self.table, self._buffers)
 
     def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
         """See `HiddenLayer.forward`."""

@@ -20,6 +20,7 @@ from slide.data.batches import Batch, BatchReader
 from slide.data.dataset import as_float32_csr
 from slide.exclusions import Exclusions
 from slide.families import make_hasher
+from slide.hogwild import HogwildPairs
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.catch_up import catch_up
@@ -74,7 +75,8 @@ class Network:
     n_features, n_labels : int
     config : NetworkConfig, optional
     threads : int, optional
-        By default all cores this process may use. The weights do not depend on it.
+        By default all cores this process may use. The weights do not depend on it, unless ``config.update`` is
+        ``"hogwild"``.
     trainable : bool
         False leaves out the optimiser's moments and the hash tables, about two thirds of the memory; the network can
         then only predict.
@@ -134,6 +136,8 @@ class Network:
         if trainable:
             for layer in (*self.hidden, self.output):
                 layer.make_index()
+                if config.update == "hogwild":
+                    layer.use_hogwild()
         self._gradients: list[SampleGradient | None] = [None] * len(self.hidden)
 
     @staticmethod
@@ -152,6 +156,8 @@ class Network:
             full_input = name == "hidden.0" and layer.candidates == "full"
             shape = (dim, rows) if full_input else (rows, dim)
             needs[f"{name} weights"] = RowTable.bytes_needed(*shape, moments)
+            if config.update == "hogwild" and (full_input or layer.uses_own):
+                needs[f"{name} row gradients"] = HogwildPairs.bytes_needed(*shape)
             if layer.uses_tables:
                 hasher = make_hasher(layer.lsh, dim, rows, np.random.default_rng(0))
                 needs[f"{name} tables"] = NeuronIndex.bytes_needed(rows, layer.lsh, hasher.bucket_bits)

@@ -10,6 +10,7 @@ import numpy as np
 from slide.buffers import Buffers
 from slide.config import OutputConfig
 from slide.data.batches import Batch
+from slide.hogwild import HogwildPairs, TouchedRows
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.active import label_places
@@ -71,12 +72,12 @@ class OutputLayer:
         self.index: NeuronIndex | None = None
         self._shared = SharedSample(n_labels, config, seed)
         shares = config.uses_labels_of_batch or config.uses_tail
-        self._has_own = config.uses_tables or config.uses_search or (shares and not config.uses_labels_of_batch)
+        self._has_own = config.uses_own
         self._place = np.full(n_labels if shares and self._has_own else 0, -1, dtypes.INDEX)
         self._label_weights: np.ndarray | None = None
         self._buffers = buffers
         self._pairs = Pairs("output", self.table, buffers)
-        self._active: tuple[PairGroups, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._active: tuple[PairGroups | TouchedRows, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def make_index(self) -> None:
         """Make the hash tables that training looks neurons up in, where the configuration wants them."""
@@ -85,6 +86,11 @@ class OutputLayer:
             self.index = NeuronIndex(
                 self.table, config.lsh, config.rehash, config.sampling, self.seed, self._buffers, name="output"
             )
+
+    def use_hogwild(self) -> None:
+        """See `slide.layers.HiddenLayer.use_hogwild`."""
+        if self._has_own:
+            self._pairs = HogwildPairs("output", self.table, self._buffers)
 
     def set_label_frequency(self, frequency: np.ndarray, *, points: int | None = None) -> None:
         """Tell the layer how common each label is: for the logQ correction, draws by frequency, and the first biases.

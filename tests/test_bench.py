@@ -70,3 +70,10 @@ def test_dense_network_is_slide_without_sampling(files, tmp_path):
     sampled, dense, _ = map(json.loads, bench("dense_reference.py", *files, *options).splitlines())
     # Rounding may turn one prediction of the 60.
     assert sampled["last"]["P@5"] == pytest.approx(dense["last"]["P@5"], abs=1.1 / 60 / 5)
+
+
+def test_hogwild():
+    options = ("--features", 100, "--labels", 200, "--batch-size", 20, "--batches", 2, "--threads", 1, "--json")
+    (run,) = [json.loads(line) for line in bench("hogwild.py", *options).splitlines()]
+    assert run["threads"] == 1
+    assert run["ratio"] == pytest.approx(run["hogwild"] / run["grouped"])

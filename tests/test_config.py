@@ -95,6 +95,7 @@ REFUSALS = [
     (NetworkConfig, "input_dropout", [-0.1, 1, 1.0, None], "a number from 0 to below 1"),
     (NetworkConfig, "seed", [-1, 2**63, 1.0, True, None], "an integer from 0 to 9223372036854775807"),
     (NetworkConfig, "hugepages", [0, None], "true or false"),
+    (NetworkConfig, "update", ["locked", None, True], "one of 'grouped', 'hogwild'"),
     (TrainingConfig, "epochs", [0, 10**6 + 1, 1.0], "an integer from 1 to 1000000"),
     (TrainingConfig, "batch_size", [0, 2**20 + 1, None], "an integer from 1 to 1048576"),
     (TrainingConfig, "max_batches", [0, 2**31, 1.0], "an integer from 1 to 2147483647 or left out"),
