@@ -31,6 +31,7 @@ KERNELS = [
     "losses",
     "dropout",
     "dense",
+    "search",
     "neighbours",
     "rows",
     "text",

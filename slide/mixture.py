@@ -20,7 +20,7 @@ from slide.blas import one_blas_thread
 from slide.data.dataset import Dataset, as_float32_csr
 from slide.exclusions import Exclusions, entry_keys
 from slide.kernels import dtypes
-from slide.kernels.dense import exact_topk
+from slide.kernels.search import exact_topk
 from slide.kernels.sparse import PairGroups, sddmm
 from slide.neighbours import Neighbours, best_labels
 from slide.network import Network
