@@ -10,7 +10,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
-    BEST_ROOM = 48         # entries a buffer has room for beside twice k
+    BEST_ROOM = 12         # entries a buffer has room for beside twice k: more would let the bar of a small k lag
 
 ctypedef struct BestK:
     uint64_t *keys         # [best_room(k)]
