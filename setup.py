@@ -35,6 +35,7 @@ KERNELS = [
     "losses",
     "dropout",
     "dense",
+    "search",
     "neighbours",
     "roofline",
     "rows",

@@ -15,6 +15,7 @@ The house has two floors; imports run downward only::
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
       checkpoint.py      save and load
       network.py         Network: owns its layers; train_batch, predict, evaluate
+      search.py          search indexes: prediction without scoring every label
       neighbours.py      Neighbours: the nearest training points, and their votes for labels
       mixture.py         Mixture: a network and neighbours, predicting together
       exclusions.py      labels that must not be predicted
@@ -47,7 +48,8 @@ The house has two floors; imports run downward only::
       grouping           pairs grouped by row
       sparse             SpMM, SDDMM; where the samples' gradient is gathered
       sparse_input       SDDMM and the row step for samples that are sparse themselves
-      dense              shared candidates and exact top-k, through BLAS
+      dense              shared candidates, through BLAS
+      search             top-k of all rows, exactly or by sketches of them, and of candidates
       neighbours         nearest sparse vectors through posting lists; the best labels of sparse scores
       losses             softmax and one-vs-all cross-entropy over the active set
       dropout            units and features left out in training

@@ -29,6 +29,7 @@ from slide.config import CANDIDATES, SCHEDULES, UPDATES, RunConfig
 from slide.console import logging_to_stderr
 from slide.data.readers import FORMATS
 from slide.info import __version__
+from slide.search import MODES
 from slide.settings import to_dict
 
 
@@ -58,6 +59,11 @@ def main(argv: list[str] | None = None) -> int:
         for option in ("share", "k_neighbours"):
             if getattr(args, option) is not None:
                 parser.error(f"--{option.replace('_', '-')} needs the neighbours too: --neighbours TRAIN")
+    if args.run is predict:
+        if args.mode == "exact" and args.candidates is not None:
+            parser.error("--candidates needs a mode that proposes some: --mode sketch")
+        if args.mode != "exact" and args.neighbours is not None:
+            parser.error("a mixture with neighbours scores every label: it takes no --mode")
     try:
         with logging_to_stderr():
             status = args.run(args)
@@ -229,7 +235,7 @@ def _add_evaluate(commands):
 
 
 def _add_predict(commands):
-    parser = _add_command(commands, predict, "write the best labels of each point, every label scored")
+    parser = _add_command(commands, predict, "write the best labels of each point")
     parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a saved network")
     parser.add_argument("input", metavar="INPUT", type=Path, help="data, with or without labels")
     parser.add_argument("--k", metavar="K", type=_positive, default=5, help="labels for each point")
@@ -239,6 +245,19 @@ def _add_predict(commands):
         choices=("tsv", "jsonl"),
         default="tsv",
         help="a line for each point: label:score with tabs between, or a JSON object with labels and scores",
+    )
+    search = parser.add_argument_group("search")
+    search.add_argument(
+        "--mode",
+        choices=MODES,
+        default="exact",
+        help="score every label, or those that a sketch of all labels or hash tables propose, built before the start",
+    )
+    search.add_argument(
+        "--candidates", metavar="N", type=_positive, help="labels proposed for each point, in a mode other than exact"
+    )
+    search.add_argument(
+        "--profile", action="store_true", help="report on standard error how long single points take to predict"
     )
     _add_neighbours(parser)
     _add_reading(parser)

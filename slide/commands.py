@@ -50,6 +50,12 @@ PREDICT_BLOCK = 4096
 SHARE, K_NEIGHBOURS = 0.5, 50
 """Of a mixture with neighbours: their share, and how many vote."""
 
+FITTED = 4096
+"""Points that a sketch is fitted to."""
+
+PROFILED = 200
+"""Points that are predicted one by one where that is to be timed."""
+
 QUERIES = 256
 """Points on which hash tables are measured."""
 
@@ -190,16 +196,41 @@ def predict(args: argparse.Namespace) -> int:
     network = Network.load(args.model, threads=args.threads)
     data = _load_as(args.input, args, network.n_features, None, "the model")
     predictor = _predictor(network, args)
+    how = {}
+    if args.mode != "exact" and data.n_points:
+        start = time.perf_counter()
+        index = network.build_search_index(args.mode, _some(data.X, FITTED, network))
+        log.info("built the %s index: %.1f s, %s bytes", args.mode, time.perf_counter() - start, f"{index.nbytes:,}")
+        how = {"mode": args.mode, "candidates": args.candidates}
+    if args.profile:
+        _profile(predictor, _some(data.X, PROFILED, network), args, how)
     write = _write_tsv if args.output_format == "tsv" else _write_jsonl
     with _output(args.output) as file:
         for first in range(0, data.n_points, PREDICT_BLOCK):
             X = data.X[first : first + PREDICT_BLOCK]
-            ids, scores = predictor.predict(X, args.k, exclude=X if args.mask_inputs else None)
+            ids, scores = predictor.predict(X, args.k, exclude=X if args.mask_inputs else None, **how)
             for labels, values in zip(ids.tolist(), scores.tolist(), strict=True):
                 # Where fewer than k labels may be predicted the rest is -1.
                 found = [(label, value) for label, value in zip(labels, values, strict=True) if label >= 0]
                 write(file, found)
     return 0
+
+
+def _some(X, n, network):
+    """At most n of some points, drawn at random but always the same."""
+    return X[np.sort(np.random.default_rng(network.config.seed).permutation(X.shape[0])[:n])]
+
+
+def _profile(predictor, X, args, how):
+    """Report how long points take that are predicted one by one."""
+    milliseconds = []
+    for i in range(X.shape[0]):
+        start = time.perf_counter()
+        predictor.predict(X[i], args.k, exclude=X[i] if args.mask_inputs else None, **how)
+        milliseconds.append(1000 * (time.perf_counter() - start))
+    if milliseconds:
+        p50, p99 = np.percentile(milliseconds, (50, 99))
+        log.info("%s points one by one: p50 %.2f ms, p99 %.2f ms each", f"{len(milliseconds):,}", p50, p99)
 
 
 def info(args: argparse.Namespace) -> int:

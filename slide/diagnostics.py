@@ -20,8 +20,8 @@ from slide.config import SamplingConfig
 from slide.families import HashFamily
 from slide.index import NeuronIndex
 from slide.kernels import dtypes, hashing, tables
-from slide.kernels.dense import exact_topk
 from slide.kernels.rows import RowTable
+from slide.kernels.search import exact_topk
 from slide.policies import Query, make_policy
 from slide.signals import Runs, Signal
 

@@ -20,8 +20,8 @@ from slide.blas import one_blas_thread
 from slide.data.dataset import Dataset, as_float32_csr
 from slide.exclusions import Exclusions, entry_keys
 from slide.kernels import dtypes
-from slide.kernels.dense import exact_topk
 from slide.kernels.grouping import PairGroups
+from slide.kernels.search import exact_topk
 from slide.kernels.sparse import sddmm
 from slide.neighbours import Neighbours, best_labels
 from slide.network import Network

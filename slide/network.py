@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from slide import initial, metrics
 from slide.blas import one_blas_thread
 from slide.buffers import Buffers
-from slide.config import NetworkConfig
+from slide.config import LSHConfig, NetworkConfig
 from slide.data.batches import Batch, BatchReader
 from slide.data.dataset import as_float32_csr
 from slide.exclusions import Exclusions
@@ -24,15 +24,16 @@ from slide.hogwild import HogwildPairs
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.catch_up import catch_up
-from slide.kernels.dense import exact_topk
 from slide.kernels.dropout import drop_entries
 from slide.kernels.optim import measure
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.rows import RowTable
+from slide.kernels.search import exact_topk
 from slide.kernels.sparse import SampleGradient
 from slide.layers import HiddenLayer, make_hidden
 from slide.optimizer import Optimizer
 from slide.output import OutputLayer
+from slide.search import MODES, HashIndex, SearchIndexes, SketchIndex, search_topk
 from slide.signals import Runs, Signal
 
 PREDICT_BLOCK = 4096
@@ -139,6 +140,7 @@ class Network:
                 if config.update == "hogwild":
                     layer.use_hogwild()
         self._gradients: list[SampleGradient | None] = [None] * len(self.hidden)
+        self._search = SearchIndexes()
 
     @staticmethod
     def bytes_needed(n_features: int, n_labels: int, config: NetworkConfig) -> dict[str, int]:
@@ -217,6 +219,7 @@ class Network:
             raise RuntimeError(f"initialize() is for networks before training; this one {why}")
         if labels is not None and self.config.output.init == "mean":
             raise ValueError("labels would be replaced by fit: OutputConfig.init is 'mean'; choose 'random'")
+        self._search.forget()
         initial.set_vectors(self, features, labels)
 
     def train_batch(self, batch: Batch, *, lr_factor: float = 1.0) -> BatchStats:
@@ -325,10 +328,64 @@ class Network:
         """
         return BatchReader(X, Y, batch_size, normalize=self.config.normalize, weights=self.feature_weights)
 
+    def build_search_index(
+        self,
+        mode: str = "sketch",
+        X: csr_matrix | None = None,
+        *,
+        dims: int = 64,
+        lsh: LSHConfig | None = None,
+    ) -> SketchIndex | HashIndex:
+        """Make what ``predict`` searches in a mode other than ``"exact"``; nothing of it is saved with the network.
+
+        Parameters
+        ----------
+        mode : str
+            ``"sketch"``: every label's vector in few dimensions of seven bits each, all of which are scanned.
+            ``"lsh"``: hash tables.
+        X : sparse or dense matrix, shape (n, n_features), optional
+            Of sketches: points like those to predict, such as a few thousand of the training points.
+        dims : int
+            Of sketches: more find more for the same number of candidates, and take longer.
+        lsh : LSHConfig, optional
+            Of hash tables; by default ``config.output.lsh``.
+
+        Returns
+        -------
+        SketchIndex or HashIndex
+            Has its size, in `nbytes`.
+
+        Raises
+        ------
+        DataError
+            `X` has a value that is not finite, or is not a matrix.
+        ValueError
+            There is no such mode, or `X` is missing, has no points or does not fit the network.
+        """
+        if mode not in MODES[1:]:
+            raise ValueError(f"only the modes {' and '.join(MODES[1:])} have an index, got {mode!r}")
+        step = self.step
+        self.settle()
+        table, options = self.output.table, {"seed": self.config.seed, "threads": self.threads}
+        if mode == "lsh":
+            index = HashIndex(table, lsh or self.config.output.lsh, **options)
+        elif X is None or not X.shape[0]:
+            raise ValueError("a sketch needs X, points like those to predict: a few thousand of the training points do")
+        else:
+            index = SketchIndex(table, self.layer_inputs(X)[-1].dense, dims=dims, **options)
+        self._search.add(mode, index, step)
+        return index
+
     def predict(
-        self, X: csr_matrix, k: int = 5, *, exclude: csr_matrix | None = None
+        self,
+        X: csr_matrix,
+        k: int = 5,
+        *,
+        exclude: csr_matrix | None = None,
+        mode: str = "exact",
+        candidates: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return each point's k best labels, exactly: every label is scored.
+        """Return each point's k best labels, of all or, much faster, of those that a search index finds.
 
         Memory is one block of hidden vectors and of scores, whatever the numbers of points and labels.
 
@@ -339,11 +396,16 @@ class Network:
         exclude : sparse matrix, shape (n, any), optional
             Labels that must not be predicted are the columns of a point's non-zero entries; columns past the last
             label are ignored. For a recommender whose items are both features and labels: `X` itself.
+        mode : str
+            ``"exact"`` scores every label. ``"sketch"`` and ``"lsh"`` score those that the index of that name proposes,
+            and may miss some of the best; see ``build_search_index``.
+        candidates : int, optional
+            Labels that an index proposes for a point, k at least. More find more and take longer.
 
         Returns
         -------
         ids : int32 array [n, k]
-            Best first, equal scores in order of id; -1 where fewer than k labels may be predicted.
+            Best first, equal scores in order of id; -1 where fewer than k labels may be predicted, or were found.
         scores : float32 array [n, k]
             Logits; minus infinity where there is no label.
 
@@ -351,9 +413,16 @@ class Network:
         ------
         DataError
             `X` has a value that is not finite, or is not a matrix.
+        RuntimeError
+            There is no index for the mode, or the network has been trained since it was made.
         ValueError
-            The number of columns does not fit the network, or k is not positive.
+            The number of columns does not fit the network, k or `candidates` is not positive, or there is no such mode.
         """
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        if candidates is not None and candidates < 1:
+            raise ValueError(f"candidates must be 1 or more, got {candidates}")
+        index = None if mode == "exact" else self._search.get(mode, self.step)
         self.settle()
         X = self._features(X)
         if k < 1:
@@ -370,7 +439,10 @@ class Network:
                 for layer in self.hidden:
                     signal = layer.predict(signal, self.threads)
                 found = ids[block], scores[block]
-                exact_topk(self.output.table, signal.dense, *exclusions.of(block), *found, self.threads)
+                if index is None:
+                    exact_topk(self.output.table, signal.dense, *exclusions.of(block), *found, self.threads)
+                else:
+                    search_topk(index, signal.dense, exclusions, block, candidates, *found, self.threads)
         return ids, scores
 
     def layer_inputs(self, X: csr_matrix) -> list[Signal]:
@@ -409,8 +481,10 @@ class Network:
         ks: Iterable[int] = (1, 3, 5),
         inv_propensity: np.ndarray | None = None,
         mask_inputs: bool = False,
+        mode: str = "exact",
+        candidates: int | None = None,
     ) -> dict[str, float]:
-        """Return P@k, nDCG@k, R@k and, given propensities, PSP@k of the exact prediction.
+        """Return P@k, nDCG@k, R@k and, given propensities, PSP@k of the prediction.
 
         Parameters
         ----------
@@ -421,16 +495,19 @@ class Network:
             From ``slide.metrics.propensities`` of the training labels.
         mask_inputs : bool
             Never predict a label whose id is one of the point's features.
+        mode, candidates
+            As for ``predict``.
 
         Raises
         ------
-        DataError, ValueError
+        DataError, RuntimeError, ValueError
             As ``predict`` does, or `X` and `Y` do not fit.
         """
         ks = tuple(ks)
         if Y.shape[1] != self.n_labels:
             raise ValueError(f"Y has {Y.shape[1]:,} labels, the network {self.n_labels:,}")
-        ids, _ = self.predict(X, max(ks), exclude=X if mask_inputs else None)
+        exclude = X if mask_inputs else None
+        ids, _ = self.predict(X, max(ks), exclude=exclude, mode=mode, candidates=candidates)
         return metrics.evaluate_topk(ids, Y, ks, inv_propensity)
 
     def _features(self, X):
@@ -462,6 +539,7 @@ class Network:
         """
         # What rows owe is owed on the weights there were.
         self.settle()
+        self._search.forget()
         for name, array in self._weights().items():
             array[...] = weights[name]
         for layer in (*self.hidden, self.output):

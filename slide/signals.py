@@ -10,10 +10,10 @@ from slide.buffers import Buffers
 from slide.index import NeuronIndex
 from slide.kernels import dtypes, optim, sparse, sparse_input
 from slide.kernels.catch_up import catch_up
-from slide.kernels.dense import exact_topk
 from slide.kernels.grouping import PairGroups
 from slide.kernels.optim import StepRule
 from slide.kernels.rows import RowTable
+from slide.kernels.search import exact_topk
 from slide.kernels.sparse import SampleGradient
 
 SPARSE_BELOW = 1 / 24

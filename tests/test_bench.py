@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from slide import RunConfig
-from slide.data import make_extreme, save_xc
+from slide import Network, RunConfig
+from slide.data import load, make_extreme, save_xc
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 SCRIPTS = ("dense_reference.py", "candidates.py", "sparsity_curve.py", "peers/compare.py")
@@ -77,3 +77,18 @@ def test_hogwild():
     (run,) = [json.loads(line) for line in bench("hogwild.py", *options).splitlines()]
     assert run["threads"] == 1
     assert run["ratio"] == pytest.approx(run["hogwild"] / run["grouped"])
+
+
+def test_search(files, tmp_path):
+    train = load(files[0])
+    Network(train.n_features, train.n_labels).save(tmp_path / "model")
+    command = ("search.py", tmp_path / "model", *files, "--dims", 4, "--candidates", 8, 20, "--singles", 2)
+    runs = [json.loads(line) for line in bench(*command, "--json").splitlines()]
+    assert [(run["mode"], run["candidates"]) for run in runs] == [
+        ("sketch", 8),
+        ("sketch", 20),
+        ("lsh", 8),
+        ("lsh", 20),
+    ]
+    assert all(0 <= run["recall@5"] <= 1 and run["speed-up"] > 0 and run["index bytes"] > 0 for run in runs)
+    assert "| lsh | simhash |" in bench(*command)

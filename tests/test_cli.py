@@ -483,6 +483,31 @@ def test_predict(run, data, model, monkeypatch):
     np.testing.assert_allclose([[float(score) for _, score in line] for line in found], scores, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["sketch", "lsh"])
+def test_predict_through_an_index(run, data, model, mode):
+    result = run("predict", model, data / "test.txt", "--mode", mode, "--candidates", 60, "--profile", "--mask-inputs")
+    assert (result.status, len(result.out.splitlines())) == (0, 200)
+    assert f"built the {mode} index" in result.err
+    assert re.search(r"200 points one by one: p50 \d+\.\d\d ms, p99 \d+\.\d\d ms each", result.err)
+    if mode == "sketch":
+        exact = run("predict", model, data / "test.txt", "--mask-inputs").out
+        best = [[pair.split(":")[0] for pair in out.split()] for out in (result.out, exact)]
+        assert np.mean([a == b for a, b in zip(*best, strict=True)]) > 0.99
+
+
+def test_predict_through_an_index_of_no_points(run, model, tmp_path):
+    (tmp_path / "none.txt").write_text("0 200 0\n")
+    result = run("predict", model, "none.txt", "--mode", "sketch", "--profile")
+    assert (result.status, result.out) == (0, "")
+
+
+def test_predict_refuses_options_that_exclude_each_other(run, data, model):
+    options = ["predict", model, data / "test.txt"]
+    assert "--candidates needs a mode that proposes some" in run(*options, "--candidates", 9).err
+    mixed = run(*options, "--mode", "lsh", "--neighbours", data / "train.txt")
+    assert (mixed.status, "takes no --mode" in mixed.err) == (2, True)
+
+
 def test_predict_json_lines_to_a_file(run, data, model, tmp_path):
     options = ["--output-format", "jsonl", "--output", "out.jsonl", "--mask-inputs"]
     result = run("predict", model, data / "test.txt", "--k", 100, *options)

@@ -24,13 +24,3 @@ def shared_step(
     rule: StepRule,
     num_threads: int,
 ) -> None: ...
-def exact_topk(
-    table: RowTable,
-    hidden: NDArray[np.float32],
-    exclude_ptr: NDArray[np.int64],
-    exclude_ids: NDArray[np.int32],
-    out_ids: NDArray[np.int32],
-    out_scores: NDArray[np.float32],
-    num_threads: int,
-    log_partition: NDArray[np.float32] | None = None,
-) -> None: ...

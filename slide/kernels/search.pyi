@@ -1,0 +1,49 @@
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from slide.kernels.rows import RowTable
+
+def exact_topk(
+    table: RowTable,
+    hidden: NDArray[np.float32],
+    exclude_ptr: NDArray[np.int64],
+    exclude_ids: NDArray[np.int32],
+    out_ids: NDArray[np.int32],
+    out_scores: NDArray[np.float32],
+    num_threads: int,
+    log_partition: NDArray[np.float32] | None = None,
+) -> None: ...
+
+@final
+class Sketch:
+    def __new__(cls, vectors: NDArray[np.float32], bias: NDArray[np.float32]) -> Self: ...
+    @property
+    def n_rows(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+def sketch_topk(
+    sketch: Sketch,
+    queries: NDArray[np.float32],
+    exclude_ptr: NDArray[np.int64],
+    exclude_ids: NDArray[np.int32],
+    out_ids: NDArray[np.int32],
+    out_scores: NDArray[np.float32],
+    num_threads: int,
+) -> None: ...
+def candidates_topk(
+    table: RowTable,
+    hidden: NDArray[np.float32],
+    candidates: NDArray[np.int32],
+    counts: NDArray[np.int64],
+    exclude_ptr: NDArray[np.int64],
+    exclude_ids: NDArray[np.int32],
+    out_ids: NDArray[np.int32],
+    out_scores: NDArray[np.float32],
+    num_threads: int,
+) -> None: ...

@@ -1,0 +1,486 @@
+"""Top-k search over the rows of a table: among all of them, exactly or by their sketches, and among candidates.
+
+The products of the exact search are BLAS's, called through SciPy from inside our own parallel loops; the caller limits
+BLAS to one thread around them. What is found does not depend on the number of threads: products have the same operands
+on any number, and the best of a set are the same in any order.
+"""
+
+cimport cython
+from cython.parallel cimport prange, threadid
+from libc.math cimport INFINITY, exp, fabsf, log, rintf
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy, memset
+from scipy.linalg.cython_blas cimport sgemm
+
+import numpy as np
+
+from slide.kernels.best cimport BestK, best_add, best_finish, best_room, best_start, best_takes
+from slide.kernels.memory cimport HugeBuffer
+from slide.kernels.parallel cimport slide_isa_level, threads_for
+from slide.kernels.rows cimport (
+    SLIDE_BIAS,
+    SLIDE_HEADER,
+    SLIDE_LANES,
+    RowTable,
+    slide_groups,
+    slide_row_kernels,
+    slide_rows_for,
+    slide_table,
+)
+
+cdef extern from "sketch.h" nogil:
+    const int SLIDE_SKETCH_CENTRE
+
+    ctypedef struct slide_sketch:
+        const uint8_t *codes
+        const float *scale
+        const float *bias
+        int64_t n_rows
+        int64_t dp
+
+    ctypedef struct slide_sketch_queries:
+        const int8_t *codes
+        const float *scale
+
+    ctypedef void (*slide_sketch_scorer)(const slide_sketch *, int64_t, int64_t, const slide_sketch_queries *, int64_t,
+                                         int64_t, float *, int64_t) noexcept nogil
+    slide_sketch_scorer slide_sketch_scorer_for(int level)
+
+cdef slide_sketch_scorer SKETCH_SCORES = slide_sketch_scorer_for(slide_isa_level())
+cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
+
+cdef enum:
+    _SAMPLE_BLOCK = 128    # samples and rows of one product
+    _ROW_BLOCK = 512
+    _FEW = 3               # samples that are quicker scored row by row: BLAS would copy the rows first
+    _TASKS = 16            # tasks a search among all rows is cut into, at least, if it has the row blocks
+
+ctypedef struct _LogSum:   # of exponentials: exp(top) * sum
+    double top
+    double sum
+
+ctypedef struct _Exclusions:
+    const int64_t *ptr     # NULL: none
+    const int32_t *ids
+
+ctypedef struct _Source:   # what is searched, and for whom: either the first two or the last two
+    const slide_table *table
+    const float *hidden
+    const slide_sketch *sketch
+    const slide_sketch_queries *queries
+    int64_t n_rows
+    int64_t dp
+
+
+cdef class _Counting:
+    """What makes a list of rows a group of pairs for each: rows by number, all pairs of one sample."""
+
+    cdef HugeBuffer buffer
+    cdef slide_groups groups
+
+    def __cinit__(self):
+        cdef int64_t i
+        self.buffer = HugeBuffer((_ROW_BLOCK + 1) * 8 + 2 * _ROW_BLOCK * 4, name="search")
+        cdef int64_t *ptr = <int64_t *>self.buffer.data
+        cdef int32_t *sample = <int32_t *>(ptr + _ROW_BLOCK + 1)
+        cdef int32_t *slot = sample + _ROW_BLOCK
+        memset(sample, 0, _ROW_BLOCK * sizeof(int32_t))
+        for i in range(_ROW_BLOCK):
+            ptr[i] = i
+            slot[i] = <int32_t>i
+        ptr[_ROW_BLOCK] = _ROW_BLOCK
+        self.groups = slide_groups(NULL, ptr, sample, slot)
+
+cdef _Counting COUNTING = _Counting()
+
+
+cdef inline void _score_singly(const slide_table *table, const int32_t *rows, int64_t n, const float *hidden,
+                               const slide_groups *counting, float *out) noexcept nogil:
+    """Score up to _ROW_BLOCK rows against one sample."""
+    cdef slide_groups groups = counting[0]
+    groups.rows = rows
+    KERNELS.sddmm(table, &groups, 0, n, hidden, out)
+
+
+cdef inline void _score_jointly(const slide_table *table, int64_t first, int64_t n, const float *hidden,
+                                int64_t samples, float *out) noexcept nogil:
+    """Score up to _ROW_BLOCK consecutive rows against a block of samples: they are BLAS's operand as they lie."""
+    cdef int m = <int>n, count = <int>samples, k = <int>table.dp, lda = <int>table.stride, ldc = _ROW_BLOCK
+    cdef const float *base = table.base + first * table.stride
+    cdef float one = 1.0
+    cdef int64_t i, s
+    for i in range(n):
+        out[i] = base[i * table.stride + SLIDE_BIAS]
+    for s in range(1, samples):
+        memcpy(out + s * _ROW_BLOCK, out, n * sizeof(float))
+    sgemm(b"T", b"N", &m, &count, &k, &one, <float *>base + SLIDE_HEADER, &lda, <float *>hidden, &k, &one, out, &ldc)
+
+
+cdef void _score_block(const _Source *source, const int32_t *rows, int64_t n, int64_t first, int64_t last,
+                       const slide_groups *counting, float *out) noexcept nogil:
+    """Score up to _ROW_BLOCK consecutive rows against the samples first..last, a line of `out` for each."""
+    cdef int64_t s
+    if source.sketch != NULL:
+        SKETCH_SCORES(source.sketch, rows[0] // SLIDE_LANES, (rows[0] + n + SLIDE_LANES - 1) // SLIDE_LANES,
+                      source.queries, first, last, out, _ROW_BLOCK)
+    elif last - first <= _FEW:
+        for s in range(first, last):
+            _score_singly(source.table, rows, n, source.hidden + s * source.dp, counting,
+                          out + (s - first) * _ROW_BLOCK)
+    else:
+        _score_jointly(source.table, rows[0], n, source.hidden + first * source.dp, last - first, out)
+
+
+cdef inline bint _excluded(const _Exclusions *exclusions, int64_t sample, int32_t row) noexcept nogil:
+    cdef int64_t low, high, middle
+    if exclusions.ptr == NULL:
+        return False
+    low = exclusions.ptr[sample]
+    high = exclusions.ptr[sample + 1]
+    while low < high:
+        middle = (low + high) // 2
+        if exclusions.ids[middle] < row:
+            low = middle + 1
+        else:
+            high = middle
+    return low < exclusions.ptr[sample + 1] and exclusions.ids[low] == row
+
+
+cdef inline void _offer(BestK *best, const float *scores, const int32_t *rows, int64_t n,
+                        const _Exclusions *exclusions, int64_t sample) noexcept nogil:
+    """Let a sample's buffer take what it wants of n scored rows, which is little once the bar is high."""
+    cdef int64_t i = KERNELS.above(scores, 0, n, best.scan), end
+    while i < n:
+        end = min(i + 16, n)
+        while i < end:
+            if best_takes(best, scores[i], rows[i]) and not _excluded(exclusions, sample, rows[i]):
+                best_add(best, scores[i], rows[i])
+            i = i + 1
+        i = KERNELS.above(scores, i, n, best.scan)
+
+
+cdef _Exclusions _checked_exclusions(const int64_t[::1] ptr, const int32_t[::1] ids, int64_t n) except *:
+    cdef int64_t i, j
+    if ptr.shape[0] not in (0, n + 1):
+        raise ValueError(f"exclude_ptr must be empty or have {n + 1} entries, got {ptr.shape[0]}")
+    if ptr.shape[0] == 0:
+        return _Exclusions(NULL, NULL)
+    if ptr[0] != 0 or ptr[n] > ids.shape[0] or np.any(np.diff(ptr) < 0):
+        raise ValueError("exclude_ptr must rise from 0 to at most the number of excluded ids")
+    for i in range(n):
+        for j in range(ptr[i] + 1, ptr[i + 1]):
+            if ids[j] < ids[j - 1]:
+                raise ValueError(f"sample {i}'s excluded ids are not ascending")
+    cdef const int32_t *first = &ids[0] if ids.shape[0] else NULL
+    return _Exclusions(&ptr[0], first)
+
+
+cdef _check_shapes(const float[:, ::1] hidden, int64_t dim, int32_t[:, ::1] out_ids, float[:, ::1] out_scores):
+    cdef int64_t n = hidden.shape[0], k = out_ids.shape[1]
+    if hidden.shape[1] != dim or out_ids.shape[0] != n or out_scores.shape[0] != n or out_scores.shape[1] != k:
+        raise ValueError(f"hidden must be [samples, {dim}], out_ids and out_scores [samples, k]")
+
+
+cdef void _merge(const BestK *parts, int64_t distance, int64_t n_parts, uint64_t *keys, int64_t k, int32_t *ids,
+                 float *scores) noexcept nogil:
+    """Write the best of several buffers of one sample."""
+    cdef BestK best
+    cdef int64_t p
+    best_start(&best, keys, k)
+    for p in range(n_parts):
+        memcpy(keys + best.count, parts[p * distance].keys, parts[p * distance].count * sizeof(uint64_t))
+        best.count += parts[p * distance].count
+    best_finish(&best, ids, scores)
+
+
+def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] exclude_ptr,
+               const int32_t[::1] exclude_ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int num_threads,
+               float[::1] log_partition=None):
+    """Find each sample's k best rows among all, block by block: no [samples, rows] array exists at any time.
+
+    Equal scores are ordered by id. Where fewer than k rows may be chosen the rest of `out_ids` is -1 and of
+    `out_scores` minus infinity.
+
+    Parameters
+    ----------
+    table : RowTable
+    hidden : float32 array [samples, padded_dim]
+    exclude_ptr : int64 array [samples + 1] or [0]
+    exclude_ids : int32 array
+        Ids that must not be chosen for sample s, ascending, are ``exclude_ids[exclude_ptr[s]:exclude_ptr[s + 1]]``;
+        those past the last row are ignored. An empty `exclude_ptr` excludes nothing.
+    out_ids : int32 array [samples, k]
+        Written, best first.
+    out_scores : float32 array [samples, k]
+        Written: ``hidden . weights + bias``.
+    num_threads : int
+    log_partition : float32 array [samples], optional
+        Written: the logarithm of the sum of the exponentials of all rows' scores, excluded ones too; a score less this
+        is the logarithm of its softmax.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, or excluded ids are not in order.
+    """
+    cdef int64_t n = hidden.shape[0]
+    _check_shapes(hidden, table.padded_dim, out_ids, out_scores)
+    if log_partition is not None and log_partition.shape[0] != n:
+        raise ValueError(f"log_partition must have {n} entries, got {log_partition.shape[0]}")
+    cdef _Exclusions exclusions = _checked_exclusions(exclude_ptr, exclude_ids, n)
+    if n == 0 or (out_ids.shape[1] == 0 and log_partition is None):
+        return
+    cdef _Source source = _Source(&table.table, &hidden[0, 0], NULL, NULL, table.n_rows, table.padded_dim)
+    _search_all(&source, &exclusions, out_ids, out_scores, log_partition, num_threads)
+
+
+cdef _search_all(const _Source *source, const _Exclusions *exclusions, int32_t[:, ::1] out_ids,
+                 float[:, ::1] out_scores, float[::1] log_partition, int num_threads):
+    cdef int64_t n = out_ids.shape[0], k = out_ids.shape[1], i, j, t, block, place
+    cdef int64_t sample_blocks = (n + _SAMPLE_BLOCK - 1) // _SAMPLE_BLOCK
+    cdef int64_t row_blocks = (source.n_rows + _ROW_BLOCK - 1) // _ROW_BLOCK
+    # Few samples: the rows are cut as well. The cut follows from the sizes alone, never from the thread count.
+    cdef int64_t segments = min(row_blocks, (_TASKS + sample_blocks - 1) // sample_blocks)
+    cdef int64_t tasks = sample_blocks * segments, slot = _SAMPLE_BLOCK * _ROW_BLOCK
+    cdef int threads = threads_for(num_threads, n * source.n_rows * source.dp, 1 << 21)
+    cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="top-k logits")
+    # Where no rows are cut a block of samples is one task's, and done with at its end.
+    cdef int64_t held = segments * n if segments > 1 else threads * _SAMPLE_BLOCK
+    cdef HugeBuffer buffers = HugeBuffer(held * best_room(k) * 8, name="top-k buffers")
+    cdef HugeBuffer heads = HugeBuffer(held * sizeof(BestK), name="top-k buffers' heads")
+    cdef HugeBuffer merged = HugeBuffer(threads * segments * best_room(k) * 8 if segments > 1 else 0, name="top-k")
+    cdef bint with_sums = log_partition is not None
+    cdef HugeBuffer partial = HugeBuffer(segments * n * sizeof(_LogSum) if with_sums else 0, name="top-k sums")
+    cdef float *work = <float *>scratch.data
+    cdef uint64_t *keys = <uint64_t *>buffers.data
+    cdef uint64_t *merging = <uint64_t *>merged.data
+    cdef BestK *best = <BestK *>heads.data
+    cdef _LogSum *sums = <_LogSum *>partial.data if with_sums else NULL
+    cdef _LogSum total
+    cdef const slide_groups *counting = &COUNTING.groups
+    cdef int32_t *ids = &out_ids[0, 0] if k else NULL
+    cdef float *scores = &out_scores[0, 0] if k else NULL
+    for t in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+        block = t // segments
+        place = (t % segments) * n + block * _SAMPLE_BLOCK if segments > 1 else threadid() * _SAMPLE_BLOCK
+        _search_task(source, block * _SAMPLE_BLOCK, min((block + 1) * _SAMPLE_BLOCK, n),
+                     (t % segments) * row_blocks // segments, (t % segments + 1) * row_blocks // segments, exclusions,
+                     counting, k, work + threadid() * slot, best + place, keys + place * best_room(k),
+                     <_LogSum *>NULL if sums == NULL else sums + (t % segments) * n)
+        if segments == 1 and k > 0:
+            _finish_block(best + place, block * _SAMPLE_BLOCK, min((block + 1) * _SAMPLE_BLOCK, n), k, ids, scores)
+    if segments > 1 and k > 0:
+        for i in prange(n, nogil=True, num_threads=threads, schedule="static"):
+            _merge(best + i, n, segments, merging + threadid() * segments * best_room(k), k, ids + i * k,
+                   scores + i * k)
+    if sums != NULL:
+        for i in range(n):
+            total = sums[i]
+            for j in range(1, segments):
+                _add_sum(&total, sums[j * n + i].top, sums[j * n + i].sum)
+            log_partition[i] = <float>(total.top + log(total.sum))
+
+
+cdef void _search_task(const _Source *source, int64_t first, int64_t last, int64_t first_block, int64_t last_block,
+                       const _Exclusions *exclusions, const slide_groups *counting, int64_t k, float *logits,
+                       BestK *best, uint64_t *keys, _LogSum *sums) noexcept nogil:
+    """Offer the rows of some blocks to samples first..last, and sum up the rows' exponentials."""
+    cdef int32_t rows[_ROW_BLOCK]
+    cdef int64_t block, n, s, i
+    cdef float *line
+    cdef float top
+    for s in range(first, last):
+        if k > 0:
+            best_start(&best[s - first], keys + (s - first) * best_room(k), k)
+        if sums != NULL:
+            sums[s] = _LogSum(-INFINITY, 0.0)
+    for block in range(first_block, last_block):
+        n = min(source.n_rows - block * _ROW_BLOCK, _ROW_BLOCK)
+        for i in range(n):
+            rows[i] = <int32_t>(block * _ROW_BLOCK + i)
+        _score_block(source, rows, n, first, last, counting, logits)
+        for s in range(first, last):
+            line = logits + (s - first) * _ROW_BLOCK
+            if k > 0:
+                _offer(&best[s - first], line, rows, n, exclusions, s)
+            if sums != NULL:
+                top = KERNELS.max(line, n, -INFINITY)
+                _add_sum(&sums[s], top, KERNELS.exp_sum(line, n, top))
+
+
+cdef void _finish_block(BestK *best, int64_t first, int64_t last, int64_t k, int32_t *ids,
+                        float *scores) noexcept nogil:
+    cdef int64_t s
+    for s in range(first, last):
+        best_finish(&best[s - first], ids + s * k, scores + s * k)
+
+
+cdef inline void _add_sum(_LogSum *total, double top, double value) noexcept nogil:
+    if top > total.top:
+        total.sum = total.sum * exp(total.top - top) + value
+        total.top = top
+    else:
+        total.sum += value * exp(top - total.top)
+
+
+@cython.final
+cdef class Sketch:
+    """Approximations of a table's rows in few dimensions, seven bits each.
+
+    Parameters
+    ----------
+    vectors : float32 array [n_rows, dim]
+        What stands for the rows.
+    bias : float32 array [n_rows]
+
+    Attributes
+    ----------
+    n_rows, dim : int
+    nbytes : int
+        Memory of the sketch.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit or there are no rows or dimensions.
+    """
+
+    cdef slide_sketch sketch
+    cdef HugeBuffer buffer
+    cdef readonly int64_t n_rows
+    cdef readonly int64_t dim
+
+    def __cinit__(self, const float[:, ::1] vectors, const float[::1] bias):
+        cdef int64_t n = vectors.shape[0], dim = vectors.shape[1], row, j
+        if n < 1 or dim < 1 or bias.shape[0] != n:
+            raise ValueError(f"expected vectors of one row and dimension or more and as many biases, got [{n}, {dim}] "
+                             f"and {bias.shape[0]}")
+        cdef int64_t padded = (n + SLIDE_LANES - 1) // SLIDE_LANES * SLIDE_LANES, dp = (dim + 3) // 4 * 4
+        self.buffer = HugeBuffer(padded * (dp + 8), name="sketch")
+        cdef float *scale = <float *>self.buffer.data
+        cdef float *biases = scale + padded
+        cdef uint8_t *codes = <uint8_t *>(biases + padded)
+        cdef float top
+        memset(codes, SLIDE_SKETCH_CENTRE, padded * dp)
+        for row in range(n):
+            top = 0.0
+            for j in range(dim):
+                top = max(top, fabsf(vectors[row, j]))
+            scale[row] = top / (SLIDE_SKETCH_CENTRE - 1)
+            biases[row] = bias[row]
+            if scale[row] > 0:
+                for j in range(dim):
+                    codes[row // SLIDE_LANES * SLIDE_LANES * dp + j // 4 * 4 * SLIDE_LANES + row % SLIDE_LANES * 4
+                          + j % 4] = <uint8_t>(SLIDE_SKETCH_CENTRE + <int>rintf(vectors[row, j] / scale[row]))
+        self.n_rows, self.dim = n, dim
+        self.sketch = slide_sketch(codes, scale, biases, n, dp)
+
+    @property
+    def nbytes(self):
+        return self.buffer.nbytes
+
+
+def sketch_topk(Sketch sketch, const float[:, ::1] queries, const int64_t[::1] exclude_ptr,
+                const int32_t[::1] exclude_ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int num_threads):
+    """Find each sample's k best rows by a sketch of them; to be scored again by the rows themselves.
+
+    Parameters
+    ----------
+    sketch : Sketch
+    queries : float32 array [samples, dim]
+        Samples in the dimensions of the sketch; rounded to eight bits each.
+    exclude_ptr, exclude_ids, out_ids, num_threads
+        As for ``exact_topk``.
+    out_scores : float32 array [samples, k]
+        Written: approximations of ``queries . vectors + bias``.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, or excluded ids are not in order.
+    """
+    cdef int64_t n = queries.shape[0], dp = sketch.sketch.dp, s, j
+    _check_shapes(queries, sketch.dim, out_ids, out_scores)
+    cdef _Exclusions exclusions = _checked_exclusions(exclude_ptr, exclude_ids, n)
+    if n == 0 or out_ids.shape[1] == 0:
+        return
+    cdef HugeBuffer rounded = HugeBuffer(n * (dp + 4), name="sketch queries")
+    cdef float *scale = <float *>rounded.data
+    cdef int8_t *codes = <int8_t *>(scale + n)
+    cdef float top
+    memset(codes, 0, n * dp)
+    for s in range(n):
+        top = 0.0
+        for j in range(sketch.dim):
+            top = max(top, fabsf(queries[s, j]))
+        scale[s] = top / 127
+        if scale[s] > 0:
+            for j in range(sketch.dim):
+                codes[s * dp + j] = <int8_t>rintf(queries[s, j] / scale[s])
+    cdef slide_sketch_queries all_queries = slide_sketch_queries(codes, scale)
+    cdef _Source source = _Source(NULL, NULL, &sketch.sketch, &all_queries, sketch.n_rows, dp)
+    _search_all(&source, &exclusions, out_ids, out_scores, None, num_threads)
+
+
+def candidates_topk(RowTable table, const float[:, ::1] hidden, const int32_t[:, ::1] candidates,
+                    const int64_t[::1] counts, const int64_t[::1] exclude_ptr, const int32_t[::1] exclude_ids,
+                    int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int num_threads):
+    """Find each sample's k best rows among its own candidates.
+
+    Parameters
+    ----------
+    table : RowTable
+    hidden : float32 array [samples, padded_dim]
+    candidates : int32 array [samples, any]
+        Sample s has the first ``counts[s]`` of its row, without repetition.
+    counts : int64 array [samples]
+    exclude_ptr, exclude_ids, out_ids, out_scores, num_threads
+        As for ``exact_topk``.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, a candidate is out of range, or excluded ids are not in order.
+    """
+    cdef int64_t n = hidden.shape[0], k = out_ids.shape[1], dp = table.padded_dim, width = candidates.shape[1]
+    cdef int64_t s, i, most = 0, total = 0
+    _check_shapes(hidden, dp, out_ids, out_scores)
+    cdef _Exclusions exclusions = _checked_exclusions(exclude_ptr, exclude_ids, n)
+    if candidates.shape[0] != n or counts.shape[0] != n:
+        raise ValueError(f"candidates and counts must have {n} rows, got {candidates.shape[0]} and {counts.shape[0]}")
+    for s in range(n):
+        if not 0 <= counts[s] <= width:
+            raise ValueError(f"counts must lie in 0..{width}, got {counts[s]}")
+        for i in range(counts[s]):
+            if not 0 <= candidates[s, i] < table.n_rows:
+                raise ValueError(f"candidates must lie in 0..{table.n_rows - 1}, got {candidates[s, i]}")
+        total += counts[s]
+        most = max(most, counts[s])
+    if n == 0 or k == 0:
+        return
+    cdef int threads = threads_for(num_threads, total * dp, 1 << 18)
+    cdef HugeBuffer scratch = HugeBuffer(threads * _ROW_BLOCK * 4, name="candidates' logits")
+    cdef HugeBuffer buffers = HugeBuffer(threads * best_room(k) * 8, name="top-k buffers")
+    cdef uint64_t *keys = <uint64_t *>buffers.data
+    cdef float *work = <float *>scratch.data
+    cdef const int32_t *ids = &candidates[0, 0] if width else NULL
+    cdef const float *h = &hidden[0, 0]
+    cdef const slide_groups *counting = &COUNTING.groups
+    for s in prange(n, nogil=True, num_threads=threads, schedule="dynamic", chunksize=8):
+        _search_candidates(&table.table, h + s * dp, ids + s * width, counts[s], &exclusions, s, counting, k,
+                           work + threadid() * _ROW_BLOCK, keys + threadid() * best_room(k), &out_ids[s, 0],
+                           &out_scores[s, 0])
+
+
+cdef void _search_candidates(const slide_table *table, const float *hidden, const int32_t *rows, int64_t n_rows,
+                             const _Exclusions *exclusions, int64_t sample, const slide_groups *counting, int64_t k,
+                             float *line, uint64_t *keys, int32_t *ids, float *scores) noexcept nogil:
+    cdef BestK best
+    cdef int64_t r = 0, n
+    best_start(&best, keys, k)
+    while r < n_rows:
+        n = min(n_rows - r, _ROW_BLOCK)
+        _score_singly(table, rows + r, n, hidden, counting, line)
+        _offer(&best, line, rows + r, n, exclusions, sample)
+        r = r + n
+    best_finish(&best, ids, scores)

@@ -1,0 +1,225 @@
+"""Prediction without scoring every label: a search index proposes candidates, whose rows are then scored exactly.
+
+An index is made for a trained output layer and read by any number of threads. It is of no use once the layer's weights
+have changed: the network that owns it then refuses it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from slide.buffers import Buffers
+from slide.config import LSHConfig, RehashConfig, SamplingConfig
+from slide.index import NeuronIndex
+from slide.kernels import dtypes
+from slide.kernels.rows import RowTable
+from slide.kernels.search import Sketch, candidates_topk, sketch_topk
+from slide.signals import Signal
+
+BLOCK = 1024
+"""Points whose candidates are in memory at a time."""
+
+ROW_BLOCK = 1 << 16
+"""Rows that are projected at a time."""
+
+RIDGE = 1e-3
+"""Of the queries' second moments, the share that is the same in every direction: some may be missing in a sample."""
+
+MODES = ("exact", "sketch", "lsh")
+"""Ways to predict: score every label; search its sketch; look it up in hash tables."""
+
+NOBODY = np.zeros(0, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
+
+
+class SketchIndex:
+    """Every row in few dimensions of seven bits each, all of which are scanned for a point's candidates.
+
+    The dimensions are those that the scores of given queries vary in most: with the queries' second moments M and the
+    rows' covariance C, the leading eigenvectors of ``M^1/2 C M^1/2``. A rotation at random spreads what they hold
+    evenly over the dimensions, so that rounding costs each the same. Unlike hashing or clustering this does not need
+    the best rows to be near each other, which those of a hundred thousand rare labels are not.
+
+    Parameters
+    ----------
+    table : RowTable
+    queries : float32 array [n, padded_dim]
+        Hidden vectors like those to come, one or more.
+    dims : int
+        More find more for the same number of candidates, and take longer.
+    seed : int
+    threads : int
+
+    Attributes
+    ----------
+    nbytes : int
+
+    Raises
+    ------
+    ValueError
+        `dims` is not positive.
+    """
+
+    default_candidates = 1024
+
+    def __init__(self, table: RowTable, queries: np.ndarray, *, dims: int = 64, seed: int = 0, threads: int = 1):
+        if dims < 1:
+            raise ValueError(f"dims must be 1 or more, got {dims}")
+        weights, dim = table.weights, table.dim
+        dims = min(dims, dim)
+        queries = np.asarray(queries[:, :dim], np.float64)
+        mean, covariance = _moments(weights)
+        moments = queries.T @ queries / len(queries)
+        moments += (RIDGE * np.trace(moments) / dim + np.finfo(float).tiny) * np.eye(dim)
+        values, vectors = np.linalg.eigh(moments)
+        root = (vectors * np.sqrt(values)) @ vectors.T
+        _, leading = np.linalg.eigh(root @ covariance @ root)
+        rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(dims, dims)))
+        leading = leading[:, -dims:] @ rotation
+        self._of_queries = np.zeros((table.padded_dim, dims), dtypes.VALUE)
+        self._of_queries[:dim] = np.linalg.solve(root, leading)
+        of_rows = (root @ leading).astype(dtypes.VALUE)
+        projected = np.empty((table.n_rows, dims), dtypes.VALUE)
+        for first in range(0, table.n_rows, ROW_BLOCK):
+            block = slice(first, first + ROW_BLOCK)
+            # What all rows share moves a point's scores alike.
+            np.matmul(weights[block] - mean, of_rows, out=projected[block])
+        self._table = table
+        self._sketch = Sketch(projected, np.ascontiguousarray(table.bias))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the index."""
+        return self._sketch.nbytes + self._of_queries.nbytes
+
+    def topk(self, hidden, exclusions, candidates, out_ids, out_scores, threads):
+        """Find each point's k best rows among its `candidates`; see ``exact_topk`` for the arrays.
+
+        Parameters
+        ----------
+        hidden : float32 array [n, padded_dim]
+        exclusions : pair of arrays
+        candidates : int
+            Rows scored exactly for a point.
+        out_ids : int32 array [n, k]
+        out_scores : float32 array [n, k]
+        threads : int
+        """
+        n = len(hidden)
+        found = np.empty((n, min(candidates, self._table.n_rows)), dtypes.INDEX)
+        rough = np.empty(found.shape, dtypes.VALUE)
+        sketch_topk(self._sketch, hidden @ self._of_queries, *exclusions, found, rough, threads)
+        counts = np.count_nonzero(found >= 0, axis=1).astype(dtypes.OFFSET)
+        candidates_topk(self._table, hidden, found, counts, *NOBODY, out_ids, out_scores, threads)
+
+
+class HashIndex:
+    """Hash tables over every row; those that share most buckets with a point are its candidates.
+
+    Parameters
+    ----------
+    table : RowTable
+    lsh : LSHConfig
+    seed : int
+    threads : int
+
+    Attributes
+    ----------
+    nbytes : int
+    """
+
+    default_candidates = 4096
+
+    def __init__(self, table: RowTable, lsh: LSHConfig, *, seed: int = 0, threads: int = 1):
+        self._table = table
+        self._buffers = Buffers()
+        self._index = NeuronIndex(
+            table, lsh, RehashConfig(), SamplingConfig(policy="topk", fill="none"), seed, self._buffers
+        )
+        self._index.rebuild(0, threads)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the index."""
+        return sum(buffer["bytes"] for buffer in self._buffers.report())
+
+    def topk(self, hidden, exclusions, candidates, out_ids, out_scores, threads):
+        """Find each point's k best rows among its `candidates`; see ``SketchIndex.topk``."""
+        n = len(hidden)
+        budget = min(candidates, self._table.n_rows)
+        found = np.empty((n, budget), dtypes.INDEX)
+        counts = np.empty(n, dtypes.OFFSET)
+        signal, nothing = Signal(hidden, None, None), np.zeros(n + 1, dtypes.OFFSET)
+        self._index.sample(signal, nothing, NOBODY[1], budget, 0, found, counts, threads)
+        candidates_topk(self._table, hidden, found, counts, *exclusions, out_ids, out_scores, threads)
+
+
+class SearchIndexes:
+    """The search indexes of one network, and whether they still are of its weights.
+
+    A reader sees an index complete or not at all.
+    """
+
+    def __init__(self):
+        self._made = {}
+
+    def add(self, mode: str, index: SketchIndex | HashIndex, step: int) -> None:
+        """Keep an index for a mode, made after `step` steps."""
+        self._made[mode] = index, step
+
+    def forget(self) -> None:
+        """Take note that weights have changed other than by steps."""
+        self._made.clear()
+
+    def get(self, mode: str, step: int) -> SketchIndex | HashIndex:
+        """Return the index of a mode.
+
+        Raises
+        ------
+        RuntimeError
+            There is none, or the network has been trained since.
+        """
+        found = self._made.get(mode)
+        if found is None:
+            raise RuntimeError(f"mode {mode!r} needs an index of the weights: call build_search_index({mode!r}, ...)")
+        index, made_at = found
+        if made_at != step:
+            raise RuntimeError(
+                f"the {mode} index is of the weights after step {made_at:,}, and the network has trained to step "
+                f"{step:,}: call build_search_index({mode!r}, ...) again"
+            )
+        return index
+
+
+def search_topk(index, hidden, exclusions, block, candidates, out_ids, out_scores, threads) -> None:
+    """Find the k best labels of some consecutive points by an index.
+
+    Parameters
+    ----------
+    index : SketchIndex or HashIndex
+    hidden : float32 array [points of the block, padded_dim]
+    exclusions : Exclusions
+    block : slice
+        Of the points.
+    candidates : int or None
+        Rows scored exactly for a point; at least k are. By default what the index recommends.
+    out_ids, out_scores : arrays [points of the block, k]
+        Written.
+    threads : int
+    """
+    wanted = max(candidates or index.default_candidates, out_ids.shape[1])
+    for first in range(0, len(hidden), BLOCK):
+        some = slice(first, min(first + BLOCK, len(hidden)))
+        excluded = exclusions.of(slice(block.start + some.start, block.start + some.stop))
+        index.topk(hidden[some], excluded, wanted, out_ids[some], out_scores[some], threads)
+
+
+def _moments(weights):
+    """Mean and covariance of the rows, in double precision."""
+    n, dim = weights.shape
+    total, squares = np.zeros(dim), np.zeros((dim, dim))
+    for first in range(0, n, ROW_BLOCK):
+        block = np.ascontiguousarray(weights[first : first + ROW_BLOCK])
+        total += block.sum(axis=0, dtype=np.float64)
+        squares += block.T @ block
+    mean = total / n
+    return mean.astype(dtypes.VALUE), squares / n - np.outer(mean, mean)

@@ -1,0 +1,163 @@
+"""Prediction through search indexes: what they find, and when they are refused."""
+
+import threading
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+from small_networks import batch_of
+
+from slide import Network, NetworkConfig
+from slide.config import HiddenConfig, LSHConfig
+
+N_FEATURES, N_LABELS, CLUSTERS = 60, 4000, 50
+LSH = LSHConfig(k=4, l=30)
+MODES = ("sketch", "lsh")
+
+
+@pytest.fixture(scope="module")
+def points():
+    rng = np.random.default_rng(3)
+    return csr_matrix(rng.random((80, N_FEATURES)) * (rng.random((80, N_FEATURES)) < 0.2), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def net(points):
+    """A network whose labels' vectors are clustered around its points' hidden vectors, with both indexes."""
+    config = NetworkConfig(hidden=(HiddenConfig(units=24, activation="linear", dropout=0.0),))
+    net = Network(N_FEATURES, N_LABELS, config, threads=2)
+    rng = np.random.default_rng(4)
+    hidden = net.layer_inputs(points)[-1].dense[:, :24]
+    centres = hidden[rng.integers(0, len(hidden), CLUSTERS)]
+    noise = rng.normal(size=(N_LABELS, 24)) * 0.3 * hidden.std()
+    net.output.table.weights[:] = centres[rng.integers(0, CLUSTERS, N_LABELS)] + noise
+    net.output.table.bias[:] = 0.01 * rng.normal(size=N_LABELS)
+    net.build_search_index("sketch", points, dims=12)
+    net.build_search_index("lsh", lsh=LSH)
+    return net
+
+
+def recall(found, exact):
+    return np.mean([np.isin(a, b).mean() for a, b in zip(exact, found, strict=True)])
+
+
+@pytest.mark.parametrize(("mode", "least"), [("sketch", 0.95), ("lsh", 0.6)])
+def test_most_of_the_best_are_found(net, points, mode, least):
+    exact, scores = net.predict(points, 5)
+    found, found_scores = net.predict(points, 5, mode=mode, candidates=400)
+    assert recall(found, exact) > least
+    same = found == exact
+    np.testing.assert_allclose(found_scores[same], scores[same], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_more_candidates_find_more(net, points, mode):
+    exact, _ = net.predict(points, 5)
+    few, many = (recall(net.predict(points, 5, mode=mode, candidates=c)[0], exact) for c in (5, 800))
+    assert few < many
+
+
+def test_a_sketch_with_every_label_as_candidate_is_exact(net, points):
+    exact, exact_scores = net.predict(points, 7)
+    found, scores = net.predict(points, 7, mode="sketch", candidates=10**6)
+    assert np.array_equal(found, exact)
+    np.testing.assert_allclose(scores, exact_scores, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_excluded_labels_are_not_predicted(net, points, mode):
+    before, _ = net.predict(points, 5, mode=mode)
+    rows = np.repeat(np.arange(points.shape[0]), 5)
+    ban = csr_matrix((np.ones(rows.size), (rows, np.maximum(before, 0).ravel())), shape=(points.shape[0], N_LABELS + 9))
+    after, _ = net.predict(points, 5, mode=mode, exclude=ban)
+    assert not any(np.isin(a[a >= 0], b).any() for a, b in zip(after, before, strict=True))
+    assert (after[:, 0] >= 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_found_depends_neither_on_threads_nor_on_other_readers(net, points, mode, monkeypatch):
+    expected = net.predict(points, 5, mode=mode)
+    monkeypatch.setattr(net, "threads", 1)
+    found = [None] * 4
+
+    def read(i):
+        found[i] = net.predict(points, 5, mode=mode)
+
+    readers = [threading.Thread(target=read, args=(i,)) for i in range(len(found))]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    for ids, scores in found:
+        assert np.array_equal(ids, expected[0])
+        assert np.array_equal(scores, expected[1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_evaluation_takes_a_mode(net, points, mode):
+    ids, _ = net.predict(points, 1, mode=mode)
+    Y = csr_matrix((np.ones(len(ids)), (np.arange(len(ids)), ids[:, 0])), shape=(len(ids), N_LABELS))
+    assert net.evaluate(points, Y, ks=[1], mode=mode)["P@1"] == pytest.approx(1.0)
+
+
+def test_no_points_and_more_labels_than_there_are(net, points):
+    for mode in MODES:
+        assert net.predict(points[:0], 3, mode=mode)[0].shape == (0, 3)
+    ids, scores = net.predict(points[:2], N_LABELS + 3, mode="sketch")
+    assert (ids[:, -3:] == -1).all()
+    assert np.isneginf(scores[:, -3:]).all()
+
+
+def fresh():
+    return Network(N_FEATURES, 50, NetworkConfig(hidden=(HiddenConfig(units=8),)), threads=1)
+
+
+def build(net, points, mode):
+    return net.build_search_index(mode, points if mode == "sketch" else None)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_index_is_refused_after_training(points, mode):
+    net = fresh()
+    with pytest.raises(RuntimeError, match=rf"mode '{mode}' needs an index of the weights: call build_search_index"):
+        net.predict(points, mode=mode)
+    assert build(net, points, mode).nbytes > 0
+    net.predict(points, mode=mode)
+    labels = csr_matrix(np.eye(80, 50, dtype=np.float32))
+    net.output.set_label_frequency(np.full(50, 0.02))
+    net.train_batch(batch_of((points, labels), net.config))
+    with pytest.raises(RuntimeError, match="after step 0, and the network has trained to step 1"):
+        net.predict(points, mode=mode)
+    build(net, points, mode)
+    net.predict(points, mode=mode)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.set_weights(net.copy_weights()),
+        lambda net: net.initialize(labels=np.ones((50, 8), np.float32)),
+    ],
+    ids=["set", "initialized"],
+)
+def test_an_index_is_forgotten_when_weights_are_set(points, change):
+    net = fresh()
+    build(net, points, "sketch")
+    change(net)
+    with pytest.raises(RuntimeError, match="needs an index"):
+        net.predict(points, mode="sketch")
+
+
+def test_arguments_are_checked(net, points):
+    with pytest.raises(ValueError, match="mode must be one of exact, sketch, lsh, got 'fast'"):
+        net.predict(points, mode="fast")
+    with pytest.raises(ValueError, match="candidates must be 1 or more, got 0"):
+        net.predict(points, mode="sketch", candidates=0)
+    with pytest.raises(ValueError, match="only the modes sketch and lsh have an index, got 'exact'"):
+        net.build_search_index("exact")
+    with pytest.raises(ValueError, match="a sketch needs X"):
+        net.build_search_index("sketch")
+    with pytest.raises(ValueError, match="a sketch needs X"):
+        net.build_search_index("sketch", points[:0])
+    with pytest.raises(ValueError, match="dims must be 1 or more, got 0"):
+        net.build_search_index("sketch", points, dims=0)
