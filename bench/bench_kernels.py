@@ -26,7 +26,7 @@ from shapes import (
 
 from slide.config import LSHConfig
 from slide.families import make_hasher
-from slide.kernels import dense, losses, optim, sampling, sparse, tables
+from slide.kernels import dense, losses, optim, sampling, search, sparse, tables
 
 TABLES, BUCKETS = 50, 1 << 13
 NOBODY = np.zeros(BATCH + 1, np.int64), np.zeros(0, np.int32)
@@ -196,6 +196,6 @@ def test_exact_topk(against, rng, features):
     ids, scores = np.empty((BATCH, k), np.int32), np.empty((BATCH, k), np.float32)
     none = np.zeros(0, np.int64), np.zeros(0, np.int32)
     against(
-        lambda: dense.exact_topk(features, hidden, *none, ids, scores, 1),
+        lambda: search.exact_topk(features, hidden, *none, ids, scores, 1),
         lambda: twins.topk(features.weights, features.bias, hidden, k),
     )

@@ -39,7 +39,7 @@ from threadpoolctl import threadpool_limits
 from slide.blas import one_blas_thread
 from slide.config import LSHConfig
 from slide.families import make_hasher
-from slide.kernels import dense, losses, optim, sampling, sparse, tables
+from slide.kernels import dense, losses, optim, sampling, search, sparse, tables
 from slide.kernels.memory import HugeBuffer
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.roofline import read_rows, update_rows
@@ -232,7 +232,7 @@ def of_the_default_mode(rng, neurons, threads):
     yield "default: shared step", traffic, 2 * product, median(step)
     found, scores = np.empty((BATCH, 5), np.int32), np.empty((BATCH, 5), np.float32)
     none = np.zeros(0, np.int64), np.zeros(0, np.int32)
-    seconds = median(lambda: dense.exact_topk(neurons, hidden, *none, found, scores, threads))
+    seconds = median(lambda: search.exact_topk(neurons, hidden, *none, found, scores, threads))
     yield "exact top-k", {f"read {READ}": LABELS * READ}, 2 * BATCH * LABELS * UNITS, seconds
 
 
