@@ -385,7 +385,7 @@ class Network:
         mode: str = "exact",
         candidates: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return each point's k best labels, of all or, much faster, of those that a search index finds.
+        """Return each point's k best labels, of all or, faster, of those that a search index finds.
 
         Memory is one block of hidden vectors and of scores, whatever the numbers of points and labels.
 
