@@ -30,7 +30,7 @@ BLOCK = 512
 """Points whose scores of voted labels are in memory at a time."""
 
 SHARES = tuple(i / 10 for i in range(11))
-NEIGHBOURS = (20, 50, 100)
+NEIGHBOURS = (20, 50, 100, 500)
 POWERS = (1.0, 2.0, 4.0)
 """What ``Mixture.tuned`` tries."""
 
@@ -168,9 +168,9 @@ class Mixture:
     ) -> Mixture:
         """Return the mixture that is best on validation points, of a grid.
 
-        The grid has shares from 0 to 1 in steps of 0.1, 20, 50 and 100 neighbours, and powers of 1, 2 and 4. Of equally
-        good mixtures the one of the smallest share is taken, and then of the fewest neighbours and the smallest power.
-        Neighbours and logits are computed once for all.
+        The grid has shares from 0 to 1 in steps of 0.1, 20, 50, 100 and 500 neighbours, and powers of 1, 2 and 4. Of
+        equally good mixtures the one of the smallest share is taken, and then of the fewest neighbours and the smallest
+        power. Neighbours and logits are computed once for all.
 
         Parameters
         ----------

@@ -153,9 +153,10 @@ class SlideMixture(Slide):
         start = time.perf_counter()
         rest, held_out = split(self.train)
         held_out = draw(held_out, TUNING_POINTS)
+        network = self.train_network(rest)
         tuned = Mixture.tuned(
-            self.train_network(rest),
-            Neighbours(rest.X, rest.Y, threads=self.threads),
+            network,
+            Neighbours(rest.X, rest.Y, feature_weights=network.feature_weights, threads=self.threads),
             held_out.X,
             held_out.Y,
             monitor=self.args.monitor,
@@ -165,7 +166,8 @@ class SlideMixture(Slide):
         self.tuning_seconds = time.perf_counter() - start
         self.settings = {**self.settings, "mixture": {"share": tuned.share, **found}}
         network = self.train_network(self.train)
-        neighbours = Neighbours(self.train.X, self.train.Y, threads=self.threads, **found)
+        weights = network.feature_weights
+        neighbours = Neighbours(self.train.X, self.train.Y, feature_weights=weights, threads=self.threads, **found)
         self.model = Mixture(network, neighbours, share=tuned.share)
 
     def predict(self, queries, k):
