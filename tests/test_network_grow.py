@@ -140,7 +140,7 @@ def test_same_number_changes_nothing(rng):
 
 def test_refusals(rng):
     network = trained(make_points(rng), config_of())
-    with pytest.raises(ValueError, match="has 60 labels already; grow.. cannot make it 59"):
+    with pytest.raises(ValueError, match=r"has 60 labels already; grow\(\) cannot make it 59"):
         network.grow(N_LABELS - 1)
     with network._training, pytest.raises(RuntimeError, match="trained by another thread"):
         network.grow(MORE)
