@@ -26,7 +26,7 @@ from shapes import (
 
 from slide.config import LSHConfig
 from slide.families import make_hasher
-from slide.kernels import dense, losses, optim, sampling, search, sparse, tables
+from slide.kernels import dense, grouping, losses, optim, sampling, search, sparse, tables
 
 TABLES, BUCKETS = 50, 1 << 13
 NOBODY = np.zeros(BATCH + 1, np.int64), np.zeros(0, np.int32)
@@ -90,14 +90,14 @@ def test_probe(against, filled):
 
 def test_group(against, rng):
     ids, begin, end = make_pairs(rng, ACTIVE, LABELS)
-    groups, indptr = sparse.PairGroups(len(ids)), np.append(begin, end[-1])
+    groups, indptr = grouping.PairGroups(len(ids)), np.append(begin, end[-1])
     against(lambda: groups.group(ids, begin, end, LABELS), lambda: twins.group(ids, indptr, LABELS))
 
 
 def test_sddmm(against, rng, neurons):
     ids, begin, end = make_pairs(rng, ACTIVE, LABELS)
     hidden, out, indptr = make_hidden(rng), np.empty(len(ids), np.float32), np.append(begin, end[-1])
-    groups = sparse.PairGroups(len(ids))
+    groups = grouping.PairGroups(len(ids))
     groups.group(ids, begin, end, LABELS)
     against(
         lambda: sparse.sddmm(neurons, groups, hidden, out, 1),
@@ -123,7 +123,7 @@ def test_step_rows(against, rng, neurons, features, layer):
     else:
         indptr, ids, _ = make_features(rng)
         table, begin, end = features, indptr[:-1].copy(), indptr[1:].copy()
-    groups, indptr = sparse.PairGroups(len(ids)), np.append(begin, end[-1])
+    groups, indptr = grouping.PairGroups(len(ids)), np.append(begin, end[-1])
     groups.group(ids, begin, end, table.n_rows)
     deltas, hidden = (0.01 * rng.standard_normal(len(ids))).astype(np.float32), make_hidden(rng)
     gradient = sparse.SampleGradient(BATCH, UNITS) if layer == "output" else None

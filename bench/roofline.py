@@ -39,7 +39,7 @@ from threadpoolctl import threadpool_limits
 from slide.blas import one_blas_thread
 from slide.config import LSHConfig
 from slide.families import make_hasher
-from slide.kernels import dense, losses, optim, sampling, search, sparse, tables
+from slide.kernels import dense, grouping, losses, optim, sampling, search, sparse, tables
 from slide.kernels.memory import HugeBuffer
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.roofline import read_rows, update_rows
@@ -153,7 +153,7 @@ def of_the_input(rng, features, threads):
     used, pairs = len(np.unique(ids)), len(ids)
     seconds = median(lambda: sparse.spmm(features, indptr, ids, values, bias, True, out, threads))
     yield "input: SpMM", {f"read {READ}": used * READ, "stream": pairs * 8}, 2 * pairs * UNITS, seconds
-    groups, rule = sparse.PairGroups(pairs), optim.adam(1e-3, 0.9, 0.999, 1e-8, 1)
+    groups, rule = grouping.PairGroups(pairs), optim.adam(1e-3, 0.9, 0.999, 1e-8, 1)
     groups.group(ids, indptr[:-1], indptr[1:], FEATURES)
     seconds = median(lambda: optim.step_groups(features, groups, values, dout, None, rule, threads))
     yield "input: step", {f"update {WHOLE}": 2 * used * WHOLE, "stream": pairs * 12}, 2 * pairs * UNITS, seconds
@@ -182,8 +182,8 @@ def of_the_papers_mode(rng, neurons, threads):
 
     ids, begin, end = make_pairs(rng, ACTIVE, LABELS)
     pairs, rows = len(ids), len(np.unique(ids))
-    groups, out = sparse.PairGroups(pairs), np.empty(pairs, np.float32)
-    seconds = median(lambda: groups.group(ids, begin, end, LABELS))
+    groups, out = grouping.PairGroups(pairs), np.empty(pairs, np.float32)
+    seconds = median(lambda: groups.group(ids, begin, end, LABELS, threads))
     yield "lsh: group", {"stream": 12 * pairs + 12 * rows}, 0, seconds
     seconds = median(lambda: sparse.sddmm(neurons, groups, hidden, out, threads))
     traffic = {f"read {READ}": rows * READ, "stream": 12 * pairs}

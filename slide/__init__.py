@@ -8,12 +8,15 @@ it finds by hashing its hidden vector into locality-sensitive hash tables.
 The house has two floors; imports run downward only::
 
     slide/               pure Python: what a user sees
+      estimator.py       SlideClassifier: a network as a scikit-learn classifier
+      labels.py          labels as users have them, and those of a network's outputs; features.py: features likewise
+      scoring.py         scores of all labels, or a point's best, as logits or probabilities
       cli.py             the `slide` command: its options; commands.py does the work, console.py shows it
       training.py        fit: epochs, shuffling, evaluation on the way, early stopping, history
       learning_rate.py   how the learning rate goes over a run
       stopping.py        which epoch was best, and when to stop waiting for a better one
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
-      checkpoint.py      save and load
+      checkpoint.py      save and load; archive.py: a saved network as bytes, for pickles
       network.py         Network: owns its layers; train_batch, predict, evaluate
       search.py          search indexes: prediction without scoring every label
       neighbours.py      Neighbours: the nearest training points, and their votes for labels
@@ -100,8 +103,18 @@ __all__ = [
     "RehashConfig",
     "RunConfig",
     "SamplingConfig",
+    "SlideClassifier",
     "TrainingConfig",
     "__version__",
     "register_family",
     "show_config",
 ]
+
+
+def __getattr__(name):
+    """Import the classifier when it is first asked for: scikit-learn, which it builds on, takes a second to import."""
+    if name == "SlideClassifier":
+        from slide.estimator import SlideClassifier
+
+        return SlideClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

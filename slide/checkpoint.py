@@ -31,7 +31,13 @@ class CheckpointError(ValueError):
     """A saved network that is damaged, incomplete or of another version; the message names file and fault."""
 
 
-def save(network: Network, path: str | os.PathLike, *, moments: bool = False) -> None:
+def save(
+    network: Network,
+    path: str | os.PathLike,
+    *,
+    moments: bool = False,
+    beside: dict[str, bytes] | None = None,
+) -> None:
     """Write a network to a folder, replacing a saved network of that name.
 
     Parameters
@@ -40,6 +46,8 @@ def save(network: Network, path: str | os.PathLike, *, moments: bool = False) ->
     path : path-like
     moments : bool
         Also write the optimiser's moments: three times the size, and training can go on from there.
+    beside : dict of bytes, optional
+        More files for the folder, by name, which ``load`` does not look at.
 
     Raises
     ------
@@ -58,6 +66,8 @@ def save(network: Network, path: str | os.PathLike, *, moments: bool = False) ->
         folder.chmod(0o755)
         for name, array in _arrays(network, moments).items():
             _write(folder / f"{name}.npy", lambda file, array=array: np.lib.format.write_array(file, array))
+        for name, content in (beside or {}).items():
+            _write(folder / name, lambda file, content=content: file.write(content))
         text = json.dumps(_manifest(network, moments), indent=2)
         _write(folder / MANIFEST, lambda file: file.write(text.encode()))
         if path.exists():

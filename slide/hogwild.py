@@ -41,6 +41,8 @@ class HogwildPairs(Pairs):
         self._sums = RowTable(table.n_rows, table.dim, moments=0, name=what, hugepages=buffers.hugepages)
         buffers.add(what, self._sums.buffer)
         self._stamps = buffers.array(f"{name} row stamps", (table.n_rows,), dtypes.INDEX)
+        # Another layer of this name may have left its own: one with fewer labels, before the network grew.
+        self._stamps[:] = 0
         self._stamp = 0
 
     @staticmethod

@@ -222,6 +222,50 @@ class Network:
         self._search.forget()
         initial.set_vectors(self, features, labels)
 
+    def grow(self, n_labels: int) -> None:
+        """Make room for labels that were not known before; their ids follow those there are.
+
+        What was learnt stays to the bit: weights, biases, the optimiser's moments and the labels' frequencies. New
+        neurons of a trained network start where they take no known label's place; see `slide.initial.new_labels`. An
+        untrained network becomes what it would be if made with as many labels. Hash tables are built anew before the
+        next batch.
+
+        Meanwhile the old and the new output layer are both in memory. Not while anything trains or predicts.
+
+        Parameters
+        ----------
+        n_labels : int
+            In all; as many as there are changes nothing.
+
+        Raises
+        ------
+        RuntimeError
+            The network can only predict, so that new labels could not be learnt, or another thread is training it.
+        ValueError
+            There are more labels already.
+        """
+        if n_labels < self.n_labels:
+            raise ValueError(f"the network has {self.n_labels:,} labels already; grow() cannot make it {n_labels:,}")
+        if not self.trainable:
+            raise RuntimeError("this network can only predict: labels it has no neurons for could never be learnt")
+        if n_labels == self.n_labels:
+            return
+        if not self._training.acquire(blocking=False):
+            raise RuntimeError("this network is being trained by another thread; let it grow afterwards")
+        try:
+            # No row then owes anything from before the new ones were there.
+            self.settle()
+            old, seed = self.output, self.config.seed + len(self.hidden)
+            moments, dim = self.optimizer.moments, old.table.dim
+            self.output = OutputLayer(n_labels, dim, self.config.output, moments, seed, self._buffers, self.threads)
+            self.output.take_over(old)
+            if self.config.update == "hogwild":
+                self.output.use_hogwild()
+            self._search.forget()
+            self.n_labels = n_labels
+        finally:
+            self._training.release()
+
     def train_batch(self, batch: Batch, *, lr_factor: float = 1.0) -> BatchStats:
         """Take one optimiser step.
 
@@ -569,6 +613,12 @@ class Network:
     def rehash_seconds(self) -> float:
         """Seconds spent on the hash tables of all layers since the network was made."""
         return sum(layer.index.rebuild_seconds for layer in (*self.hidden, self.output) if layer.index is not None)
+
+    def __reduce__(self):
+        """Pickle and copy as what ``save`` writes, with the optimiser's moments where there are any."""
+        from slide import archive
+
+        return archive.unpack, (archive.pack(self),)
 
     def memory_report(self) -> list[dict]:
         """Return one dict for each large buffer: name, bytes, advice, and how many bytes are in hugepages."""

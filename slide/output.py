@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from slide import initial
 from slide.buffers import Buffers
 from slide.config import OutputConfig
 from slide.data.batches import Batch
@@ -91,6 +92,31 @@ class OutputLayer:
         """See `slide.layers.HiddenLayer.use_hogwild`."""
         if self._has_own:
             self._pairs = HogwildPairs("output", self.table, self._buffers)
+
+    def take_over(self, smaller: OutputLayer) -> None:
+        """Go on from a layer with fewer labels, whose rows owe nothing: its labels come first, unchanged.
+
+        Parameters
+        ----------
+        smaller : OutputLayer
+            Of the same configuration, dimension and optimiser; not to be used afterwards.
+        """
+        n = smaller.table.n_rows
+        target = self.state()
+        for name, array in smaller.state().items():
+            target[name][:n] = array
+        if smaller.table.bias.any() or smaller.table.last_step.any():
+            initial.new_labels(self.table, n, self.config.loss)
+        fresh = self.table.n_rows - n
+        if smaller._shared.frequency is not None:
+            # Nobody has seen a point of the new labels.
+            frequency = np.append(smaller._shared.frequency, np.zeros(fresh))
+            self._shared.set_frequency(frequency, 0.5 / smaller._shared.floor)
+        if smaller._label_weights is not None:
+            self._label_weights = np.append(smaller._label_weights, np.ones(fresh, dtypes.VALUE))
+        if smaller.index is not None:
+            self.make_index()
+            self.index.rebuild_seconds = smaller.index.rebuild_seconds
 
     def set_label_frequency(self, frequency: np.ndarray, *, points: int | None = None) -> None:
         """Tell the layer how common each label is: for the logQ correction, draws by frequency, and the first biases.

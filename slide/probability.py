@@ -21,8 +21,9 @@ import math
 from bisect import bisect_left
 
 import numpy as np
-from scipy.special import xlog1py
-from scipy.stats import binom
+
+# Not scipy.stats, which takes longer to import than everything else that `import slide` does.
+from scipy.special import bdtrc, betaln, xlog1py, xlogy
 
 __all__ = [
     "bucket_probability",
@@ -104,7 +105,7 @@ def threshold_probability(p, k, tables, min_tables, *, bits=None):
     -------
     float64 array
     """
-    return binom.sf(min_tables - 1, tables, bucket_probability(p, k, bits=bits))
+    return bdtrc(min_tables - 1, tables, bucket_probability(p, k, bits=bits))
 
 
 def tables_to_budget(q, tables, budget):
@@ -187,16 +188,16 @@ def inclusion_probability(policy, p, k, tables, *, budget=None, min_tables=2, bi
     if policy not in ("topk", "threshold"):
         raise ValueError(f"policy must be 'vanilla', 'topk' or 'threshold', got {policy!r}")
     least = 1 if policy == "topk" else min_tables
-    probability = binom.sf(least - 1, tables, q)
+    probability = bdtrc(least - 1, tables, q)
     if budget is None or probability.sum() <= budget:
         return probability
     # The cut is at the most tables c for which those found in c or more still exceed the budget.
     beyond = bisect_left(
-        range(least, tables + 1), True, key=lambda c: float(binom.sf(c - 1, tables, q).sum()) <= budget
+        range(least, tables + 1), True, key=lambda c: float(bdtrc(c - 1, tables, q).sum()) <= budget
     )
     cut = least + beyond - 1
-    above = binom.sf(cut, tables, q)
-    at = binom.pmf(cut, tables, q)
+    above = bdtrc(cut, tables, q)
+    at = np.exp(xlogy(cut, q) + xlog1py(tables - cut, -q) - betaln(cut + 1, tables - cut + 1)) / (tables + 1)
     return above + at * ((budget - above.sum()) / at.sum())
 
 

@@ -218,7 +218,7 @@ def as_float32_csr(matrix, letter: str) -> csr_matrix:
     finite = np.isfinite(narrow.data)
     if not finite.all():
         row, column, value = _locate(matrix, ~finite)
-        problem = "too large for float32" if np.isfinite(value) else "not finite"
+        problem = "too large for float32" if np.isfinite(value) else "not finite (NaN or infinity)"
         raise DataError(
             f"{letter}, row {row}, column {column}: {value} is {problem}; replace it or leave the entry out"
         )

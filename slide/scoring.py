@@ -1,0 +1,204 @@
+"""The scores of all labels, or a point's best, as logits or as probabilities.
+
+A label's probability is
+
+- the sigmoid of its logit, where the loss is ``"bce"``: every label is a yes or no of its own;
+- the softmax over all labels, where the loss is ``"softmax"``;
+- that sigmoid divided by the sum over all labels, where the loss is ``"bce"`` and a point has exactly one label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import psutil
+from scipy.sparse import csr_matrix
+from scipy.special import expit
+
+from slide.blas import one_blas_thread
+from slide.kernels import dtypes
+from slide.kernels.dense import exact_topk, shared_logits
+from slide.network import PREDICT_BLOCK, Network
+
+NOTHING = np.zeros(0, dtypes.VALUE)
+
+SCORES = 1 << 24
+"""Scores of all labels in memory at a time, where only their sum is wanted."""
+
+FIRST_LOOK = 16
+"""Labels of a point that are looked at first, where those above a threshold are wanted."""
+
+
+def all_logits(network: Network, X: csr_matrix, outputs: np.ndarray) -> np.ndarray:
+    """Return the logits of some outputs, usually all.
+
+    Parameters
+    ----------
+    network : Network
+    X : csr_matrix of float32, shape (n, n_features)
+    outputs : int32 array [m]
+
+    Returns
+    -------
+    float32 array [n, m]
+
+    Raises
+    ------
+    MemoryError
+        The scores do not fit into the memory that is available; checked before any is computed.
+    """
+    shape = (X.shape[0], len(outputs))
+    needed = 4 * shape[0] * shape[1]
+    if needed > psutil.virtual_memory().available:
+        raise MemoryError(
+            f"scores of {shape[0]:,} points for {shape[1]:,} labels each take {needed / 1e9:.1f} GB, more than there "
+            "is; score fewer points at a time, or ask predict_topk for the best labels, which needs little memory"
+        )
+    out = np.empty(shape, dtypes.VALUE)
+    for block, hidden in _hidden(network, X):
+        _logits(network, hidden, outputs, out[block])
+    return out
+
+
+def probabilities(network: Network, logits: np.ndarray, *, single: bool) -> np.ndarray:
+    """Turn the logits of all outputs into probabilities, in place.
+
+    Parameters
+    ----------
+    network : Network
+        Whose loss says what they are.
+    logits : float32 array [n, n_labels]
+        Overwritten.
+    single : bool
+        Whether a point has exactly one label.
+
+    Returns
+    -------
+    float32 array [n, n_labels]
+        `logits`.
+    """
+    rows = max(1, SCORES // max(1, logits.shape[1]))
+    for first in range(0, len(logits), rows):
+        block = logits[first : first + rows]
+        if network.config.output.loss == "bce":
+            if not single:
+                expit(block, out=block)
+                continue
+            log_sigmoid(block)
+        block -= block.max(axis=1, keepdims=True)
+        np.exp(block, out=block)
+        block /= block.sum(axis=1, keepdims=True)
+    return logits
+
+
+def best(network: Network, X: csr_matrix, k: int, *, single: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return each point's k most probable labels, exactly, in memory that does not grow with the number of labels.
+
+    Parameters
+    ----------
+    network : Network
+    X : csr_matrix of float32, shape (n, n_features)
+    k : int
+        From 1 to the number of labels.
+    single : bool
+        Whether a point has exactly one label.
+
+    Returns
+    -------
+    outputs : int32 array [n, k]
+        Best first.
+    probabilities : float32 array [n, k]
+    """
+    n = X.shape[0]
+    ids, scores = np.empty((n, k), dtypes.INDEX), np.empty((n, k), dtypes.VALUE)
+    bce = network.config.output.loss == "bce"
+    for block, hidden in _hidden(network, X):
+        m = len(hidden)
+        nobody = np.zeros(m + 1, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
+        total = None if bce else np.empty(m, dtypes.VALUE)
+        with one_blas_thread():
+            exact_topk(network.output.table, hidden, *nobody, ids[block], scores[block], network.threads, total)
+        # Double precision keeps the sum's logarithm from eating the digits of the difference.
+        logits = scores[block].astype(np.float64)
+        if bce and not single:
+            scores[block] = expit(logits)
+            continue
+        if bce:
+            log_sigmoid(logits)
+            total = _log_sum_of_sigmoids(network, hidden)
+        scores[block] = np.exp(logits - total[:, np.newaxis])
+    return ids, scores
+
+
+def above(
+    network: Network, X: csr_matrix, threshold: float, *, labels_per_point: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each point's labels whose probability is above a threshold.
+
+    A softmax shares a probability of 1 among a point's labels: theirs counts times the mean number of labels.
+
+    Parameters
+    ----------
+    network : Network
+    X : csr_matrix of float32, shape (n, n_features)
+    threshold : float
+    labels_per_point : float
+
+    Returns
+    -------
+    indptr : int64 array [n + 1]
+    outputs : int32 array
+        In CSR form, each point's best first.
+    """
+    factor = 1.0 if network.config.output.loss == "bce" else labels_per_point
+    found: list[np.ndarray] = [NOTHING] * X.shape[0]
+    left, k = np.arange(X.shape[0]), min(FIRST_LOOK, network.n_labels)
+    while len(left):
+        ids, scores = best(network, X[left], k, single=False)
+        taken = np.count_nonzero(scores * factor > threshold, axis=1)
+        for point, row, count in zip(left, ids, taken, strict=True):
+            found[point] = row[:count]
+        # All that were looked at are in: there may be more.
+        left = left[taken == k] if k < network.n_labels else left[:0]
+        k = min(4 * k, network.n_labels)
+    counts = np.fromiter(map(len, found), np.int64, len(found))
+    flat = np.concatenate(found).astype(dtypes.INDEX) if found else np.zeros(0, dtypes.INDEX)
+    return np.append(0, np.cumsum(counts)), flat
+
+
+def log_sigmoid(logits: np.ndarray) -> None:
+    """Overwrite logits with the logarithm of their sigmoid, which does not underflow as the sigmoid does.
+
+    Parameters
+    ----------
+    logits : float array
+    """
+    np.negative(logits, out=logits)
+    np.logaddexp(0, logits, out=logits)
+    np.negative(logits, out=logits)
+
+
+def _hidden(network: Network, X: csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
+    for first in range(0, X.shape[0], PREDICT_BLOCK):
+        block = slice(first, min(first + PREDICT_BLOCK, X.shape[0]))
+        yield block, network.layer_inputs(X[block])[-1].dense
+
+
+def _logits(network, hidden, outputs, out):
+    with one_blas_thread():
+        shared_logits(network.output.table, outputs, NOTHING, hidden, out, network.threads)
+
+
+def _log_sum_of_sigmoids(network, hidden):
+    outputs = np.arange(network.n_labels, dtype=dtypes.INDEX)
+    total = np.empty(len(hidden))
+    rows = max(1, SCORES // network.n_labels)
+    for first in range(0, len(hidden), rows):
+        part = hidden[first : first + rows]
+        scores = np.empty((len(part), network.n_labels), dtypes.VALUE)
+        _logits(network, part, outputs, scores)
+        log_sigmoid(scores)
+        top = scores.max(axis=1, keepdims=True)
+        total[first : first + rows] = top[:, 0] + np.log(np.exp(scores - top).sum(axis=1, dtype=np.float64))
+    return total
