@@ -415,6 +415,9 @@ class OptimizerConfig:
             )
 
 
+HUGEPAGES = ("auto", "off", "require", "hugetlb")
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """A network, but for its numbers of features and labels, which the data has.
@@ -436,8 +439,11 @@ class NetworkConfig:
         unit length, are divided by 1 minus it.
     seed : int
         Of the initial weights, the hash functions, the sampling, the dropout and the shuffling.
-    hugepages : bool
-        Ask the kernel for hugepages.
+    hugepages : str
+        ``"auto"``: ask the kernel for 2 MiB pages for large buffers, and do without where it gives none. ``"off"``: use
+        4 KiB pages. ``"require"``: refuse to make a network whose parameters are not in 2 MiB pages, all of them.
+        ``"hugetlb"``: take reserved 2 MiB pages where the system's pool has enough left, else as ``"auto"``. True and
+        False stand for the first two.
     """
 
     hidden: tuple[HiddenConfig, ...] = (HiddenConfig(),)
@@ -447,7 +453,7 @@ class NetworkConfig:
     feature_weights: str = "none"
     input_dropout: float = 0.0
     seed: int = 0
-    hugepages: bool = True
+    hugepages: str = "auto"
 
     def __post_init__(self):
         """Check every field."""
@@ -461,7 +467,9 @@ class NetworkConfig:
         check_choice(self, "feature_weights", ("none", "idf"))
         check_number(self, "input_dropout", 0, 1, open_high=True)
         check_integer(self, "seed", 0, 2**63 - 1)
-        check_boolean(self, "hugepages")
+        if isinstance(self.hugepages, bool):
+            object.__setattr__(self, "hugepages", "auto" if self.hugepages else "off")
+        check_choice(self, "hugepages", HUGEPAGES)
 
 
 SCHEDULES = ("linear", "cosine", "step", "constant")
