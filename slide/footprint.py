@@ -26,6 +26,9 @@ PAGE = 4096
 PAIR = 40
 """Bytes of a (sample, row) pair in `slide.kernels.sparse.PairGroups`."""
 
+SHARED_ROWS, PAIR_VISITS = 128, 1024 // 5
+"""Shared rows, and pairs of a row each, that make a task, which has a part of a gradient to itself."""
+
 
 class BatchShape(NamedTuple):
     """The most that a batch can have.
@@ -105,12 +108,21 @@ def _has_own(config):
 
 
 def _batch_arrays(config, n_labels, batch):
-    """What training allocates for a batch, by the names of the memory report."""
+    """What training writes to for a batch, by the names of the memory report."""
     n, needs = batch.points, {}
+    output = config.output
+    shared = (batch.labels if output.uses_labels_of_batch else 0) + (output.tail if output.uses_tail else 0)
+    shared = n_labels if output.candidates == "full" else min(n_labels, shared)
+    searches = output.uses_tables or output.uses_search
+    own = n * max(min(output.budget, n_labels) if searches else 0, batch.labels_of_a_point) if _has_own(output) else 0
+    # Of the room for parts of each layer's gradient, as much as the layer above has tasks.
+    parts = [_parts(0, n * min(layer.budget, layer.units)) if layer.uses_tables else _parts(layer.units, 0)
+             for layer in config.hidden[1:]]
+    parts.append(_parts(shared, own))
     for i, layer in enumerate(config.hidden):
         name, width = f"hidden.{i}", 4 * n * (-(-layer.units // 16) * 16)
         needs[f"{name} output"] = needs[f"{name} gradient sum"] = width
-        needs[f"{name} gradient"] = 2 * MOST_PARTS * width
+        needs[f"{name} gradient"] = parts[i] * width
         if layer.uses_tables:
             pairs = n * min(layer.budget, layer.units)
             needs[f"{name} candidates"] = needs[f"{name} logits"] = needs[f"{name} deltas"] = 4 * pairs
@@ -120,16 +132,15 @@ def _batch_arrays(config, n_labels, batch):
     if config.input_dropout:
         needs["kept features"] = needs["kept feature values"] = 4 * batch.features
         needs["kept feature offsets"] = 8 * (n + 1)
-    output = config.output
-    shared = (batch.labels if output.uses_labels_of_batch else 0) + (output.tail if output.uses_tail else 0)
-    shared = n_labels if output.candidates == "full" else min(n_labels, shared)
     needs["output shared logits"] = 4 * n * shared
-    searches = output.uses_tables or output.uses_search
-    own = n * max(min(output.budget, n_labels) if searches else 0, batch.labels_of_a_point) if _has_own(output) else 0
     needs["output candidates"] = needs["output logits"] = 4 * own
     needs["output shared candidates"] = 4 * own if shared else 0
     needs["output pairs"] = _pairs(own)
     return needs
+
+
+def _parts(shared, pairs):
+    return min(MOST_PARTS, -(-shared // SHARED_ROWS)) + min(MOST_PARTS, -(-pairs // PAIR_VISITS))
 
 
 def _pairs(count):

@@ -346,7 +346,6 @@ def test_networks_larger_than_memory(refused, data, monkeypatch, candidates):
     assert "GiB hidden.0 weights + " in line
     assert ("GiB output tables" in line) == (candidates == "lsh")
     assert ("or tables" in line) == (candidates == "lsh")
-    assert ("logits" in line) == (candidates == "full")
 
 
 def test_overflow_leaves_the_saved_network(refused, run, tmp_path, data):

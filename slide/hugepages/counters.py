@@ -63,6 +63,8 @@ class Counters:
     ----------
     pid : int
         0 for the calling thread.
+    children : bool
+        Count the threads and processes too that it starts from now on.
     on_exec : bool
         Start counting only when the process executes another program, and count that one's children too.
 
@@ -72,10 +74,10 @@ class Counters:
         Why each event that is not counted is not.
     """
 
-    def __init__(self, pid: int = 0, *, on_exec: bool = False):
+    def __init__(self, pid: int = 0, *, children: bool = False, on_exec: bool = False):
         self.missing: dict[str, str] = {}
         self._files: dict[str, int] = {}
-        flags = DISABLED | EXCLUDE_HV | (INHERIT | ENABLE_ON_EXEC if on_exec else 0)
+        flags = DISABLED | EXCLUDE_HV | (INHERIT if children or on_exec else 0) | (ENABLE_ON_EXEC if on_exec else 0)
         for name, (kind, config) in {**EVENTS, **_page_walks(self.missing)}.items():
             # A user may count what happens in user mode; faults are the kernel's own and are counted anyway.
             self._open(name, kind, config, pid, flags if kind == SOFTWARE else flags | EXCLUDE_KERNEL)
