@@ -21,6 +21,7 @@ from setuptools._distutils.sysconfig import customize_compiler
 
 KERNELS = [
     "memory",
+    "pagebench",
     "parallel",
     "hashing",
     "tables",

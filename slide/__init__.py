@@ -39,9 +39,12 @@ The house has two floors; imports run downward only::
       data/              readers, cache, synthetic data, batches
       config.py          frozen dataclasses, TOML; checks.py checks their fields, settings.py makes them plain values
       buffers.py         named large memory
+      footprint.py       what a network will take in memory, and whether it fits
+      hugepages/         the pages a system gives, what a process got, and what they are worth: `slide hugepages`
       blas.py            one thread for BLAS
     slide/kernels/       compiled, without the GIL, knows only arrays
       memory             HugeBuffer: the one owner of large memory
+      pagebench          rows gathered, scattered and streamed: what `slide hugepages bench` times
       parallel           threads and instruction set
       rows               RowTable: a layer's parameters, [header | w | m | v] a row
       hashing            SimHash, WTA, DWTA, MinHash

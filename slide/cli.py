@@ -28,6 +28,7 @@ from slide.commands import (
 from slide.config import CANDIDATES, SCHEDULES, UPDATES, RunConfig
 from slide.console import logging_to_stderr
 from slide.data.readers import FORMATS
+from slide.hugepages.commands import main as hugepages
 from slide.info import __version__
 from slide.search import MODES
 from slide.settings import to_dict
@@ -46,6 +47,10 @@ def main(argv: list[str] | None = None) -> int:
     int
         The exit status.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["hugepages"]:
+        # It has commands and options of its own, and reports its own errors.
+        return hugepages(argv[1:], "slide hugepages")
     parser = _parser()
     args = parser.parse_args(argv)
     if args.run is None:
@@ -140,6 +145,7 @@ def _parser():
     _add_predict(commands)
     _add_info(commands)
     _add_tune(commands)
+    commands.add_parser("hugepages", help="show what memory pages this system gives, and what they are worth")
     return parser
 
 

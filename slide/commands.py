@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
-import psutil
 import tomli_w
 from scipy.sparse import csr_matrix, random_array
 
@@ -30,6 +29,7 @@ from slide.config import RunConfig
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import DataError, load, make_extreme
 from slide.data.readers import detect_format
+from slide.footprint import BatchShape, arithmetic, check_fit, resident
 from slide.info import config_facts, show_config
 from slide.layers import InputLayer
 from slide.mixture import Mixture
@@ -477,23 +477,13 @@ def _load_as(path, args, n_features, n_labels, model):
 
 def _check_memory(data, config):
     """Refuse a network that is clearly larger than the memory this machine has left."""
-    needs = Network.bytes_needed(data.n_features, data.n_labels, config.network)
-    if config.network.output.candidates == "full":
-        needs["logits of a batch"] = 4 * data.n_labels * min(config.training.batch_size, data.n_points)
+    batch = BatchShape.of(data.X, data.Y, config.training.batch_size)
+    needs = Network.bytes_needed(data.n_features, data.n_labels, config.network, batch=batch)
     if config.training.keeps_best:
         units = [layer.units for layer in config.network.hidden]
         needs["copy of the best weights"] = 4 * _parameters([data.n_features, *units, data.n_labels])
-    available = psutil.virtual_memory().available
-    total = sum(needs.values())
-    sizes = " + ".join(f"{size / 2**30:.2f} GiB {name}" for name, size in needs.items())
-    tables = any(name.endswith(" tables") for name in needs)
-    log.info("the network takes %s = %.2f GiB", sizes, total / 2**30)
-    if total > available:
-        raise MemoryError(
-            f"{sizes} = {total / 2**30:.2f} GiB are needed, {available / 2**30:.2f} GiB are free; "
-            f"lower --hidden{' or the number of tables (network.output.lsh.l)' if tables else ''}, "
-            "or choose the optimiser sgd"
-        )
+    log.info("the network takes %s", arithmetic(needs, resident(needs, config.network.hugepages)))
+    check_fit(needs, config.network.hugepages)
 
 
 def _course(history, training):

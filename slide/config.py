@@ -426,6 +426,7 @@ class OptimizerConfig:
 
 
 UPDATES = ("grouped", "hogwild")
+HUGEPAGES = ("auto", "off", "require", "hugetlb")
 
 
 @dataclass(frozen=True)
@@ -449,8 +450,11 @@ class NetworkConfig:
         unit length, are divided by 1 minus it.
     seed : int
         Of the initial weights, the hash functions, the sampling, the dropout and the shuffling.
-    hugepages : bool
-        Ask the kernel for hugepages.
+    hugepages : str
+        ``"auto"``: ask the kernel for 2 MiB pages for large buffers, and do without where it gives none. ``"off"``: use
+        4 KiB pages. ``"require"``: refuse to make a network whose parameters are not in 2 MiB pages, all of them.
+        ``"hugetlb"``: take reserved 2 MiB pages where the system's pool has enough left, else as ``"auto"``. True and
+        False stand for the first two.
     update : str
         How the rows that samples read on their own - features, and neurons from hash tables - get their gradients.
         ``"grouped"``: one thread makes each row's, from all samples that read it, and the weights are the same to the
@@ -467,7 +471,7 @@ class NetworkConfig:
     feature_weights: str = "none"
     input_dropout: float = 0.0
     seed: int = 0
-    hugepages: bool = True
+    hugepages: str = "auto"
     update: str = "grouped"
 
     def __post_init__(self):
@@ -482,7 +486,9 @@ class NetworkConfig:
         check_choice(self, "feature_weights", ("none", "idf"))
         check_number(self, "input_dropout", 0, 1, open_high=True)
         check_integer(self, "seed", 0, 2**63 - 1)
-        check_boolean(self, "hugepages")
+        if isinstance(self.hugepages, bool):
+            object.__setattr__(self, "hugepages", "auto" if self.hugepages else "off")
+        check_choice(self, "hugepages", HUGEPAGES)
         check_choice(self, "update", UPDATES)
         if self.update == "hogwild" and self.hidden[0].uses_tables:
             raise ConfigError(

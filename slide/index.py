@@ -76,11 +76,10 @@ class NeuronIndex:
         self._policy = make_policy(sampling)
         self._draw_functions(0)
         n, n_buckets, capacity = table.n_rows, 1 << self.hasher.bucket_bits, lsh.capacity or 0
-        self.codes = buffers.array(f"{name} table codes", (self.hasher.l, n), dtypes.CODE)
+        self.codes = buffers.array(f"{name} table codes", (self.hasher.l, n), dtypes.CODE, interleave=True)
         self.offsets = buffers.array(f"{name} table offsets", (self.hasher.l, n_buckets + 1), dtypes.INDEX)
-        self.ids = buffers.array(
-            f"{name} table ids", (self.hasher.l, tables.room(n, n_buckets, capacity)), dtypes.INDEX
-        )
+        room = tables.room(n, n_buckets, capacity)
+        self.ids = buffers.array(f"{name} table ids", (self.hasher.l, room), dtypes.INDEX, interleave=True)
         self._dropped = np.zeros(self.hasher.l, dtypes.OFFSET)
         self.rebuild_seconds = 0.0
         self._built_at: int | None = None

@@ -76,7 +76,7 @@ class HiddenLayer:
         self.index: NeuronIndex | None = None
         name, hugepages = f"{name} weights", buffers.hugepages
         self.table = RowTable(rows, dim, moments=moments, name=name, hugepages=hugepages, biased=self.rows_are_units)
-        buffers.add(name, self.table.buffer)
+        buffers.add(name, self.table.buffer, shape=(rows, self.table.buffer.nbytes // (4 * rows)), dtype=dtypes.VALUE)
         # A unit-length input then gives a vector of about unit length, before the ReLU. Larger weights, such as unit
         # variance for each unit, cost several points of P@1: what is random in them is never unlearnt.
         self.table.fill_uniform(math.sqrt(3.0 / config.units), seed, threads)

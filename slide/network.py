@@ -19,15 +19,12 @@ from slide.config import LSHConfig, NetworkConfig
 from slide.data.batches import Batch, BatchReader
 from slide.data.dataset import as_float32_csr
 from slide.exclusions import Exclusions
-from slide.families import make_hasher
-from slide.hogwild import HogwildPairs
-from slide.index import NeuronIndex
+from slide.footprint import BatchShape, bytes_needed, check_fit
 from slide.kernels import dtypes
 from slide.kernels.catch_up import catch_up
 from slide.kernels.dropout import drop_entries
 from slide.kernels.optim import measure
 from slide.kernels.parallel import resolve_threads
-from slide.kernels.rows import RowTable
 from slide.kernels.search import exact_topk
 from slide.kernels.sparse import SampleGradient
 from slide.layers import HiddenLayer, make_hidden
@@ -95,7 +92,9 @@ class Network:
     ValueError
         A size is out of range.
     MemoryError
-        The parameters do not fit.
+        The parameters do not fit into the memory that is available, which the message reckons up (the environment
+        variable ``SLIDE_MEMORY_CHECK=off`` leaves it to the system to find out), or ``config.hugepages`` requires pages
+        that the system does not give.
 
     Notes
     -----
@@ -121,6 +120,7 @@ class Network:
         self.n_labels = n_labels
         self.optimizer = Optimizer(config.optimizer)
         self.feature_weights = None if config.feature_weights == "none" else np.ones(n_features, dtypes.VALUE)
+        check_fit(self.bytes_needed(n_features, n_labels, config, trainable=trainable), config.hugepages)
         self._buffers = Buffers(hugepages=config.hugepages)
         self._training = threading.Lock()
         self._settling = threading.Lock()
@@ -141,30 +141,32 @@ class Network:
                     layer.use_hogwild()
         self._gradients: list[SampleGradient | None] = [None] * len(self.hidden)
         self._search = SearchIndexes()
+        if self.feature_weights is not None:
+            self._buffers.note("feature weights", self.feature_weights)
+        if config.hugepages == "require":
+            self._buffers.require_hugepages()
 
     @staticmethod
-    def bytes_needed(n_features: int, n_labels: int, config: NetworkConfig) -> dict[str, int]:
+    def bytes_needed(
+        n_features: int,
+        n_labels: int,
+        config: NetworkConfig,
+        *,
+        trainable: bool = True,
+        batch: BatchShape | None = None,
+    ) -> dict[str, int]:
         """Return what a network's large arrays take, in bytes by name, without making them.
 
         Parameters
         ----------
         n_features, n_labels : int
         config : NetworkConfig
+        trainable : bool
+            As for the network.
+        batch : BatchShape, optional
+            Count what training on batches of this shape takes besides, at most.
         """
-        moments = Optimizer(config.optimizer).moments
-        needs, dim = {}, n_features
-        layers = [(f"hidden.{i}", layer.units, layer) for i, layer in enumerate(config.hidden)]
-        for name, rows, layer in (*layers, ("output", n_labels, config.output)):
-            full_input = name == "hidden.0" and layer.candidates == "full"
-            shape = (dim, rows) if full_input else (rows, dim)
-            needs[f"{name} weights"] = RowTable.bytes_needed(*shape, moments)
-            if config.update == "hogwild" and (full_input or layer.uses_own):
-                needs[f"{name} row gradients"] = HogwildPairs.bytes_needed(*shape)
-            if layer.uses_tables:
-                hasher = make_hasher(layer.lsh, dim, rows, np.random.default_rng(0))
-                needs[f"{name} tables"] = NeuronIndex.bytes_needed(rows, layer.lsh, hasher.bucket_bits)
-            dim = rows
-        return needs
+        return bytes_needed(n_features, n_labels, config, trainable=trainable, batch=batch)
 
     def __repr__(self) -> str:
         units = " + ".join(str(layer.units) for layer in self.config.hidden)
@@ -621,5 +623,5 @@ class Network:
         return archive.unpack, (archive.pack(self),)
 
     def memory_report(self) -> list[dict]:
-        """Return one dict for each large buffer: name, bytes, advice, and how many bytes are in hugepages."""
+        """Return one dict for each large buffer; see `slide.buffers.Buffers.report`."""
         return self._buffers.report()

@@ -68,13 +68,15 @@ class OutputLayer:
         self.config = config
         self.seed = seed
         self.table = RowTable(n_labels, dim, moments=moments, name="output weights", hugepages=buffers.hugepages)
-        buffers.add("output weights", self.table.buffer)
+        shape = (n_labels, self.table.buffer.nbytes // (4 * n_labels))
+        buffers.add("output weights", self.table.buffer, shape=shape, dtype=dtypes.VALUE)
         self.table.fill_uniform(1.0 / math.sqrt(dim), seed, threads)
         self.index: NeuronIndex | None = None
         self._shared = SharedSample(n_labels, config, seed)
         shares = config.uses_labels_of_batch or config.uses_tail
         self._has_own = config.uses_own
         self._place = np.full(n_labels if shares and self._has_own else 0, -1, dtypes.INDEX)
+        buffers.note("output places", self._place)
         self._label_weights: np.ndarray | None = None
         self._buffers = buffers
         self._pairs = Pairs("output", self.table, buffers)
@@ -140,6 +142,7 @@ class OutputLayer:
         """
         shared = self._shared
         shared.set_frequency(frequency, points)
+        self._buffers.note("output label frequency", shared.frequency)
         if self.config.loss == "bce" and not self.table.bias.any() and not self.table.last_step.any():
             likely = np.clip(shared.frequency, shared.floor, 1 - shared.floor)
             self.table.bias[:] = np.log(likely) - np.log1p(-likely)

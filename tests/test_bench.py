@@ -34,6 +34,22 @@ def test_help_names_the_command(script):
     assert f"python bench/{script} TRAIN" in bench(script, "--help")
 
 
+def test_paper_report(files, tmp_path):
+    pytest.importorskip("matplotlib")
+    out = bench("paper/report.py", *files, "--out", tmp_path, "--neurons", 300, "--only", "insertion", "policies")
+    report = (tmp_path / "report.md").read_text()
+    assert "0.371 s" in report
+    assert "top-K" in report
+    assert all(section in report for section in out.split("\n\n"))
+    assert (tmp_path / "policies.png").exists()
+
+
+def test_memory_prediction():
+    (line,) = bench("memory_prediction.py", "--sizes", 5, "--json").splitlines()
+    run = json.loads(line)
+    assert run["predicted"] == pytest.approx(run["measured"], rel=0.1)
+
+
 @pytest.mark.parametrize("path", sorted((BENCH / "configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_settings_are_read(path):
     assert RunConfig.from_toml(path) != RunConfig()

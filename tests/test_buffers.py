@@ -46,11 +46,46 @@ def test_size_does_not_wrap_around():
 
 def test_report():
     buffers = Buffers(hugepages=False)
-    buffers.array("large", (HUGEPAGE,), np.uint8)
+    buffers.array("large", (HUGEPAGE // 8, 2), np.float32)[:] = 1
     buffers.add("other", HugeBuffer(16))
+    buffers.add("rows", HugeBuffer(24), shape=(2, 3), dtype=np.float32)
+    buffers.note("NumPy's", np.ones(100_000))
+    buffers.note("nothing", np.ones(0))
     report = buffers.report()
-    assert [(line["name"], line["bytes"], line["advice"]) for line in report] == [
-        ("large", HUGEPAGE, "off"),
-        ("other", 16, "off"),
+    assert [tuple(line[what] for what in ("name", "shape", "dtype", "bytes", "advice")) for line in report] == [
+        ("large", (HUGEPAGE // 8, 2), "float32", HUGEPAGE, "off"),
+        ("other", (16,), "uint8", 16, "off"),
+        ("rows", (2, 3), "float32", 24, "off"),
+        ("NumPy's", (100_000,), "float64", 800_000, "none"),
     ]
-    assert all(line["hugepage_bytes"] is None or line["hugepage_bytes"] >= 0 for line in report)
+    assert [line["requested_page"] for line in report] == [4096] * 4
+    if report[0]["resident_bytes"] is None:
+        pytest.skip("this system tells nothing of its mappings")
+    assert report[0]["resident_bytes"] == HUGEPAGE
+    assert report[0]["hugepage_bytes"] == 0
+    assert report[0]["actual_page"] == 4096
+    assert report[3]["resident_bytes"] >= 780_000
+
+
+def test_report_of_what_is_untouched():
+    buffers = Buffers()
+    buffers.array("large", (HUGEPAGE,), np.uint8)
+    (line,) = buffers.report()
+    assert line["requested_page"] == (HUGEPAGE if line["advice"] == "madvise" else 4096)
+    assert not line["resident_bytes"]
+    assert line["actual_page"] is None
+
+
+def test_required_hugepages(monkeypatch):
+    buffers = Buffers()
+    buffers.array("untouched", (HUGEPAGE,), np.uint8)
+    buffers.array("small", (10,), np.uint8)[:] = 1
+    line = {"name": "rows", "requested_page": HUGEPAGE, "resident_bytes": 2 * HUGEPAGE, "hugepage_bytes": 2 * HUGEPAGE}
+    monkeypatch.setattr(buffers, "report", lambda: [line])
+    buffers.require_hugepages()
+    line["hugepage_bytes"] = HUGEPAGE
+    with pytest.raises(MemoryError, match=r"of the 4,194,304 bytes of 'rows' 2,097,152 are in them"):
+        buffers.require_hugepages()
+    line["hugepage_bytes"] = None
+    with pytest.raises(MemoryError, match="does not tell"):
+        buffers.require_hugepages()

@@ -94,7 +94,7 @@ REFUSALS = [
     (NetworkConfig, "feature_weights", ["tfidf", None, True], "one of 'none', 'idf'"),
     (NetworkConfig, "input_dropout", [-0.1, 1, 1.0, None], "a number from 0 to below 1"),
     (NetworkConfig, "seed", [-1, 2**63, 1.0, True, None], "an integer from 0 to 9223372036854775807"),
-    (NetworkConfig, "hugepages", [0, None], "true or false"),
+    (NetworkConfig, "hugepages", [0, None, "on"], "one of 'auto', 'off'"),
     (NetworkConfig, "update", ["locked", None, True], "one of 'grouped', 'hogwild'"),
     (TrainingConfig, "epochs", [0, 10**6 + 1, 1.0], "an integer from 1 to 1000000"),
     (TrainingConfig, "batch_size", [0, 2**20 + 1, None], "an integer from 1 to 1048576"),
@@ -259,7 +259,7 @@ RUNS = st.builds(
         feature_weights=st.sampled_from(["none", "idf"]),
         input_dropout=below_one(),
         seed=st.integers(0, 2**63 - 1),
-        hugepages=st.booleans(),
+        hugepages=st.sampled_from([True, False, "auto", "off", "require", "hugetlb"]),
     ),
     training=st.builds(
         TrainingConfig,

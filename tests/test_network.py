@@ -200,7 +200,8 @@ def test_memory_report_names_what_is_large(points):
     net.output.set_label_frequency(np.full(N_LABELS, 0.1))
     names = {line["name"] for line in net.memory_report()}
     tables = {"output table codes", "output table offsets", "output table ids"}
-    assert names == {"hidden.0 weights", "output weights"} | tables
+    of_labels = {"output places", "output label frequency"}
+    assert names == {"hidden.0 weights", "output weights"} | tables | of_labels
     net.train_batch(batch_of(points, net.config))
     assert {line["name"] for line in net.memory_report()} - names == {
         "hidden.0 output",
@@ -254,11 +255,13 @@ def test_memory_report_names_every_layer(points):
 def test_bytes_needed_are_those_of_the_report(layers, candidates, optimizer):
     hidden = tuple(full(20 + 9 * i) if kind == "f" else sampled(50 + 90 * i, 9) for i, kind in enumerate(layers))
     config = sgd_config(candidates, hidden=hidden, optimizer=OptimizerConfig(optimizer))
-    report = {line["name"]: line["bytes"] for line in Network(N_FEATURES, N_LABELS, config).memory_report()}
+    net = Network(N_FEATURES, N_LABELS, config)
+    net.output.set_label_frequency(np.full(N_LABELS, 0.1))
+    report = {line["name"]: line["bytes"] for line in net.memory_report()}
     needed = Network.bytes_needed(N_FEATURES, N_LABELS, config)
     for name, size in needed.items():
-        layer, what = name.split(" ")
-        parts = [name] if what == "weights" else [f"{layer} table {part}" for part in ("codes", "offsets", "ids")]
+        layer, what = name.split(" ", 1)
+        parts = [f"{layer} table {part}" for part in ("codes", "offsets", "ids")] if what == "tables" else [name]
         assert size == sum(report.pop(part) for part in parts), name
     assert not report
 

@@ -67,8 +67,7 @@ cdef class PairGroups:
             raise ValueError(f"capacity must be between 0 and 2**31 - 1, got {capacity}")
         cdef int64_t room = capacity + 16
         self.capacity = capacity
-        fixed = (_MOST_PARTS + 1 + 2 * (_RADIX + 1)) * 8 + _MOST_BLOCKS * _RADIX * 4
-        self.buffer = HugeBuffer(room * (4 * 4 + 3 * 8) + fixed, name="pair groups")
+        self.buffer = HugeBuffer(self.bytes_needed(capacity), name="pair groups")
         self.keys = <uint64_t *>self.buffer.data
         self.keys_to = self.keys + room
         self.group_ptr = <int64_t *>(self.keys_to + room)
@@ -81,6 +80,12 @@ cdef class PairGroups:
         self.pair_slot = self.pair_sample + room
         self.slot_sample = self.pair_slot + room
         self.n_parts = 0
+
+    @staticmethod
+    def bytes_needed(int64_t capacity):
+        """Return the bytes that groups of that capacity take, without making them."""
+        fixed = (_MOST_PARTS + 1 + 2 * (_RADIX + 1)) * 8 + _MOST_BLOCKS * _RADIX * 4
+        return (capacity + 16) * (4 * 4 + 3 * 8) + fixed
 
     cdef slide_groups view(self) noexcept nogil:
         cdef slide_groups groups

@@ -1,9 +1,12 @@
 """HugeBuffer: the one owner of large memory.
 
 Parameter tables, hash tables and batch scratch all live in one of these; no other kernel allocates. The memory is an
-anonymous mapping aligned to 2 MiB and advised for transparent hugepages. Where the kernel does not give hugepages the
-buffer works all the same, and says so.
+anonymous mapping aligned to 2 MiB and advised for transparent hugepages, or on request taken from the system's pool of
+reserved ones. Where the kernel does not give hugepages the buffer works all the same, and says so. Nothing is ever
+locked in memory, and nothing touched: a page is placed where the thread runs that first writes to it.
 """
+
+import os
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
@@ -13,33 +16,100 @@ from libc.string cimport strerror
 
 import numpy as np
 
-cdef extern from "<sys/mman.h>" nogil:
+cdef extern from *:
     """
+    #include <stddef.h>
+    #include <sys/mman.h>
+    #include <unistd.h>
     #ifndef MAP_ANONYMOUS
     #define MAP_ANONYMOUS MAP_ANON
-    #endif
-    #ifndef MAP_NORESERVE
-    #define MAP_NORESERVE 0
     #endif
     #ifdef MADV_HUGEPAGE
     #define SLIDE_HAS_THP 1
     #else
     #define SLIDE_HAS_THP 0
     #define MADV_HUGEPAGE 0
+    #define MADV_NOHUGEPAGE 0
     #endif
+    #ifdef __linux__
+    #include <sys/prctl.h>
+    #include <sys/syscall.h>
+    #endif
+
+    /* From the pool of reserved 2 MiB pages, all of them at once: a page missing later would be a signal, not an
+     * error. */
+    static void *slide_map_hugetlb(size_t length) {
+    #if defined(__linux__) && defined(MAP_HUGETLB)
+        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << 26); /* 21 bits of address within a page */
+        return mmap(NULL, length, PROT_READ | PROT_WRITE, flags, -1, 0);
+    #else
+        (void)length;
+        return MAP_FAILED;
+    #endif
+    }
+
+    /* The name that smaps then shows, where the kernel keeps names. */
+    static void slide_name(void *data, size_t length, const char *name) {
+    #ifdef __linux__
+        prctl(0x53564d41 /* PR_SET_VMA */, 0UL /* PR_SET_VMA_ANON_NAME */, data, length, name);
+    #else
+        (void)data, (void)length, (void)name;
+    #endif
+    }
+
+    static int slide_interleave(void *data, size_t length, unsigned long nodes) {
+    #if defined(__linux__) && defined(SYS_mbind)
+        return syscall(SYS_mbind, data, length, 3 /* MPOL_INTERLEAVE */, &nodes, 8 * sizeof nodes, 0) == 0;
+    #else
+        (void)data, (void)length, (void)nodes;
+        return 0;
+    #endif
+    }
     """
-    void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset)
-    int munmap(void *addr, size_t length)
-    int madvise(void *addr, size_t length, int advice)
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MADV_HUGEPAGE, SLIDE_HAS_THP
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset) nogil
+    int munmap(void *addr, size_t length) nogil
+    int madvise(void *addr, size_t length, int advice) nogil
+    int mprotect(void *addr, size_t length, int prot) nogil
+    long sysconf(int name) nogil
+    int PROT_NONE, PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, SLIDE_HAS_THP, _SC_PAGESIZE
+    int MADV_HUGEPAGE, MADV_NOHUGEPAGE
     void *MAP_FAILED
+    void *slide_map_hugetlb(size_t length) nogil
+    void slide_name(void *data, size_t length, const char *name) nogil
+    bint slide_interleave(void *data, size_t length, unsigned long nodes) nogil
 
 HUGEPAGE = 2 << 20
 """Size and alignment of a transparent hugepage, in bytes."""
 
+MODES = ("auto", "off", "require", "hugetlb")
+"""What may be asked of a buffer; True and False stand for the first two."""
+
 cdef enum:
     _HUGEPAGE = 2 << 20
-    _PAGE = 4096
+
+cdef size_t _PAGE = sysconf(_SC_PAGESIZE)
+
+# What `slide hugepages run` gives the command that it watches, to learn what its buffers are called.
+_LOG = os.environ.get("SLIDE_BUFFER_LOG")
+
+
+def memory_nodes(root="/"):
+    """Return the NUMA nodes that have memory, a tuple of int; empty where the system does not tell.
+
+    Parameters
+    ----------
+    root : str
+        Of the tree that has ``sys``.
+    """
+    try:
+        with open(os.path.join(root, "sys/devices/system/node/has_memory")) as file:
+            ranges = [part.partition("-") for part in file.read().strip().split(",") if part]
+        return tuple(node for first, _, last in ranges for node in range(int(first), int(last or first) + 1))
+    except (OSError, ValueError):
+        return ()
+
+
+_NODES = memory_nodes()
 
 
 @cython.final
@@ -55,68 +125,118 @@ cdef class HugeBuffer:
     nbytes : int
         Size in bytes, 0 or more.
     name : str
-        What it holds, for memory reports.
-    hugepages : bool
-        Ask the kernel for hugepages. Buffers under 2 MiB never do.
+        What it holds, for memory reports. Where the kernel keeps names, ``/proc/PID/smaps`` shows it too.
+    hugepages : bool or str
+        ``"auto"`` or True: ask the kernel for transparent hugepages. ``"off"`` or False: have
+        4 KiB pages. ``"require"``: refuse
+        to exist if the kernel does not take the advice. ``"hugetlb"``: take them from the pool of reserved 2 MiB pages
+        if it has enough left, else as ``"auto"``. Buffers under 2 MiB never ask.
+    interleave : bool
+        Spread the pages over all NUMA nodes that have memory: for rows that every thread visits at random. Without it,
+        and where there is one node, a page is placed by the thread that first touches it.
 
     Attributes
     ----------
     advice : str
-        ``"madvise"`` when the kernel took the advice, ``"off"`` when it was not asked, ``"refused: <reason>"`` or
-        ``"unsupported"`` otherwise. What really became huge is ``hugepage_bytes()``.
+        ``"madvise"`` when the kernel took the advice, ``"hugetlb"`` when the pages are reserved ones, ``"off"`` when
+        none were asked for, ``"refused: <reason>"`` or ``"unsupported"`` otherwise. What really became huge is in
+        `slide.buffers.Buffers.report`.
+    mapped : int
+        Bytes of address space from the first on: `nbytes` rounded up to whole pages.
+    interleaved : bool
+        Whether the pages are spread over NUMA nodes.
 
     Raises
     ------
     ValueError
-        `nbytes` is negative.
+        `nbytes` is negative, or `hugepages` is none of these.
     MemoryError
-        The system has no such memory to give; the message has the size and the reason.
+        The system has no such memory to give, or no required hugepages; the message has the size and the reason.
     """
 
-    def __cinit__(self, nbytes, *, name="", hugepages=True):
-        cdef size_t head, want
+    def __cinit__(self, nbytes, *, name="", hugepages=True, interleave=False):
         cdef char *raw
         self.data = NULL
-        self.mapping = NULL
         self.name = name
+        self.interleaved = False
+        mode = {True: "auto", False: "off"}.get(hugepages, hugepages)
+        if mode not in MODES:
+            raise ValueError(f"buffer {name!r}: hugepages must be a bool or one of {MODES}, got {hugepages!r}")
         if nbytes < 0:
             raise ValueError(f"buffer {name!r}: nbytes must be 0 or more, got {nbytes}")
         if nbytes > 1 << 47:  # the user half of a 48-bit address space
             raise MemoryError(f"buffer {name!r}: {nbytes} bytes is more than an address space holds")
         self.nbytes = nbytes
         large = self.nbytes >= _HUGEPAGE
-        want = (max(self.nbytes, 1) + _PAGE - 1) // _PAGE * _PAGE
+        cdef size_t unit = _HUGEPAGE if large else _PAGE
+        self.mapped = (max(self.nbytes, 1) + unit - 1) // unit * unit
+        self.advice = "off"
+        if large and mode == "hugetlb":
+            raw = <char *>slide_map_hugetlb(self.mapped)
+            if raw != <char *>MAP_FAILED:
+                self.data, self.guard, self.advice = raw, 0, "hugetlb"
+        if self.data == NULL:
+            self._map(large)
+            if large and mode != "off":
+                self._advise(mode == "require")
+            elif large and SLIDE_HAS_THP:
+                # Where the kernel gives hugepages to everyone, off must mean off.
+                madvise(self.data, self.mapped, MADV_NOHUGEPAGE)
         if large:
-            want = (self.nbytes + _HUGEPAGE - 1) // _HUGEPAGE * _HUGEPAGE
-        cdef size_t total = want + (_HUGEPAGE if large else 0)
-        raw = <char *>mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+            self._place(interleave)
+
+    cdef _map(self, bint large):
+        """Map the memory, if it is large aligned to 2 MiB."""
+        cdef size_t head
+        cdef size_t total = self.mapped + (_HUGEPAGE if large else 0)
+        cdef char *raw = <char *>mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if raw == <char *>MAP_FAILED:
             raise MemoryError(
-                f"buffer {name!r}: the system refused {self.nbytes:,} bytes "
+                f"buffer {self.name!r}: the system refused {self.nbytes:,} bytes "
                 f"({strerror(errno).decode(errors='replace')})"
             )
+        self.guard = 0
         if large:
             head = (_HUGEPAGE - <uintptr_t>raw % _HUGEPAGE) % _HUGEPAGE
             if head:
                 munmap(raw, head)
-            if _HUGEPAGE - head:
-                munmap(raw + head + want, _HUGEPAGE - head)
             raw += head
-        self.mapping = raw
-        self.mapped = want
+            # A page that nobody may touch follows. The kernel then never merges the mapping with the next buffer's, and
+            # its account of mappings is one of buffers.
+            self.guard = _PAGE
+            mprotect(raw + self.mapped, _PAGE, PROT_NONE)
+            if _HUGEPAGE - head > _PAGE:
+                munmap(raw + self.mapped + _PAGE, _HUGEPAGE - head - _PAGE)
         self.data = raw
-        if not (large and hugepages):
-            self.advice = "off"
-        elif not SLIDE_HAS_THP:
+
+    cdef _advise(self, bint required):
+        """Ask for transparent hugepages."""
+        if not SLIDE_HAS_THP:
             self.advice = "unsupported"
-        elif madvise(raw, want, MADV_HUGEPAGE) != 0:
+        elif madvise(self.data, self.mapped, MADV_HUGEPAGE) != 0:
             self.advice = f"refused: {strerror(errno).decode(errors='replace')}"
         else:
             self.advice = "madvise"
+        if required and self.advice != "madvise":
+            raise MemoryError(
+                f"buffer {self.name!r} needs hugepages, and the kernel's answer is {self.advice!r}; "
+                "`slide hugepages status` says what to change, hugepages = \"auto\" does without"
+            )
+
+    cdef _place(self, interleave):
+        """Name a large mapping, and spread it over the NUMA nodes if that is wanted and there are several."""
+        label = f"slide {self.name}".translate(str.maketrans("[]\\`$", "     "))[:79].encode("ascii", "replace")
+        slide_name(self.data, self.mapped, label)
+        if interleave and len(_NODES) > 1:
+            mask = sum(1 << node for node in _NODES if node < 64)
+            self.interleaved = slide_interleave(self.data, self.mapped, mask)
+        if _LOG:
+            with open(_LOG, "a") as log:
+                log.write(f"{self.address:x}-{self.address + self.mapped:x} {self.name}\n")
 
     def __dealloc__(self):
-        if self.mapping != NULL:
-            munmap(self.mapping, self.mapped)
+        if self.data != NULL:
+            munmap(self.data, self.mapped + self.guard)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         self.shape[0] = self.nbytes
@@ -168,27 +288,3 @@ cdef class HugeBuffer:
         if count == 0:
             return np.empty(shape, dtype)
         return np.frombuffer(self, dtype=dtype, count=count).reshape(shape)
-
-    def hugepage_bytes(self):
-        """Return how many of the buffer's bytes are in hugepages now, or None where the system does not tell.
-
-        Reads ``/proc/self/smaps``: milliseconds, not for loops. Neighbouring mappings may be merged by the kernel, in
-        which case the figure is this buffer's share by size.
-        """
-        cdef uintptr_t begin = <uintptr_t>self.data, end = begin + self.mapped
-        try:
-            with open("/proc/self/smaps") as smaps:
-                lines = smaps.read().splitlines()
-        except OSError:
-            return None
-        total = 0.0
-        share = 0.0
-        for line in lines:
-            first = line.split(None, 1)[0]
-            if not first.endswith(":"):
-                low, high = (int(part, 16) for part in first.split("-"))
-                overlap = max(0, min(high, int(end)) - max(low, int(begin)))
-                share = overlap / (high - low)
-            elif share and first == "AnonHugePages:":
-                total += share * int(line.split()[1]) * 1024
-        return int(total)

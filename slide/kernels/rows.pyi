@@ -15,7 +15,7 @@ class RowTable:
         *,
         moments: int = 2,
         name: str = "",
-        hugepages: bool = True,
+        hugepages: bool | str = True,
         biased: bool = True,
     ) -> Self: ...
     @property

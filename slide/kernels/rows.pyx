@@ -30,8 +30,8 @@ cdef class RowTable:
         How many moment vectors the optimiser keeps beside the weights: 0 (SGD) to 2 (Adam).
     name : str
         For memory reports.
-    hugepages : bool
-        Ask the kernel for hugepages.
+    hugepages : bool or str
+        As for `HugeBuffer`. The rows are spread over all NUMA nodes: any thread may visit any row.
     biased : bool
         Whether rows have biases. If not, those in the table stay zero.
 
@@ -57,7 +57,8 @@ cdef class RowTable:
             raise ValueError(f"dim must be between 1 and 2**20, got {dim}")
         if not 0 <= moments <= 2:
             raise ValueError(f"moments must be 0, 1 or 2, got {moments}")
-        self.buffer = HugeBuffer(self.bytes_needed(n_rows, dim, moments), name=name, hugepages=hugepages)
+        self.buffer = HugeBuffer(self.bytes_needed(n_rows, dim, moments), name=name, hugepages=hugepages,
+                                 interleave=True)
         self.n_rows = n_rows
         self.dim = dim
         self.padded_dim = _padded(dim)

@@ -1,11 +1,15 @@
 """HugeBuffer: alignment, sizes, views and what is refused."""
 
 import gc
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from slide.kernels.memory import HUGEPAGE, HugeBuffer
+from slide.hugepages import smaps
+from slide.kernels.memory import HUGEPAGE, MODES, HugeBuffer, memory_nodes
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 63, 4096, 4097, HUGEPAGE - 1, HUGEPAGE, HUGEPAGE + 1, 3 * HUGEPAGE])
@@ -84,11 +88,64 @@ def test_advice():
     assert HugeBuffer(HUGEPAGE).advice.split(":")[0] in ("madvise", "refused", "unsupported")
 
 
-def test_hugepage_bytes_are_at_most_what_is_mapped():
-    buffer = HugeBuffer(2 * HUGEPAGE + 1)
-    np.frombuffer(buffer, np.uint8)[:] = 1
-    huge = buffer.hugepage_bytes()
-    assert huge is None or 0 <= huge <= 3 * HUGEPAGE
+@pytest.mark.parametrize("mode", MODES)
+def test_whatever_is_asked_for_there_is_memory(mode):
+    if mode == "require" and HugeBuffer(HUGEPAGE).advice != "madvise":
+        pytest.skip("this kernel has no transparent hugepages")
+    buffer = HugeBuffer(3 * HUGEPAGE + 1, name=mode, hugepages=mode)
+    assert buffer.mapped == 4 * HUGEPAGE
+    buffer.array((3 * HUGEPAGE + 1,), np.uint8)[:] = 1
+    assert np.frombuffer(buffer, np.uint8).all()
+    assert (buffer.advice == "off") == (mode == "off")
+
+
+def test_reserved_pages_give_way_where_the_pool_is_empty():
+    # No pool has room for a buffer as large as an address space's quarter; ordinary memory need not have it either.
+    try:
+        buffer = HugeBuffer(1 << 40, hugepages="hugetlb")
+    except MemoryError:
+        return
+    assert buffer.advice != "hugetlb"
+
+
+def test_an_unknown_wish_is_refused():
+    with pytest.raises(ValueError, match=r"'test': hugepages must be a bool or one of .*got 'maybe'"):
+        HugeBuffer(1, name="test", hugepages="maybe")
+
+
+def test_neighbours_are_not_merged():
+    """The page after a buffer belongs to no other mapping that may be written to."""
+    buffers = [HugeBuffer(HUGEPAGE, name=str(i)) for i in range(4)]
+    found = smaps.mappings()
+    if found is None:
+        pytest.skip("this system tells nothing of its mappings")
+    spans = [(mapping.start, mapping.end) for mapping in found]
+    for buffer in buffers:
+        assert any(end == buffer.address + buffer.mapped for _, end in spans)
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes"), [("0\n", (0,)), ("0-2,5\n", (0, 1, 2, 5)), ("\n", ()), ("what\n", ()), (None, ())]
+)
+def test_memory_nodes(tmp_path, text, nodes):
+    file = tmp_path / "sys/devices/system/node/has_memory"
+    file.parent.mkdir(parents=True)
+    if text is not None:
+        file.write_text(text)
+    assert memory_nodes(tmp_path) == nodes
+
+
+def test_interleaving_needs_several_nodes():
+    assert HugeBuffer(HUGEPAGE, interleave=True).interleaved == (len(memory_nodes()) > 1)
+    assert not HugeBuffer(HUGEPAGE).interleaved
+
+
+def test_buffers_are_written_down_where_someone_wants_to_know(tmp_path):
+    log = tmp_path / "log"
+    code = "from slide.kernels.memory import HugeBuffer as H; b = H(2 << 20, name='some rows'); H(5); print(b.address)"
+    environment = {**os.environ, "SLIDE_BUFFER_LOG": str(log), "PYTHONPATH": os.pathsep.join(sys.path)}
+    address = int(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout)
+    assert log.read_text() == f"{address:x}-{address + HUGEPAGE:x} some rows\n"
 
 
 def test_repr_tells_name_and_size():

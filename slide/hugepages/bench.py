@@ -1,0 +1,124 @@
+"""Gather, scatter and stream over rows in 4 KiB and in 2 MiB pages, one against the other."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+from slide.hugepages import smaps
+from slide.hugepages.counters import Counters
+from slide.hugepages.facts import HUGEPAGE
+from slide.hugepages.probe import free_reserved
+
+ROW_BYTES = (64, 512, 3136)
+"""A cache line; 128 weights; a row of 256 weights with both of Adam's moments."""
+
+WORKING_SETS = (16 << 20, 128 << 20, 512 << 20)
+"""From what two levels of TLB cover with small pages, to far more."""
+
+BYTES_MOVED = 32 << 20
+"""Of one measurement."""
+
+MODES = {"off": "4 KiB", "auto": "2 MiB", "hugetlb": "2 MiB reserved"}
+
+
+def bench(
+    *,
+    row_bytes: Sequence[int] = ROW_BYTES,
+    working_sets: Sequence[int] = WORKING_SETS,
+    rounds: int = 9,
+    seed: int = 0,
+) -> dict:
+    """Measure every operation on every kind of pages, in turn within a round; medians over the rounds.
+
+    Parameters
+    ----------
+    row_bytes : sequence of int
+        Multiples of 4.
+    working_sets : sequence of int
+        Bytes of each buffer; there is one for each kind of pages at a time.
+    rounds : int
+    seed : int
+        Of the rows' random order.
+
+    Returns
+    -------
+    dict
+        ``"results"``, each with the medians in seconds by mode, how many times faster each is than 4 KiB pages and,
+        where the processor counts them, events for each row; ``"counters_missing"``: why others are not counted.
+    """
+    from slide.kernels.memory import HugeBuffer
+    from slide.kernels.pagebench import touch
+
+    counters, results = Counters(), []
+    for nbytes in working_sets:
+        modes = [mode for mode in MODES if mode != "hugetlb" or free_reserved() * HUGEPAGE >= nbytes]
+        buffers = {mode: HugeBuffer(nbytes, name=f"bench {mode}", hugepages=mode) for mode in modes}
+        for buffer in buffers.values():
+            touch(buffer)
+        huge = _huge_shares(buffers)
+        for size in row_bytes:
+            results += [
+                {"operation": operation, "row_bytes": size, "working_set": nbytes, "huge_share": huge, **measured}
+                for operation, measured in _measure(buffers, size, rounds, seed, counters).items()
+            ]
+    counters.close()
+    return {"rounds": rounds, "results": results, "counters_missing": counters.missing}
+
+
+def _huge_shares(buffers):
+    """How much of each buffer is in hugepages, None where the system does not tell."""
+    found = smaps.mappings()
+    if found is None:
+        return dict.fromkeys(buffers)
+    parts = smaps.of_ranges([(b.address, b.address + b.mapped) for b in buffers.values()], found)
+    shares = [part.huge / part.resident if part.resident else None for part in parts]
+    return dict(zip(buffers, shares, strict=True))
+
+
+def _measure(buffers, row_bytes, rounds, seed, counters):
+    import numpy as np
+
+    from slide.kernels import pagebench
+
+    dim = row_bytes // 4
+    rows = {mode: buffer.array((buffer.nbytes // row_bytes, dim), np.float32) for mode, buffer in buffers.items()}
+    n = len(next(iter(rows.values())))
+    for array in rows.values():
+        # What touching left there are no numbers to calculate with: subnormal ones take the slow way.
+        array.fill(0.0)
+    rng = np.random.default_rng(seed)
+    order = rng.integers(0, n, max(1, BYTES_MOVED // row_bytes))
+    vector = np.zeros(dim, np.float32)
+    calls = {
+        "gather": lambda array: pagebench.gather(array, order, vector),
+        "scatter": lambda array: pagebench.scatter(array, order, vector),
+        "stream": lambda array: pagebench.stream(array[: len(order)], vector),
+    }
+    counts = {"gather": len(order), "scatter": len(order), "stream": min(len(order), n)}
+    return {name: _interleaved(calls[name], rows, counts[name], rounds, counters) for name in calls}
+
+
+def _interleaved(call, rows, count, rounds, counters):
+    times: dict[str, list[float]] = {mode: [] for mode in rows}
+    events: dict[str, list[dict]] = {mode: [] for mode in rows}
+    for number in range(rounds + 1):
+        for mode, array in rows.items():
+            with counters:
+                start = time.perf_counter()
+                call(array)
+                seconds = time.perf_counter() - start
+            if number:  # the first warms up
+                times[mode].append(seconds)
+                events[mode].append(counters.read())
+    medians = {mode: statistics.median(values) for mode, values in times.items()}
+    return {
+        "rows": count,
+        "seconds": medians,
+        "speedup": {mode: medians["off"] / value for mode, value in medians.items()},
+        "events_per_row": {
+            mode: {name: statistics.median(one[name] for one in found) / count for name in found[0]}
+            for mode, found in events.items()
+        },
+    }
