@@ -18,7 +18,8 @@ from scipy.special import expit
 
 from slide.blas import one_blas_thread
 from slide.kernels import dtypes
-from slide.kernels.dense import exact_topk, shared_logits
+from slide.kernels.dense import shared_logits
+from slide.kernels.search import exact_topk
 from slide.network import PREDICT_BLOCK, Network
 
 NOTHING = np.zeros(0, dtypes.VALUE)
