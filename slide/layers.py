@@ -271,7 +271,7 @@ class SampledLayer(HiddenLayer):
         nobody = Runs(np.zeros(0, dtypes.INDEX), np.zeros(n, dtypes.OFFSET), np.zeros(n, dtypes.OFFSET))
         units = self._pairs.draw(self.index, signal, nobody, self.config.budget, iteration, threads)
         groups = self._pairs.group(units, threads)
-        values = self._pairs.logits(groups, units, signal, rule, threads)
+        values = self._pairs.logits(groups, units, signal, threads, rule)
         if self.relu:
             np.maximum(values, 0.0, out=values)
         self._drop_active(values, units, iteration, threads)

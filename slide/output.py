@@ -209,7 +209,7 @@ class OutputLayer:
         offsets = self._shared.offsets(shared, n) if softmax else NOTHING
         stands_for = self._shared.weights(shared, n) if self.config.label_smoothing or not softmax else None
         groups = self._pairs.group(own, threads)
-        logits = self._pairs.logits(groups, own, signal, rule, threads)
+        logits = self._pairs.logits(groups, own, signal, threads, rule)
         common = self._buffers.array("output shared logits", (n, len(shared)), dtypes.VALUE)
         shared_logits(self.table, shared, offsets, signal.dense, common, threads, rule.owed)
         if len(offsets):

@@ -171,14 +171,17 @@ class Pairs:
         if rule.owed is not None:
             catch_up(self._table, groups.rows_in_place, rule.owed, threads)
 
-    def logits(self, groups: PairGroups, rows: Runs, signal: Signal, rule: StepRule, threads: int) -> np.ndarray:
-        """Return the pairs' logits, parallel to ``rows.flat``; their rows pay what they owe first."""
+    def logits(
+        self, groups: PairGroups, rows: Runs, signal: Signal, threads: int, rule: StepRule | None = None
+    ) -> np.ndarray:
+        """Return the pairs' logits, parallel to ``rows.flat``; with a rule their rows pay first what they owe by it."""
         out = self._buffers.array(f"{self._name} logits", rows.flat.shape, dtypes.VALUE)
         if signal.reads_sparse:
-            self.catch_up(groups, rule, threads)
+            if rule is not None:
+                self.catch_up(groups, rule, threads)
             sparse_input.sddmm(self._table, groups, *_entries(signal), out, threads)
         else:
-            sparse.sddmm(self._table, groups, signal.dense, out, threads, rule.owed)
+            sparse.sddmm(self._table, groups, signal.dense, out, threads, None if rule is None else rule.owed)
         return out
 
     def step(

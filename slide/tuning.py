@@ -401,4 +401,4 @@ class _Trial:
     def _score(self, draws):
         begin = np.arange(len(draws.ids), dtype=dtypes.OFFSET) * draws.ids.shape[1]
         rows = Runs(draws.ids.reshape(-1), begin, begin + draws.counts)
-        self._pairs.logits(self._pairs.group(rows), rows, self.signal, self.num_threads)
+        self._pairs.logits(self._pairs.group(rows, self.num_threads), rows, self.signal, self.num_threads)

@@ -129,7 +129,7 @@ def test_groups_have_room_for_every_batch(rng, make_table):
     pairs = Pairs("layer", make_table(), buffers)
     for most in (3, 50, 10, 60):
         lists = [rng.permutation(N_ROWS)[:most].tolist() for _ in range(SAMPLES)]
-        groups = pairs.group(runs_of(lists))
+        groups = pairs.group(runs_of(lists), 1)
         assert groups.n_pairs == SAMPLES * most
         assert groups.rows.tolist() == sorted({row for ids in lists for row in ids})
     assert [line["name"] for line in buffers.report()] == ["layer pairs"]
@@ -143,7 +143,7 @@ def test_sparse_and_dense_signals_give_the_same_logits_and_steps(rng, make_table
     for given in (signal, Signal(signal.dense, None, None)):
         table = make_table()
         pairs = Pairs("layer", table, Buffers())
-        groups = pairs.group(rows)
+        groups = pairs.group(rows, 1)
         logits.append(pairs.logits(groups, rows, given, 1)[places].copy())
         gradient, total = SampleGradient(SAMPLES, 112), np.zeros((SAMPLES, 112), np.float32)
         pairs.step(groups, deltas, given, gradient, optim.adam(0.1, 0.9, 0.999, 1e-3, 1), 1)
@@ -173,7 +173,7 @@ def test_of_the_features_only_those_present_are_stepped(make_table, signal):
         table.state()["m"][:] = 1.0
         before = table.weights.copy()
         pairs = Pairs("layer", table, Buffers())
-        pairs.step(pairs.group(rows), deltas, given, None, optim.adam(0.1, 0.9, 0.999, 1e-3, 1), 1)
+        pairs.step(pairs.group(rows, 1), deltas, given, None, optim.adam(0.1, 0.9, 0.999, 1e-3, 1), 1)
         moved = np.flatnonzero(table.weights[0] != before[0])
         assert (moved.tolist() == used.tolist()) == alone
         assert np.array_equal(table.weights[1:], before[1:])
