@@ -36,11 +36,10 @@ def test_help_names_the_command(script):
 
 def test_paper_report(files, tmp_path):
     pytest.importorskip("matplotlib")
-    out = bench("paper/report.py", *files, "--out", tmp_path, "--neurons", 300, "--only", "insertion", "policies")
+    bench("paper/report.py", *files, "--out", tmp_path, "--neurons", 300, "--only", "insertion", "policies")
     report = (tmp_path / "report.md").read_text()
     assert "0.371 s" in report
     assert "top-K" in report
-    assert all(section in report for section in out.split("\n\n"))
     assert (tmp_path / "policies.png").exists()
 
 
