@@ -1,7 +1,10 @@
 """What the README shows must run."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 from slide import RunConfig
 
@@ -18,6 +21,8 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     found = blocks("python")
     assert found
     for block in found:
+        if "sklearn" in block and find_spec("sklearn") is None:
+            pytest.skip("one of the examples needs scikit-learn, which is not installed; those before it ran")
         exec(compile(block, str(README), "exec"), names)
     assert "P@1" in capsys.readouterr().out
 
