@@ -14,13 +14,13 @@ import numpy as np
 
 from slide.kernels.memory cimport HugeBuffer
 from slide.kernels.optim cimport StepRule
-from slide.kernels.parallel cimport slide_isa_level, threads_for
+from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport (
+    KERNELS,
+    SLIDE_BF16,
     SLIDE_BIAS,
     SLIDE_HEADER,
     RowTable,
-    slide_row_kernels,
-    slide_rows_for,
     slide_rule,
     slide_table,
 )
@@ -28,8 +28,6 @@ from slide.kernels.sparse cimport SampleGradient
 from slide.kernels.topk cimport insert_best
 
 from slide.kernels.optim import check_moments
-
-cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
 
 cdef enum:
     _CHUNK = 128           # shared rows of one product
@@ -41,12 +39,6 @@ cdef enum:
 ctypedef struct _LogSum:   # of exponentials: exp(top) * sum
     double top
     double sum
-
-
-cdef inline void _pack(const slide_table *table, const int32_t *ids, int64_t n, float *out) noexcept nogil:
-    cdef int64_t i
-    for i in range(n):
-        memcpy(out + i * table.dp, table.base + ids[i] * table.stride + SLIDE_HEADER, table.dp * sizeof(float))
 
 
 cdef _check_shared(RowTable table, const int32_t[::1] ids, const float[:, ::1] hidden, const float[:, ::1] logits):
@@ -106,7 +98,7 @@ cdef void _score_chunk(const slide_table *table, const int32_t *ids, const float
     cdef int m = <int>n, count = <int>samples, k = <int>table.dp, ldc = <int>ld
     cdef float one = 1.0
     cdef int64_t s, i
-    _pack(table, ids, n, packed)
+    KERNELS.widen(table, ids, 0, n, packed)
     for i in range(n):
         out[i] = table.base[ids[i] * table.stride + SLIDE_BIAS]
         if offset != NULL:
@@ -179,7 +171,7 @@ cdef double _step_part(const slide_table *table, const int32_t *ids, int64_t n, 
     for c in range(first, last):
         rows = <int>min(n - c * _CHUNK, _CHUNK)
         delta = deltas + c * _CHUNK
-        _pack(table, ids + c * _CHUNK, rows, packed)
+        KERNELS.widen(table, ids + c * _CHUNK, 0, rows, packed)
         sgemm(b"N", b"N", &k, &count, &rows, &one, packed, &k, <float *>delta, &ldb, &one, dhidden, &k)
         sgemm(b"N", b"T", &k, &rows, &count, &one, <float *>hidden, &k, <float *>delta, &ldb, &zero, grad, &k)
         memset(grad_bias, 0, rows * sizeof(float))
@@ -242,8 +234,8 @@ def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] ex
     # Few samples: the labels are cut as well. The cut follows from the sizes alone, never from the thread count.
     cdef int64_t segments = min(label_blocks, (_SEARCH_TASKS + sample_blocks - 1) // sample_blocks)
     cdef int64_t tasks = sample_blocks * segments, t
-    # The last block of a slot is for one sample's exponentials.
-    cdef int64_t slot = (_SAMPLE_BLOCK + 1) * _LABEL_BLOCK
+    # Behind the logits of a slot there is a block for one sample's exponentials, and one for weights to be widened.
+    cdef int64_t slot = (_SAMPLE_BLOCK + 1 + (dp if table.table.format == SLIDE_BF16 else 0)) * _LABEL_BLOCK
     cdef int threads = threads_for(num_threads, n * table.n_rows * dp, 1 << 21)
     cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="top-k logits")
     cdef HugeBuffer best = HugeBuffer(segments * n * k * 8, name="top-k segments")
@@ -280,8 +272,12 @@ cdef void _search(const slide_table *table, const float *hidden, int64_t first, 
     cdef float one = 1.0, bar, top
     cdef int64_t block, row, s, i, low, high
     cdef const float *base
+    cdef const float *weights
     cdef float *line
     cdef float *copy = logits + _SAMPLE_BLOCK * _LABEL_BLOCK
+    cdef float *wide = copy + _LABEL_BLOCK
+    if table.format == SLIDE_BF16:
+        lda = dp
     for i in range(first * k, last * k):
         ids[i] = -1
         scores[i] = -INFINITY
@@ -296,7 +292,11 @@ cdef void _search(const slide_table *table, const float *hidden, int64_t first, 
             logits[i] = base[i * table.stride + SLIDE_BIAS]
         for s in range(1, count):
             memcpy(logits + s * _LABEL_BLOCK, logits, rows * sizeof(float))
-        sgemm(b"T", b"N", &rows, &count, &dp, &one, <float *>base + SLIDE_HEADER, &lda,
+        weights = base + SLIDE_HEADER
+        if table.format == SLIDE_BF16:
+            KERNELS.widen(table, NULL, row, row + rows, wide)
+            weights = wide
+        sgemm(b"T", b"N", &rows, &count, &dp, &one, <float *>weights, &lda,
               <float *>hidden + first * table.dp, &dp, &one, logits, &ldc)
         for s in range(first, last):
             line = logits + (s - first) * _LABEL_BLOCK

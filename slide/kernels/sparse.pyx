@@ -13,10 +13,8 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 from slide.kernels.memory cimport HugeBuffer
-from slide.kernels.parallel cimport slide_isa_level, threads_for
-from slide.kernels.rows cimport RowTable, slide_groups, slide_row_kernels, slide_rows_for
-
-cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
+from slide.kernels.parallel cimport threads_for
+from slide.kernels.rows cimport KERNELS, RowTable, slide_groups
 
 cdef enum:
     _RADIX_BITS = 11
