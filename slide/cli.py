@@ -29,6 +29,7 @@ from slide.config import CANDIDATES, SCHEDULES, RunConfig
 from slide.console import logging_to_stderr
 from slide.data.readers import FORMATS
 from slide.info import __version__
+from slide.kernels.rows import PRECISIONS
 from slide.settings import to_dict
 
 
@@ -206,6 +207,9 @@ def _add_train(commands):
     settings.add_argument("--candidates", choices=CANDIDATES, help="which output neurons a sample computes")
     settings.add_argument(
         "--budget", metavar="N", type=int, help="neurons a sample takes from hash tables, where --candidates has any"
+    )
+    settings.add_argument(
+        "--precision", choices=PRECISIONS, help="what weights and the optimiser's moments are stored as"
     )
     settings.add_argument("--seed", metavar="N", type=int, help="of everything random")
 
