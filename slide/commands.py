@@ -86,6 +86,7 @@ SETTINGS = {
     "candidates": "network.output.candidates",
     "budget": "network.output.budget",
     "update": "network.update",
+    "precision": "network.precision",
     "seed": "network.seed",
 }
 """Where the options of ``slide train`` go in the configuration."""
@@ -492,7 +493,7 @@ def _check_memory(data, config):
         raise MemoryError(
             f"{sizes} = {total / 2**30:.2f} GiB are needed, {available / 2**30:.2f} GiB are free; "
             f"lower --hidden{' or the number of tables (network.output.lsh.l)' if tables else ''}, "
-            "or choose the optimiser sgd"
+            "or choose the precision bf16 or the optimiser adagrad or sgd"
         )
 
 

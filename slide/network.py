@@ -27,7 +27,6 @@ from slide.kernels.catch_up import catch_up
 from slide.kernels.dropout import drop_entries
 from slide.kernels.optim import measure
 from slide.kernels.parallel import resolve_threads
-from slide.kernels.rows import RowTable
 from slide.kernels.search import exact_topk
 from slide.kernels.sparse import SampleGradient
 from slide.layers import HiddenLayer, make_hidden
@@ -35,9 +34,18 @@ from slide.optimizer import Optimizer
 from slide.output import OutputLayer
 from slide.search import MODES, HashIndex, SearchIndexes, SketchIndex, search_topk
 from slide.signals import Runs, Signal
+from slide.storage import Storage
 
 PREDICT_BLOCK = 4096
 """Points whose hidden vectors are in memory at a time during prediction."""
+
+
+def _storage(config, trainable):
+    """How a network of that configuration stores its rows."""
+    if not trainable:
+        return Storage(precision=config.precision)
+    optimizer = Optimizer(config.optimizer)
+    return Storage(optimizer.moments, optimizer.accumulates, config.precision)
 
 
 def _features_of(batch: Batch) -> Signal:
@@ -125,15 +133,15 @@ class Network:
         self._training = threading.Lock()
         self._settling = threading.Lock()
         self.trainable = trainable
-        moments = self.optimizer.moments if trainable else 0
+        storage = _storage(config, trainable)
         self.hidden: list[HiddenLayer] = []
         dim = n_features
         for i, layer in enumerate(config.hidden):
-            rest = (moments, config.seed + i, self._buffers, self.threads)
+            rest = (storage, config.seed + i, self._buffers, self.threads)
             self.hidden.append(make_hidden(f"hidden.{i}", dim, layer, *rest, reads_features=i == 0))
             dim = layer.units
         seed = config.seed + len(config.hidden)
-        self.output = OutputLayer(n_labels, dim, config.output, moments, seed, self._buffers, self.threads)
+        self.output = OutputLayer(n_labels, dim, config.output, storage, seed, self._buffers, self.threads)
         if trainable:
             for layer in (*self.hidden, self.output):
                 layer.make_index()
@@ -151,13 +159,13 @@ class Network:
         n_features, n_labels : int
         config : NetworkConfig
         """
-        moments = Optimizer(config.optimizer).moments
+        storage = _storage(config, trainable=True)
         needs, dim = {}, n_features
         layers = [(f"hidden.{i}", layer.units, layer) for i, layer in enumerate(config.hidden)]
         for name, rows, layer in (*layers, ("output", n_labels, config.output)):
             full_input = name == "hidden.0" and layer.candidates == "full"
             shape = (dim, rows) if full_input else (rows, dim)
-            needs[f"{name} weights"] = RowTable.bytes_needed(*shape, moments)
+            needs[f"{name} weights"] = storage.bytes_needed(*shape)
             if config.update == "hogwild" and (full_input or layer.uses_own):
                 needs[f"{name} row gradients"] = HogwildPairs.bytes_needed(*shape)
             if layer.uses_tables:
@@ -523,7 +531,10 @@ class Network:
         return training.fit(self, X, Y, **options)
 
     def copy_weights(self) -> dict[str, np.ndarray]:
-        """Return copies of all weights and biases by name, such as ``"hidden.0.weights"``, without any moments."""
+        """Return copies of all weights and biases by name, such as ``"hidden.0.weights"``, without any moments.
+
+        They are float32 arrays, whatever the network stores them as.
+        """
         self.settle()
         return {name: array.copy() for name, array in self._weights().items()}
 
