@@ -27,6 +27,7 @@ The house has two floors; imports run downward only::
       hogwild.py         the pairs of a layer that trains without locks, as the paper does
       shared.py          the neurons a whole batch computes: its labels, and draws from all
       signals.py         what flows between layers, and the (sample, row) pairs of a layer
+      storage.py         how parameter tables keep their rows: moments, precision
       index.py           NeuronIndex: hash functions and tables over a layer's rows
       optimizer.py       the rule of each step, and what rows owe for steps that skipped them
       schedule.py        when the tables are rebuilt
@@ -46,7 +47,8 @@ The house has two floors; imports run downward only::
       memory             HugeBuffer: the one owner of large memory
       pagebench          rows gathered, scattered and streamed: what `slide hugepages bench` times
       parallel           threads and instruction set
-      rows               RowTable: a layer's parameters, [header | w | m | v] a row
+      rows               RowTable: a layer's parameters, [header | w | m | v] a row; the row kernels' one compilation
+      bfloat16           arrays of numbers that are stored as bfloat16
       hashing            SimHash, WTA, DWTA, MinHash
       tables             flat bucket tables
       sampling           vanilla, top-K and threshold sampling
@@ -59,7 +61,7 @@ The house has two floors; imports run downward only::
       neighbours         nearest sparse vectors through posting lists; the best labels of sparse scores
       losses             softmax and one-vs-all cross-entropy over the active set
       dropout            units and features left out in training
-      optim              SGD and Adam on touched rows
+      optim              SGD, Adam and Adagrad on touched rows
       catch_up           rows that catch up with steps that skipped them
       hogwild            gradients that all threads add to at once, and the step on them
       text               the parser behind data/

@@ -2,8 +2,9 @@
 
 ``network.json`` has the format's version, the sizes, the configuration and what is good to know without loading; beside
 it stand ``hidden.0.weights.npy``, ``output.weights.npy``, ``output.bias.npy`` and so on, one for each entry of the
-layers' ``state()``. A folder is written under another name and renamed when it is complete, so that a reader never
-finds half of one.
+layers' ``state()``. Numbers that the network stores as bfloat16 are saved as float32, which holds them exactly and is
+read by everything. A folder is written under another name and renamed when it is complete, so that a reader never finds
+half of one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from slide.config import ConfigError, NetworkConfig
 from slide.info import __version__
+from slide.kernels.bfloat16 import BFloat16View, blocks
 from slide.network import Network
 from slide.settings import from_dict, to_dict
 
@@ -45,7 +47,8 @@ def save(
     network : Network
     path : path-like
     moments : bool
-        Also write the optimiser's moments: three times the size, and training can go on from there.
+        Also write the optimiser's moments, or what it accumulates: with Adam three times the size, and training can go
+        on from there.
     beside : dict of bytes, optional
         More files for the folder, by name, which ``load`` does not look at.
 
@@ -65,7 +68,7 @@ def save(
     try:
         folder.chmod(0o755)
         for name, array in _arrays(network, moments).items():
-            _write(folder / f"{name}.npy", lambda file, array=array: np.lib.format.write_array(file, array))
+            _write(folder / f"{name}.npy", lambda file, array=array: _write_array(file, array))
         for name, content in (beside or {}).items():
             _write(folder / name, lambda file, content=content: file.write(content))
         text = json.dumps(_manifest(network, moments), indent=2)
@@ -131,9 +134,10 @@ def load(path: str | os.PathLike, *, threads: int | None = None) -> Network:
                 f"{file}: expected {target.dtype} {list(target.shape)}, found {array.dtype} {list(array.shape)}"
             )
         target[...] = array
+        # The sum is finite if all are, and needs no array of its own.
         with np.errstate(invalid="ignore", over="ignore"):
-            finite = target.dtype.kind != "f" or np.isfinite(target.sum(dtype=np.float64))
-        if not finite:
+            sums = [target[block].sum(dtype=np.float64) for block in blocks(target.shape)]
+        if not np.isfinite(sums).all():
             raise CheckpointError(f"{file}: has values that are not finite")
     network.optimizer.resume(step if trainable else 0)
     return network
@@ -191,6 +195,17 @@ def _arrays(network, moments):
             if moments or name in ("weights", "bias"):
                 arrays[f"{prefix}.{name}"] = array
     return arrays
+
+
+def _write_array(file, array):
+    """Write an array as ``np.save`` does; what must be converted first is, a block at a time."""
+    if not isinstance(array, BFloat16View):
+        np.lib.format.write_array(file, array)
+        return
+    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for block in blocks(array.shape):
+        file.write(array[block].tobytes())
 
 
 def _write(file, write):

@@ -30,6 +30,7 @@ from slide.console import logging_to_stderr
 from slide.data.readers import FORMATS
 from slide.hugepages.commands import main as hugepages
 from slide.info import __version__
+from slide.kernels.rows import PRECISIONS
 from slide.search import MODES
 from slide.settings import to_dict
 
@@ -221,6 +222,9 @@ def _add_train(commands):
     )
     settings.add_argument(
         "--update", choices=UPDATES, help="how threads share a batch's gradients; hogwild is without locks or repeats"
+    )
+    settings.add_argument(
+        "--precision", choices=PRECISIONS, help="what weights and the optimiser's moments are stored as"
     )
     settings.add_argument("--seed", metavar="N", type=int, help="of everything random")
 

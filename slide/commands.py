@@ -86,6 +86,7 @@ SETTINGS = {
     "candidates": "network.output.candidates",
     "budget": "network.output.budget",
     "update": "network.update",
+    "precision": "network.precision",
     "seed": "network.seed",
 }
 """Where the options of ``slide train`` go in the configuration."""

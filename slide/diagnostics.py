@@ -329,7 +329,7 @@ def exact_top(table: RowTable, signal: Signal, k: int, num_threads: int) -> np.n
         columns = signal.columns
         indptr = np.append(columns.begin, columns.end[-1:])
         features = csr_matrix((signal.values, columns.flat, indptr), shape=(len(columns.begin), table.dim))
-        logits = features @ table.weights.T + table.bias
+        logits = features @ np.asarray(table.weights).T + table.bias
         return np.argsort(-logits, axis=1, kind="stable")[:, :k].astype(dtypes.INDEX)
     n = len(signal.dense)
     ids, scores = np.empty((n, k), dtypes.INDEX), np.empty((n, k), dtypes.VALUE)
@@ -451,7 +451,7 @@ def _rebuild_aside(index, num_threads):
     """Build the tables of today's weights elsewhere; return the share of changed bucket indices and the seconds."""
     codes, offsets, ids = (np.empty_like(array) for array in (index.codes, index.offsets, index.ids))
     start = time.perf_counter()
-    index.hasher.hash(index.table.weights, codes, num_threads)
+    index.hash_rows(codes, num_threads)
     tables.build(
         codes,
         offsets,

@@ -17,8 +17,7 @@ from slide.index import NeuronIndex
 from slide.info import hugepage_mode
 from slide.kernels.grouping import MOST_PARTS, PairGroups
 from slide.kernels.memory import HUGEPAGE
-from slide.kernels.rows import RowTable
-from slide.optimizer import Optimizer
+from slide.storage import Storage
 
 OVERRIDE = "SLIDE_MEMORY_CHECK"
 """Environment variable that, set to ``off``, lets a network be made whatever the memory available."""
@@ -67,13 +66,13 @@ def bytes_needed(
     n_features: int, n_labels: int, config: NetworkConfig, *, trainable: bool = True, batch: BatchShape | None = None
 ) -> dict[str, int]:
     """Return the bytes of a network's large arrays by name; see `slide.network.Network.bytes_needed`."""
-    moments = Optimizer(config.optimizer).moments if trainable else 0
+    storage = Storage.of(config, trainable=trainable)
     needs, dim = {}, n_features
     layers = [(f"hidden.{i}", layer.units, layer) for i, layer in enumerate(config.hidden)]
     for name, rows, layer in (*layers, ("output", n_labels, config.output)):
         full_input = name == "hidden.0" and layer.candidates == "full"
         shape = (dim, rows) if full_input else (rows, dim)
-        needs[f"{name} weights"] = RowTable.bytes_needed(*shape, moments)
+        needs[f"{name} weights"] = storage.bytes_needed(*shape)
         if config.update == "hogwild" and trainable and (full_input or layer.uses_own):
             needs[f"{name} row gradients"] = HogwildPairs.bytes_needed(*shape)
         if layer.uses_tables and trainable:
@@ -95,7 +94,6 @@ def _label_arrays(config, n_labels):
         "output label frequency": 8 * n_labels,
         "output cumulative frequency": 8 * n_labels if config.uses_tail and config.tail_power else 0,
         "output label weights": 4 * n_labels if config.label_weights != "none" else 0,
-        "output corrections": 8 * n_labels if config.correction == "logq" and _shares(config) else 0,
         "output everyone": 4 * n_labels if config.candidates == "full" else 0,
     }
 
@@ -132,6 +130,7 @@ def _batch_arrays(config, n_labels, batch):
     needs["output shared logits"] = 4 * n * shared
     needs["output candidates"] = needs["output logits"] = 4 * own
     needs["output shared candidates"] = 4 * own if shared else 0
+    needs["output corrections"] = 8 * n_labels if output.correction == "logq" and _shares(output) else 0
     needs["output label places"], needs["output losses"] = 4 * batch.labels, 8 * n
     needs["output pairs"] = _pairs(own)
     return needs
@@ -192,7 +191,8 @@ def check_fit(needs: dict[str, int], hugepages: str = "auto") -> None:
     tables = any(name.endswith(" tables") for name in needs)
     raise MemoryError(
         f"{arithmetic(needs, total)} are needed, {_gib(free)} are {source}; "
-        f"choose fewer hidden units{' or tables (network.output.lsh.l)' if tables else ''}, or the optimiser sgd, "
+        f"choose fewer hidden units{' or tables (network.output.lsh.l)' if tables else ''}, "
+        "the precision bf16 or the optimiser adagrad or sgd, "
         f"or set {OVERRIDE}=off to try all the same"
     )
 

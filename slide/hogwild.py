@@ -68,9 +68,12 @@ class HogwildPairs(Pairs):
         if rule.owed is not None:
             catch_up(self._table, groups.rows, rule.owed, threads)
 
-    def logits(self, groups: TouchedRows, rows: Runs, signal: Signal, rule: StepRule, threads: int) -> np.ndarray:
+    def logits(
+        self, groups: TouchedRows, rows: Runs, signal: Signal, threads: int, rule: StepRule | None = None
+    ) -> np.ndarray:
         """See `Pairs.logits`."""
-        self.catch_up(groups, rule, threads)
+        if rule is not None:
+            self.catch_up(groups, rule, threads)
         out = self._buffers.array(f"{self._name} logits", rows.flat.shape, dtypes.VALUE)
         hogwild.sddmm(self._table, *rows, signal.dense, out, threads)
         return out

@@ -15,6 +15,7 @@ from slide.buffers import Buffers
 from slide.config import LSHConfig, RehashConfig, SamplingConfig
 from slide.families import make_hasher
 from slide.kernels import dtypes, tables
+from slide.kernels.bfloat16 import blocks
 from slide.kernels.rows import RowTable
 from slide.policies import Query, make_policy
 from slide.probability import inclusion_probability
@@ -122,7 +123,7 @@ class NeuronIndex:
                 rows = np.flatnonzero(changed).astype(dtypes.INDEX)
         moves = rows is not None and not self.lsh.capacity
         old = np.take(self.codes, rows, axis=1) if moves else None
-        self.hasher.hash(self.table.weights, self.codes, num_threads, rows)
+        self.hash_rows(self.codes, num_threads, rows)
         if moves:
             tables.update(rows, old, self.codes, self.offsets, self.ids, num_threads)
         else:
@@ -170,6 +171,27 @@ class NeuronIndex:
         share = float(np.mean(now != self.codes[:, rows]))
         self.rebuild_seconds += time.perf_counter() - start
         return share
+
+    def hash_rows(self, out: np.ndarray, num_threads: int, rows: np.ndarray | None = None) -> None:
+        """Hash the neurons' weights of today.
+
+        Parameters
+        ----------
+        out : uint32 array [l, n]
+            Written: every neuron's bucket in every table.
+        num_threads : int
+        rows : int32 array, optional
+            Hash these neurons alone; the others' columns of `out` stay as they are.
+        """
+        weights = self.table.weights
+        if isinstance(weights, np.ndarray):
+            self.hasher.hash(weights, out, num_threads, rows)
+            return
+        for block in blocks((self.table.n_rows if rows is None else len(rows), self.table.dim)):
+            places = block if rows is None else rows[block]
+            codes = np.empty((self.hasher.l, block.stop - block.start), dtypes.CODE)
+            self.hasher.hash(weights[places], codes, num_threads)
+            out[:, places] = codes
 
     def hash(self, signal, num_threads: int) -> np.ndarray:
         """Return the buckets of every sample, a uint32 array [l, samples].
@@ -245,7 +267,7 @@ class NeuronIndex:
         -------
         float64 array [rows]
         """
-        weights = self.table.weights if rows is None else self.table.weights[rows]
+        weights = np.asarray(self.table.weights) if rows is None else self.table.weights[rows]
         return self.hasher.collision_probability(np.broadcast_to(query, weights.shape), weights)
 
     def inclusion_probability(self, query: np.ndarray, budget: int | None = None) -> np.ndarray:

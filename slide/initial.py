@@ -51,7 +51,8 @@ def label_means(network, X: csr_matrix, Y: csr_matrix) -> None:
     Y : csr_matrix of float32, shape (n, n_labels)
         Label indicator of ones.
     """
-    weights, scale = network.output.table.weights, network.config.output.init_scale
+    # Sums over a label's points need all digits.
+    weights, scale = np.asarray(network.output.table.weights), network.config.output.init_scale
     n_labels, dim = weights.shape
     counts = np.bincount(Y.indices, minlength=n_labels)
     weights[counts > 0] = 0
@@ -73,6 +74,8 @@ def label_means(network, X: csr_matrix, Y: csr_matrix) -> None:
         known = lengths > 1e-5 * count * np.linalg.norm(mean)
         unit = np.divide(centred, lengths, out=np.zeros_like(centred), where=known)
         rows[...] = np.where(count > 0, scale * unit, rows)
+    # Of bfloat16 weights the sums were a copy.
+    network.output.table.weights[...] = weights
 
 
 def new_labels(table: RowTable, first: int, loss: str) -> None:

@@ -19,13 +19,14 @@ from slide.config import HiddenConfig
 from slide.hogwild import HogwildPairs, TouchedRows
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
+from slide.kernels.bfloat16 import BFloat16View
 from slide.kernels.dense import shared_logits, shared_step
 from slide.kernels.dropout import drop_pairs, drop_units
 from slide.kernels.grouping import PairGroups
 from slide.kernels.optim import StepRule, step_vector
-from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient, spmm
 from slide.signals import Pairs, Runs, Signal
+from slide.storage import Storage
 
 NOTHING = np.zeros(0, dtypes.VALUE)
 
@@ -42,8 +43,8 @@ class HiddenLayer:
     rows, dim : int
         Of the parameter table.
     config : HiddenConfig
-    moments : int
-        Moments the optimiser keeps of each weight.
+    storage : Storage
+        Of the table.
     seed : int
     buffers : Buffers
     threads : int
@@ -64,7 +65,7 @@ class HiddenLayer:
         rows: int,
         dim: int,
         config: HiddenConfig,
-        moments: int,
+        storage: Storage,
         seed: int,
         buffers: Buffers,
         threads: int,
@@ -74,9 +75,7 @@ class HiddenLayer:
         self.relu = config.activation == "relu"
         self.padded_dim = -(-config.units // 16) * 16
         self.index: NeuronIndex | None = None
-        name, hugepages = f"{name} weights", buffers.hugepages
-        self.table = RowTable(rows, dim, moments=moments, name=name, hugepages=hugepages, biased=self.rows_are_units)
-        buffers.add(name, self.table.buffer, shape=(rows, self.table.buffer.nbytes // (4 * rows)), dtype=dtypes.VALUE)
+        self.table = storage.make_table(rows, dim, f"{name} weights", buffers, biased=self.rows_are_units)
         # A unit-length input then gives a vector of about unit length, before the ReLU. Larger weights, such as unit
         # variance for each unit, cost several points of P@1: what is random in them is never unlearnt.
         self.table.fill_uniform(math.sqrt(3.0 / config.units), seed, threads)
@@ -139,8 +138,8 @@ class HiddenLayer:
         if self.config.dropout:
             drop_units(values, self.config.dropout, self._seed, iteration, threads)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Return writable views of all parameters and moments by name."""
+    def state(self) -> dict[str, np.ndarray | BFloat16View]:
+        """Return writable views of all parameters and of what the optimiser keeps of them, by name."""
         return self.table.state()
 
 
@@ -151,7 +150,7 @@ class InputLayer(HiddenLayer):
 
     def __init__(self, name: str, n_features: int, config: HiddenConfig, *rest):
         super().__init__(name, n_features, config.units, config, *rest)
-        kept = self.padded_dim if self.table.moments else 0
+        kept = self.padded_dim if self.table.moments or self.table.accumulates else 0
         self.bias = np.zeros(self.padded_dim, dtypes.VALUE)
         self.bias_moments = np.zeros((2, kept), dtypes.VALUE)
         self._pairs = Pairs(name, self.table, self._buffers)
@@ -194,13 +193,15 @@ class InputLayer(HiddenLayer):
         bias_gradient = dout.sum(axis=0, dtype=np.float64).astype(dtypes.VALUE)
         step_vector(self.bias, self.bias_moments[0], self.bias_moments[1], bias_gradient, rule)
 
-    def state(self) -> dict[str, np.ndarray]:
+    def state(self) -> dict[str, np.ndarray | BFloat16View]:
         """See `HiddenLayer.state`; the bias is the layer's, a feature's row has none."""
         state = {name: array for name, array in self.table.state().items() if not name.startswith("bias")}
         units = self.config.units
         state["bias"] = self.bias[:units]
         if self.table.moments:
             state["bias_m"], state["bias_v"] = self.bias_moments[0, :units], self.bias_moments[1, :units]
+        if self.table.accumulates:
+            state["bias_accumulator"] = self.bias_moments[1, :units]
         return state
 
 
@@ -299,7 +300,7 @@ class SampledLayer(HiddenLayer):
         shape = (len(columns.begin), self.table.dim)
         features = csr_matrix((signal.values, columns.flat, columns.indptr), shape=shape)
         out = np.zeros((len(columns.begin), self.padded_dim), dtypes.VALUE)
-        out[:, : self.config.units] = features @ self.table.weights.T + self.table.bias
+        out[:, : self.config.units] = features @ np.asarray(self.table.weights).T + self.table.bias
         return out
 
     def step(
@@ -337,7 +338,7 @@ def make_hidden(name: str, dim: int, config: HiddenConfig, *rest, reads_features
         Columns of what it reads.
     config : HiddenConfig
     *rest
-        Moments, seed, buffers and threads, as for `HiddenLayer`.
+        Storage, seed, buffers and threads, as for `HiddenLayer`.
     reads_features : bool
         Whether it is the first layer.
     """

@@ -32,6 +32,7 @@ from slide.optimizer import Optimizer
 from slide.output import OutputLayer
 from slide.search import MODES, HashIndex, SearchIndexes, SketchIndex, search_topk
 from slide.signals import Runs, Signal
+from slide.storage import Storage
 
 PREDICT_BLOCK = 4096
 """Points whose hidden vectors are in memory at a time during prediction."""
@@ -116,6 +117,9 @@ class Network:
     ):
         self.config = config = config or NetworkConfig()
         self.threads = resolve_threads(threads)
+        for name, size in (("n_features", n_features), ("n_labels", n_labels)):
+            if not 1 <= size < 2**31:
+                raise ValueError(f"{name} must be between 1 and 2**31 - 1, got {size}")
         self.n_features = n_features
         self.n_labels = n_labels
         self.optimizer = Optimizer(config.optimizer)
@@ -125,15 +129,15 @@ class Network:
         self._training = threading.Lock()
         self._settling = threading.Lock()
         self.trainable = trainable
-        moments = self.optimizer.moments if trainable else 0
+        storage = Storage.of(config, trainable=trainable)
         self.hidden: list[HiddenLayer] = []
         dim = n_features
         for i, layer in enumerate(config.hidden):
-            rest = (moments, config.seed + i, self._buffers, self.threads)
+            rest = (storage, config.seed + i, self._buffers, self.threads)
             self.hidden.append(make_hidden(f"hidden.{i}", dim, layer, *rest, reads_features=i == 0))
             dim = layer.units
         seed = config.seed + len(config.hidden)
-        self.output = OutputLayer(n_labels, dim, config.output, moments, seed, self._buffers, self.threads)
+        self.output = OutputLayer(n_labels, dim, config.output, storage, seed, self._buffers, self.threads)
         if trainable:
             for layer in (*self.hidden, self.output):
                 layer.make_index()
@@ -258,8 +262,8 @@ class Network:
             # No row then owes anything from before the new ones were there.
             self.settle()
             old, seed = self.output, self.config.seed + len(self.hidden)
-            moments, dim = self.optimizer.moments, old.table.dim
-            self.output = OutputLayer(n_labels, dim, self.config.output, moments, seed, self._buffers, self.threads)
+            storage, dim = Storage.of(self.config), old.table.dim
+            self.output = OutputLayer(n_labels, dim, self.config.output, storage, seed, self._buffers, self.threads)
             self.output.take_over(old)
             if self.config.update == "hogwild":
                 self.output.use_hogwild()
@@ -569,7 +573,10 @@ class Network:
         return training.fit(self, X, Y, **options)
 
     def copy_weights(self) -> dict[str, np.ndarray]:
-        """Return copies of all weights and biases by name, such as ``"hidden.0.weights"``, without any moments."""
+        """Return copies of all weights and biases by name, such as ``"hidden.0.weights"``, without any moments.
+
+        They are float32 arrays, whatever the network stores them as.
+        """
         self.settle()
         return {name: array.copy() for name, array in self._weights().items()}
 

@@ -76,6 +76,11 @@ class Optimizer:
         """Moment vectors of a parameter."""
         return 2 if self.config.name == "adam" else 0
 
+    @property
+    def accumulates(self) -> bool:
+        """Whether rows accumulate the squares of their gradients."""
+        return self.config.name == "adagrad"
+
     def resume(self, step: int) -> None:
         """Go on from a step at whose end no row owes anything.
 
@@ -125,6 +130,8 @@ class Optimizer:
         decay, owed = config.weight_decay, self.owed()
         if config.name == "sgd":
             return optim.sgd(lr, step, weight_decay=decay, owed=owed)
+        if config.name == "adagrad":
+            return optim.adagrad(lr, config.eps, step, weight_decay=decay, owed=owed)
         betas = config.beta1, config.beta2
         return optim.adam(lr, *betas, config.eps, step, weight_decay=decay, decay_moments=self._decays, owed=owed)
 

@@ -15,15 +15,16 @@ from slide.hogwild import HogwildPairs, TouchedRows
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.active import label_places
+from slide.kernels.bfloat16 import BFloat16View
 from slide.kernels.dense import shared_logits, shared_step
 from slide.kernels.grouping import PairGroups
 from slide.kernels.losses import logistic_cross_entropy, remove_offsets, softmax_cross_entropy
 from slide.kernels.optim import StepRule
-from slide.kernels.rows import RowTable
 from slide.kernels.sampling import split_shared
 from slide.kernels.sparse import SampleGradient
 from slide.shared import SharedSample
 from slide.signals import Pairs, Runs, Signal
+from slide.storage import Storage
 
 NOTHING = np.zeros(0, dtypes.VALUE)
 NOBODY = np.zeros(0, dtypes.INDEX)
@@ -55,21 +56,19 @@ class OutputLayer:
     ----------
     n_labels, dim : int
     config : OutputConfig
-    moments : int
-        Moments the optimiser keeps of each weight.
+    storage : Storage
+        Of the table.
     seed : int
     buffers : Buffers
     threads : int
     """
 
     def __init__(
-        self, n_labels: int, dim: int, config: OutputConfig, moments: int, seed: int, buffers: Buffers, threads: int
+        self, n_labels: int, dim: int, config: OutputConfig, storage: Storage, seed: int, buffers: Buffers, threads: int
     ):
         self.config = config
         self.seed = seed
-        self.table = RowTable(n_labels, dim, moments=moments, name="output weights", hugepages=buffers.hugepages)
-        shape = (n_labels, self.table.buffer.nbytes // (4 * n_labels))
-        buffers.add("output weights", self.table.buffer, shape=shape, dtype=dtypes.VALUE)
+        self.table = storage.make_table(n_labels, dim, "output weights", buffers)
         self.table.fill_uniform(1.0 / math.sqrt(dim), seed, threads)
         self.index: NeuronIndex | None = None
         self._shared = SharedSample(n_labels, config, seed)
@@ -208,6 +207,7 @@ class OutputLayer:
         softmax = self.config.loss == "softmax"
         offsets = self._shared.offsets(shared, n) if softmax else NOTHING
         stands_for = self._shared.weights(shared, n) if self.config.label_smoothing or not softmax else None
+        self._buffers.note("output corrections", self._shared.corrections)
         groups = self._pairs.group(own, threads)
         logits = self._pairs.logits(groups, own, signal, threads, rule)
         common = self._buffers.array("output shared logits", (n, len(shared)), dtypes.VALUE)
@@ -299,6 +299,6 @@ class OutputLayer:
             self._place[shared] = -1
         return own._replace(end=own.begin + counts), Runs(places.reshape(-1), own.begin, own.begin + taken)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Return writable views of all parameters and moments by name."""
+    def state(self) -> dict[str, np.ndarray | BFloat16View]:
+        """Return writable views of all parameters and of what the optimiser keeps of them, by name."""
         return self.table.state()

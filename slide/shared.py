@@ -32,6 +32,8 @@ class SharedSample:
     floor : float
         Share that half a training point is of all: what a label counts for at least where no label may count for
         nothing, in draws by frequency and in the logarithm of a frequency.
+    corrections : float32 array [2, n_labels or 0]
+        Of every neuron, for a batch as large as the largest so far: what ``offsets`` and ``weights`` look up.
     """
 
     def __init__(self, n_labels: int, config: OutputConfig, seed: int):
@@ -43,7 +45,8 @@ class SharedSample:
         self._everyone = np.arange(n_labels, dtype=dtypes.INDEX) if config.candidates == "full" else None
         self._cumulative: np.ndarray | None = None
         self._ids = np.zeros((2, 0), dtypes.INDEX)
-        self._corrections: tuple[int, np.ndarray, np.ndarray] | None = None
+        self.corrections = np.zeros((2, 0), dtypes.VALUE)
+        self._points_of_corrections = -1
 
     def set_frequency(self, frequency: np.ndarray, points: int | None = None) -> None:
         """Take the labels' frequencies; see `slide.output.OutputLayer.set_label_frequency`."""
@@ -56,7 +59,7 @@ class SharedSample:
             raise ValueError(f"points must be 1 or more, got {points}")
         self.frequency = frequency
         self.floor = 0.5 / points
-        self._corrections = None
+        self._points_of_corrections = -1
         if self._draws_by_frequency:
             self._cumulative = np.cumsum(np.maximum(frequency, self.floor) ** self.config.tail_power)
 
@@ -160,17 +163,17 @@ class SharedSample:
         return self._correction(ids, n)[1]
 
     def _correction(self, ids, n):
-        if self._corrections is None or n > self._corrections[0]:
+        if n > self._points_of_corrections:
             # Most batches are as large as the first: what is worked out once for all neurons serves them all.
-            self._corrections = (n, *self._of_everyone(n))
-        largest, offsets, weights = self._corrections
-        if n < largest:
+            self.corrections, self._points_of_corrections = self._of_everyone(n), n
+        if n < self._points_of_corrections:
             return _as_offsets(self.log_probability(ids, n))
+        offsets, weights = self.corrections
         return (offsets[ids], weights[ids]) if len(offsets) else (offsets, weights)
 
     def _of_everyone(self, n):
         if not len(self.log_probability(np.arange(1), n)):
-            return _as_offsets(np.zeros(0))
+            return np.zeros((2, 0), dtypes.VALUE)
         table = np.empty((2, self.n_labels), dtypes.VALUE)
         for first in range(0, self.n_labels, BLOCK):
             block = table[:, first : first + BLOCK]

@@ -12,7 +12,7 @@ from slide import Network, RunConfig
 from slide.data import load, make_extreme, save_xc
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
-SCRIPTS = ("dense_reference.py", "candidates.py", "sparsity_curve.py", "peers/compare.py")
+SCRIPTS = ("dense_reference.py", "candidates.py", "sparsity_curve.py", "precision.py", "peers/compare.py")
 
 
 def bench(script, *arguments):
@@ -66,6 +66,16 @@ def test_validation_never_reads_the_test_file(files):
     options = ("--validate", "--seeds", 1, "--epochs", 1, "--shares", 0.1, "--methods", "uniform", "--json")
     runs = bench("sparsity_curve.py", files[0], "nowhere.txt", *options).splitlines()
     assert [json.loads(run)["method"] for run in runs] == ["full", "uniform"]
+
+
+def test_precision(files):
+    options = ("--seeds", 1, "--epochs", 1, "--precisions", "fp32", "bf16", "--json")
+    runs = [json.loads(line) for line in bench("precision.py", *files, *options).splitlines()]
+    assert [(run["optimizer"], run["precision"]) for run in runs] == [
+        ("adam", "fp32"), ("adam", "bf16"), ("adagrad", "fp32"), ("adagrad", "bf16")
+    ]
+    assert all(run["P@1"] > 0 and run["ms"] > 0 for run in runs)
+    assert runs[1]["parameter_bytes"] < 0.6 * runs[0]["parameter_bytes"]
 
 
 def test_peers_that_need_no_package(files):

@@ -14,7 +14,7 @@ import twins
 from numpy.testing import assert_allclose
 
 from slide.data import make_extreme
-from slide.kernels import optim, sparse
+from slide.kernels import grouping, optim, sparse
 from slide.kernels.rows import RowTable
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
@@ -160,7 +160,7 @@ def test_twins_do_what_the_kernels_do():
     ids = np.concatenate([rng.permutation(50)[:12] for _ in range(8)]).astype(np.int32)
     indptr = np.arange(0, 97, 12)
     deltas, hidden = rng.standard_normal(96).astype(np.float32), rng.standard_normal((8, 16)).astype(np.float32)
-    groups, gradient, below = sparse.PairGroups(96), sparse.SampleGradient(8, 16), np.empty((8, 16), np.float32)
+    groups, gradient, below = grouping.PairGroups(96), sparse.SampleGradient(8, 16), np.empty((8, 16), np.float32)
     groups.group(ids, indptr[:-1].copy(), indptr[1:].copy(), 50)
     logits = np.empty(96, np.float32)
     sparse.sddmm(ours, groups, hidden, logits, 1)

@@ -137,16 +137,18 @@ def test_options_override_the_file_which_overrides_the_defaults(run, data, tmp_p
         "[[network.hidden]]\nunits = 16\nactivation = 'linear'\n[network.output]\ncandidates = 'full'\ntail = 11\n"
     )
     options = ["--epochs", 1, "--batch-size", 50, "--max-batches", 5, "--lr", 0.01, "--seed", 5]
-    options += ["--hidden", 24, "--candidates", "lsh+inbatch", "--budget", 33, "--update", "hogwild"]
+    options += ["--hidden", 24, "--candidates", "lsh+inbatch", "--budget", 33, "--precision", "bf16"]
     report = last_json(run("train", data / "train.txt", "--config", "run.toml", "--json", *options))
     assert (report["batches"], report["seed"]) == (5, 5)
     config = Network.load("slide-model").config
     assert config.hidden == (HiddenConfig(24, "linear"),)
-    assert (config.optimizer.lr, config.update) == (0.01, "hogwild")
+    assert (config.optimizer.lr, config.precision) == (0.01, "bf16")
     assert (config.output.candidates, config.output.budget, config.output.tail) == ("lsh+inbatch", 33, 11)
     report = last_json(run("train", data / "train.txt", "--config", "run.toml", "--json"))
     assert (report["batches"], report["epochs"]) == (30, 3)
     assert Network.load("slide-model").config.output.candidates == "full"
+    assert run("train", data / "train.txt", "--max-batches", 1, "--update", "hogwild").status == 0
+    assert Network.load("slide-model").config.update == "hogwild"
 
 
 def test_units_of_several_layers(run, data, tmp_path):

@@ -47,6 +47,7 @@ SETTINGS = {
     "two-layers": {"hidden": "two"},
     "sampled-layer": {"hidden": "sampled"},
     "sgd": {"name": "sgd", "lr": 2.0},
+    "adagrad": {"name": "adagrad", "lr": 0.1},
     "decay": {"lazy": "decay"},
     "sparse": {"lazy": "sparse"},
     "weight-decay": {"weight_decay": 0.1},
@@ -123,3 +124,9 @@ def test_prediction_alone_needs_no_gradients(data, tmp_path):
 def test_a_sampled_layer_on_the_features_is_refused():
     with pytest.raises(ConfigError, match=r"NetworkConfig\.update must be 'grouped' where the first hidden layer's"):
         NetworkConfig(sampled(50, 9), update="hogwild")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-moments"])
+def test_rows_in_half_the_bytes_are_refused(precision):
+    with pytest.raises(ConfigError, match=rf"precision must be 'fp32' where update is 'hogwild', got '{precision}'"):
+        NetworkConfig(precision=precision, update="hogwild")

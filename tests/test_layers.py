@@ -10,6 +10,7 @@ from slide.kernels.dropout import drop_units
 from slide.kernels.sparse import SampleGradient
 from slide.layers import FullLayer, InputLayer, SampledLayer, make_hidden
 from slide.signals import Runs, Signal
+from slide.storage import Storage
 
 N_FEATURES, DIM, UNITS, SAMPLES = 30, 24, 20, 4
 RULE = optim.sgd(0.5, 1)
@@ -21,7 +22,8 @@ def make(kind, *, activation="relu", moments=0, units=UNITS, dim=DIM, seed=0, dr
     candidates = "lsh" if "sampled" in kind else "full"
     config = HiddenConfig(units, activation, candidates, budget=6, lsh=LSHConfig(k=2, l=4), dropout=dropout)
     dim = N_FEATURES if reads_features and dim == DIM else dim
-    layer = make_hidden("hidden.0", dim, config, moments, seed, Buffers(), 1, reads_features=reads_features)
+    rest = Storage(moments), seed, Buffers(), 1
+    layer = make_hidden("hidden.0", dim, config, *rest, reads_features=reads_features)
     layer.make_index()
     if layer.index is not None:
         layer.index.rebuild(0, 1)

@@ -399,7 +399,7 @@ def test_one_thread_trains_at_a_time(points, monkeypatch):
 
 @pytest.mark.parametrize(("n_features", "n_labels"), [(0, 5), (5, 0), (-1, 5), (2**31, 5)])
 def test_sizes_out_of_range(n_features, n_labels):
-    with pytest.raises(ValueError, match="n_rows must be between 1 and"):
+    with pytest.raises(ValueError, match=r"n_(features|labels) must be between 1 and"):
         Network(n_features, n_labels)
 
 

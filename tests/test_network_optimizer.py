@@ -282,6 +282,7 @@ def test_prediction_from_several_threads_settles_once(data):
         {"lazy": "decay", "weight_decay": 0.1},
         {"lazy": "sparse", "weight_decay": 0.1, "clip_norm": 0.5},
         {"name": "sgd", "weight_decay": 0.1},
+        {"name": "adagrad", "weight_decay": 0.1},
     ],
 )
 def test_training_resumes_to_the_same_bits(data, tmp_path, optimizer):

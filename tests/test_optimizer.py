@@ -171,11 +171,14 @@ def test_threads_do_not_change_the_bits():
         ({"lazy": "sparse", "weight_decay": 0.1}, True),
         ({"name": "sgd"}, False),
         ({"name": "sgd", "weight_decay": 0.1}, True),
+        ({"name": "adagrad"}, False),
+        ({"name": "adagrad", "weight_decay": 0.1}, True),
     ],
 )
 def test_who_owes(changes, owes):
     optimizer = Optimizer(settings(**changes))
     assert optimizer.moments == (0 if "name" in changes else 2)
+    assert optimizer.accumulates == (changes.get("name") == "adagrad")
     assert optimizer.owed() is optimizer.rule().owed is None
     optimizer.advance()
     assert optimizer.step == 1

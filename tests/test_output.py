@@ -12,13 +12,14 @@ from slide.kernels import optim
 from slide.kernels.sparse import SampleGradient
 from slide.output import OutputLayer
 from slide.signals import Runs, Signal
+from slide.storage import Storage
 
 BASE = {"candidates": "lsh+tail", "budget": 10, "tail": 8, "loss": "softmax", "lsh": LSHConfig(k=2, l=4)}
 
 
 def output_layer(n_labels=50, dim=20, moments=0, seed=0, **fields):
     config = OutputConfig(**BASE | fields)
-    layer = OutputLayer(n_labels, dim, config, moments, seed, Buffers(), 1)
+    layer = OutputLayer(n_labels, dim, config, Storage(moments), seed, Buffers(), 1)
     layer.make_index()
     if layer.index is not None:
         layer.index.rebuild(0, 1)

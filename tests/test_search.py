@@ -1,6 +1,7 @@
 """Prediction through search indexes: what they find, and when they are refused."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,20 @@ def test_most_of_the_best_are_found(net, points, mode, least):
     assert recall(found, exact) > least
     same = found == exact
     np.testing.assert_allclose(found_scores[same], scores[same], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_index_of_rows_in_half_the_bytes_is_that_of_the_same_weights(net, points, mode):
+    narrow = Network(N_FEATURES, N_LABELS, replace(net.config, precision="bf16"), threads=2)
+    narrow.set_weights(net.copy_weights())
+    wide = Network(N_FEATURES, N_LABELS, net.config, threads=2)
+    wide.set_weights(narrow.copy_weights())
+    found = []
+    for one in (narrow, wide):
+        one.build_search_index(mode, points, dims=12, lsh=LSH)
+        found.append(one.predict(points, 5, mode=mode))
+    assert np.array_equal(found[0][0], found[1][0])
+    assert np.array_equal(found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize("mode", MODES)

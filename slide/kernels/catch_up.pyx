@@ -10,10 +10,8 @@ from libc.math cimport log, sqrt
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memmove
 
-from slide.kernels.parallel cimport slide_isa_level, threads_for
-from slide.kernels.rows cimport RowTable, slide_row_kernels, slide_rows_for
-
-cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
+from slide.kernels.parallel cimport threads_for
+from slide.kernels.rows cimport KERNELS, RowTable
 
 cdef enum:
     _ROWS_A_TASK = 64

@@ -9,19 +9,15 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 from scipy.linalg.cython_blas cimport sgemm
 
-import numpy as np
-
 from slide.kernels.catch_up cimport Owed
 from slide.kernels.memory cimport HugeBuffer
 from slide.kernels.optim cimport StepRule
-from slide.kernels.parallel cimport slide_isa_level, threads_for
+from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport (
+    KERNELS,
     SLIDE_BIAS,
-    SLIDE_HEADER,
     RowTable,
     slide_owed,
-    slide_row_kernels,
-    slide_rows_for,
     slide_rule,
     slide_table,
 )
@@ -30,17 +26,9 @@ from slide.kernels.sparse cimport SampleGradient
 from slide.kernels.catch_up import check_owed
 from slide.kernels.optim import check_moments
 
-cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
-
 cdef enum:
     _CHUNK = 128           # shared rows of one product
     _SHARED_PARTS = 32     # tasks the shared rows are cut into, at most
-
-
-cdef inline void _pack(const slide_table *table, const int32_t *ids, int64_t n, float *out) noexcept nogil:
-    cdef int64_t i
-    for i in range(n):
-        memcpy(out + i * table.dp, table.base + ids[i] * table.stride + SLIDE_HEADER, table.dp * sizeof(float))
 
 
 cdef _check_shared(RowTable table, const int32_t[::1] ids, const float[:, ::1] hidden, const float[:, ::1] logits,
@@ -116,7 +104,7 @@ cdef void _score_chunk(const slide_table *table, const int32_t *ids, const float
     cdef int64_t s, i
     if owed != NULL:
         KERNELS.catch_up(table, ids, 0, n, owed)
-    _pack(table, ids, n, packed)
+    KERNELS.widen(table, ids, 0, n, packed)
     for i in range(n):
         out[i] = table.base[ids[i] * table.stride + SLIDE_BIAS]
         if offset != NULL:
@@ -189,7 +177,7 @@ cdef double _step_part(const slide_table *table, const int32_t *ids, int64_t n, 
     for c in range(first, last):
         rows = <int>min(n - c * _CHUNK, _CHUNK)
         delta = deltas + c * _CHUNK
-        _pack(table, ids + c * _CHUNK, rows, packed)
+        KERNELS.widen(table, ids + c * _CHUNK, 0, rows, packed)
         sgemm(b"N", b"N", &k, &count, &rows, &one, packed, &k, <float *>delta, &ldb, &one, dhidden, &k)
         sgemm(b"N", b"T", &k, &rows, &count, &one, <float *>hidden, &k, <float *>delta, &ldb, &zero, grad, &k)
         memset(grad_bias, 0, rows * sizeof(float))

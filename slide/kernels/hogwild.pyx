@@ -14,13 +14,13 @@ from libc.string cimport memset
 import numpy as np
 
 from slide.kernels.optim cimport StepRule
-from slide.kernels.parallel cimport slide_isa_level, threads_for
+from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport (
+    KERNELS,
+    SLIDE_BF16,
     SLIDE_BIAS,
     SLIDE_HEADER,
     RowTable,
-    slide_row_kernels,
-    slide_rows_for,
     slide_rule,
     slide_table,
 )
@@ -29,18 +29,11 @@ from slide.kernels.sparse cimport SampleGradient
 from slide.kernels.optim import check_moments
 
 cdef extern from "hogwild.h" nogil:
-    ctypedef struct slide_hogwild_kernels:
-        void (*score_rows)(const slide_table *, const int32_t *, int64_t, const float *, float *) noexcept nogil
-        void (*add_gradients)(const slide_table *, const int32_t *, int64_t, const float *, const float *,
-                              int32_t) noexcept nogil
-
-    slide_hogwild_kernels slide_hogwild_for(int level)
     int slide_first_touch(int32_t *stamp, int32_t now)
+
+cdef extern from "rows.h" nogil:
     float *slide_row(const slide_table *t, int64_t row)
     void slide_prefetch_row(const slide_table *t, int64_t row, int64_t floats)
-
-cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
-cdef slide_hogwild_kernels HOGWILD = slide_hogwild_for(slide_isa_level())
 
 cdef enum:
     _ROWS_A_TASK = 64
@@ -80,7 +73,9 @@ cdef Pairs _pairs(const int32_t[::1] ids, const int64_t[::1] begin, const int64_
 
 
 def _check_slots(RowTable table, const float[:, ::1] hidden, n_samples, slots, n_ids):
-    """Raise ValueError unless the samples' vectors and an array of so many slots fit the pairs."""
+    """Raise ValueError unless the rows are float32, and the samples' vectors and so many slots fit the pairs."""
+    if table.table.format == SLIDE_BF16:
+        raise ValueError("rows must have float32 weights, these are bfloat16")
     if hidden.shape[1] != table.padded_dim or hidden.shape[0] < n_samples:
         raise ValueError(
             f"hidden must be [{n_samples} or more, {table.padded_dim}], got [{hidden.shape[0]}, {hidden.shape[1]}]"
@@ -166,7 +161,7 @@ def sddmm(RowTable table, const int32_t[::1] ids, const int64_t[::1] begin, cons
     cdef int64_t s, dp = table.padded_dim
     cdef int threads = threads_for(num_threads, pairs.n_pairs * dp, 1 << 18)
     for s in prange(pairs.n_samples, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
-        HOGWILD.score_rows(&table.table, pairs.ids + pairs.begin[s], pairs.end[s] - pairs.begin[s], h + s * dp,
+        KERNELS.score_rows(&table.table, pairs.ids + pairs.begin[s], pairs.end[s] - pairs.begin[s], h + s * dp,
                            logits + pairs.begin[s])
 
 
@@ -206,10 +201,10 @@ def step_rows(RowTable table, RowTable sums, const int32_t[::1] rows, const int3
     cdef double square = 0.0
     _check_slots(table, hidden, pairs.n_samples, coefficients.shape[0], ids.shape[0])
     check_moments(table, rule)
-    if sums.n_rows != table.n_rows or sums.padded_dim != dp or sums.moments:
+    if sums.n_rows != table.n_rows or sums.padded_dim != dp or sums.moments or sums.table.format == SLIDE_BF16:
         raise ValueError(
-            f"sums must be a table of {table.n_rows} rows of {dp} without moments, "
-            f"got {sums.n_rows} of {sums.padded_dim} with {sums.moments}"
+            f"sums must be a float32 table of {table.n_rows} rows of {dp} without moments, "
+            f"got {sums.n_rows} of {sums.padded_dim} with {sums.moments}, {sums.precision}"
         )
     for k in range(n):
         if not (0 if k == 0 else <int64_t>rows[k - 1] + 1) <= rows[k] < table.n_rows:
@@ -228,7 +223,7 @@ def step_rows(RowTable table, RowTable sums, const int32_t[::1] rows, const int3
     for s in prange(pairs.n_samples, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         first = pairs.begin[s]
         count = pairs.end[s] - first
-        HOGWILD.add_gradients(&sums.table, pairs.ids + first, count, coef + first, h + s * dp, table.table.biased)
+        KERNELS.add_gradients(&sums.table, pairs.ids + first, count, coef + first, h + s * dp, table.table.biased)
         if dhidden != NULL:
             dsample = dhidden + s * dp
             KERNELS.spmm(&table.table, pairs.ids + first, coef + first, count, dsample)

@@ -11,10 +11,8 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy
 
 from slide.kernels.memory cimport HugeBuffer
-from slide.kernels.parallel cimport slide_isa_level, threads_for
-from slide.kernels.rows cimport slide_row_kernels, slide_rows_for
-
-cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
+from slide.kernels.parallel cimport threads_for
+from slide.kernels.rows cimport KERNELS
 
 cdef enum:
     _BLOCK = 4096  # logits added up in float32; the sums of blocks are added up in float64

@@ -15,11 +15,9 @@ from libc.string cimport memset
 import numpy as np
 
 from slide.kernels.memory cimport HugeBuffer
-from slide.kernels.parallel cimport slide_isa_level, threads_for
-from slide.kernels.rows cimport slide_row_kernels, slide_rows_for
+from slide.kernels.parallel cimport threads_for
+from slide.kernels.rows cimport KERNELS
 from slide.kernels.topk cimport insert_best
-
-cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
 
 cdef enum:
     _POINT_BLOCK = 1 << 16  # points whose scores are worked on at a time: 256 KiB, for the second-level cache

@@ -13,26 +13,24 @@ from libc.string cimport memset
 
 from slide.kernels.catch_up cimport Owed
 from slide.kernels.grouping cimport _MOST_PARTS, PairGroups
-from slide.kernels.parallel cimport slide_isa_level, threads_for
+from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport (
+    KERNELS,
+    SLIDE_ADAGRAD,
     SLIDE_ADAM,
     SLIDE_MEASURE,
     SLIDE_SGD,
     RowTable,
     slide_groups,
-    slide_row_kernels,
-    slide_rows_for,
 )
 from slide.kernels.sparse cimport SampleGradient
 
 from slide.kernels.grouping import check_grouped
 
-cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
-
 
 @cython.final
 cdef class StepRule:
-    """One step of one optimiser; made anew for each batch by ``sgd``, ``adam`` or ``measure``.
+    """One step of one optimiser; made anew for each batch by ``sgd``, ``adam``, ``adagrad`` or ``measure``.
 
     Attributes
     ----------
@@ -44,8 +42,13 @@ cdef class StepRule:
 
     @property
     def moments(self):
-        """How many moment vectors a parameter needs: 0 for SGD, 2 for Adam."""
+        """How many moment vectors a parameter needs: 2 for Adam, 0 for the others."""
         return 2 if self.rule.kind == SLIDE_ADAM else 0
+
+    @property
+    def accumulates(self):
+        """Whether a row accumulates the squares of its gradients, as it does for Adagrad."""
+        return self.rule.kind == SLIDE_ADAGRAD
 
     @property
     def whole_rows(self):
@@ -110,6 +113,33 @@ def adam(double lr, double beta1, double beta2, double eps, int step, *, double 
     return rule
 
 
+def adagrad(double lr, double eps, int step, *, double weight_decay=0.0, Owed owed=None):
+    """Return row-wise Adagrad's rule for one step (Duchi, Hazan and Singer, JMLR 2011, with one accumulator a row).
+
+    A row's accumulator grows by the mean of its gradient's squares, and the row moves by ``lr * g / (sqrt(accumulator)
+    + eps)``; its bias has an accumulator of its own. A row that a step does not touch misses nothing.
+
+    Parameters
+    ----------
+    lr, eps : float
+    step : int
+        1 for the first batch; rows remember the last step that touched them.
+    weight_decay : float
+        Decoupled: weights are multiplied by ``1 - lr * weight_decay``, biases not.
+    owed : Owed, optional
+    """
+    if step < 1:
+        raise ValueError(f"step counts from 1, got {step}")
+    cdef StepRule rule = StepRule()
+    rule.rule.kind = SLIDE_ADAGRAD
+    rule.rule.step = step
+    rule.rule.rate = lr
+    rule.rule.eps = eps
+    rule.rule.decay = lr * weight_decay
+    rule.owed = owed
+    return rule
+
+
 def measure():
     """Return a rule that takes no step and adds up the squares of the gradients, in its ``squared_norm``."""
     cdef StepRule rule = StepRule()
@@ -118,9 +148,11 @@ def measure():
 
 
 def check_moments(RowTable table, StepRule rule):
-    """Raise ValueError unless the table keeps the moments the rule needs."""
+    """Raise ValueError unless the table keeps the moments, or accumulates the squares, that the rule needs."""
     if table.moments < rule.moments:
         raise ValueError(f"the rule needs {rule.moments} moments a weight, the table keeps {table.moments}")
+    if rule.accumulates and not table.accumulates:
+        raise ValueError("the rule needs the squares of each row's gradients, the table does not accumulate them")
 
 
 def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients, const float[:, ::1] hidden,
@@ -179,7 +211,7 @@ def step_vector(float[::1] w, float[::1] m, float[::1] v, const float[::1] grad,
     ----------
     w, grad : float32 arrays [n], n a multiple of 16
     m, v : float32 arrays [n] or [0]
-        The moments; empty where the rule keeps none.
+        The moments; empty where the rule keeps none. For Adagrad v alone, what each bias has accumulated.
     rule : StepRule
 
     Raises
@@ -187,11 +219,12 @@ def step_vector(float[::1] w, float[::1] m, float[::1] v, const float[::1] grad,
     ValueError
         Shapes do not fit.
     """
-    cdef int64_t n = w.shape[0], kept = n if rule.moments else 0
-    if n % 16 or grad.shape[0] != n or m.shape[0] < kept or v.shape[0] < kept:
+    cdef int64_t n = w.shape[0]
+    cdef bint reads_m = rule.moments > 0, reads_v = reads_m or rule.accumulates
+    if n % 16 or grad.shape[0] != n or (reads_m and m.shape[0] < n) or (reads_v and v.shape[0] < n):
         raise ValueError(f"w, grad and moments must have the same length, a multiple of 16; w has {n}")
     if n == 0:
         return
     rule.measured(
-        KERNELS.step_vector(&w[0], &m[0] if kept else NULL, &v[0] if kept else NULL, &grad[0], n, &rule.rule)
+        KERNELS.step_vector(&w[0], &m[0] if reads_m else NULL, &v[0] if reads_v else NULL, &grad[0], n, &rule.rule)
     )

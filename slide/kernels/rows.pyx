@@ -2,25 +2,39 @@
 
 A row is ``[header | w | m | v]``: bias and last step in the header, then the weights and the optimiser's moments side
 by side, so that a visit to a row is one stream from one page. Each part is padded to 64 bytes and the padding stays
-zero. The layout is spelled out in ``simd/rows.h``; nothing outside this class and those kernels depends on it.
+zero. Weights and moments are float32 or bfloat16 (``simd/bf16.h``), the header is float32, and so is all arithmetic.
+The layout is spelled out in ``simd/rows.h``; nothing outside this class and those kernels depends on it.
 """
 
 cimport cython
 from cython.parallel cimport prange
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 
 import numpy as np
 
 from slide.kernels.memory cimport HugeBuffer
-from slide.kernels.parallel cimport threads_for
+from slide.kernels.parallel cimport slide_isa_level, threads_for
+
+from slide.kernels.bfloat16 import BFloat16View
 
 cdef extern from "rng.h" nogil:
     uint64_t slide_key(uint64_t seed, uint64_t a, uint64_t b)
 
+cdef extern from "bf16.h" nogil:
+    uint16_t slide_narrow_nearest(float x)
+
+cdef extern from "row_kernels.h" nogil:
+    slide_row_kernels slide_rows_for(int level)
+
+KERNELS = slide_rows_for(slide_isa_level())
+
+PRECISIONS = ("fp32", "bf16-moments", "bf16")
+"""What a table's weights and moments may be stored as, by what rounds least first."""
+
 
 @cython.final
 cdef class RowTable:
-    """Parameters of `n_rows` rows of `dim` float32 weights, a bias each, and their optimiser state, all zero.
+    """Parameters of `n_rows` rows of `dim` weights, a bias each, and their optimiser state, all zero.
 
     Parameters
     ----------
@@ -34,6 +48,11 @@ cdef class RowTable:
         As for `HugeBuffer`. The rows are spread over all NUMA nodes: any thread may visit any row.
     biased : bool
         Whether rows have biases. If not, those in the table stay zero.
+    accumulates : bool
+        Whether the optimiser (Adagrad) accumulates the squares of each row's gradients. Their place in the header is
+        there in any case; this makes them a part of ``state``.
+    precision : str
+        ``"fp32"``, ``"bf16-moments"`` (weights float32, moments bfloat16) or ``"bf16"`` (both bfloat16).
 
     Attributes
     ----------
@@ -50,38 +69,51 @@ cdef class RowTable:
         The table does not fit.
     """
 
-    def __cinit__(self, n_rows, dim, *, moments=2, name="", hugepages=True, biased=True):
+    def __cinit__(self, n_rows, dim, *, moments=2, name="", hugepages=True, biased=True, accumulates=False,
+                  precision="fp32"):
         if not 1 <= n_rows < 2**31:
             raise ValueError(f"n_rows must be between 1 and 2**31 - 1, got {n_rows}")
         if not 1 <= dim <= 2**20:
             raise ValueError(f"dim must be between 1 and 2**20, got {dim}")
         if not 0 <= moments <= 2:
             raise ValueError(f"moments must be 0, 1 or 2, got {moments}")
-        self.buffer = HugeBuffer(self.bytes_needed(n_rows, dim, moments), name=name, hugepages=hugepages,
-                                 interleave=True)
+        size = self.bytes_needed(n_rows, dim, moments, precision)
+        self.buffer = HugeBuffer(size, name=name, hugepages=hugepages, interleave=True)
         self.n_rows = n_rows
         self.dim = dim
         self.padded_dim = _padded(dim)
         self.moments = moments
+        self.accumulates = accumulates
+        self.precision = precision
         self.table.base = <float *>self.buffer.data
         self.table.n_rows = n_rows
+        self.table.dim = dim
         self.table.dp = self.padded_dim
+        self.table.format = {"fp32": SLIDE_FP32, "bf16-moments": SLIDE_BF16_MOMENTS, "bf16": SLIDE_BF16}[precision]
         self.table.biased = bool(biased)
-        self.table.stride = SLIDE_HEADER + self.padded_dim * (1 + moments)
+        weights, moment = _part_floats(dim, precision)
+        self.table.m = SLIDE_HEADER + weights
+        self.table.v = self.table.m + moment
+        self.table.stride = self.table.m + moment * moments
 
     @staticmethod
-    def bytes_needed(n_rows, dim, moments=2):
+    def bytes_needed(n_rows, dim, moments=2, precision="fp32"):
         """Return the bytes a table of that shape takes, without making one."""
-        return int(n_rows) * (SLIDE_HEADER + _padded(dim) * (1 + int(moments))) * 4
+        weights, moment = _part_floats(dim, precision)
+        return int(n_rows) * (SLIDE_HEADER + weights + moment * int(moments)) * 4
 
     def _columns(self, first, count, dtype=np.float32):
+        """View of `count` columns of a type, from so many floats after the beginning of each row on."""
         return np.ndarray((self.n_rows, count), dtype, buffer=self.buffer, offset=first * 4,
-                          strides=(self.table.stride * 4, 4))
+                          strides=(self.table.stride * 4, np.dtype(dtype).itemsize))
+
+    def _part(self, first, bint narrow):
+        return BFloat16View(self._columns(first, self.dim, np.uint16)) if narrow else self._columns(first, self.dim)
 
     @property
     def weights(self):
-        """Float32 view [n_rows, dim], writable."""
-        return self._columns(SLIDE_HEADER, self.dim)
+        """View [n_rows, dim], writable: a float32 array or, of bfloat16 weights, a `BFloat16View`."""
+        return self._part(SLIDE_HEADER, self.table.format == SLIDE_BF16)
 
     @property
     def bias(self):
@@ -94,25 +126,47 @@ cdef class RowTable:
         return self._columns(SLIDE_LAST_STEP, 1, np.int32)[:, 0]
 
     def state(self):
-        """Return writable views of everything a checkpoint keeps, by name: weights, bias and the moments of both."""
+        """Return writable views of everything a checkpoint keeps, by name: weights, bias and the moments of both.
+
+        What is stored as bfloat16 is a `BFloat16View`, everything else an array.
+        """
         views = {"weights": self.weights, "bias": self.bias, "last_step": self.last_step}
         names = ("m", "v")[: self.moments]
         for i, name in enumerate(names):
-            views[name] = self._columns(SLIDE_HEADER + (1 + i) * self.padded_dim, self.dim)
+            views[name] = self._part((self.table.m, self.table.v)[i], self.table.format != SLIDE_FP32)
             views[f"bias_{name}"] = self._columns((SLIDE_BIAS_M, SLIDE_BIAS_V)[i], 1)[:, 0]
+        if self.accumulates:
+            views["accumulator"] = self._columns(SLIDE_ACCUMULATOR, 1)[:, 0]
+            views["bias_accumulator"] = self._columns(SLIDE_BIAS_V, 1)[:, 0]
         return views
 
     def fill_uniform(self, float limit, uint64_t seed, int num_threads):
-        """Set every weight to a uniform draw from [-limit, limit), a function of (seed, row, column) alone."""
+        """Set every weight to a uniform draw from [-limit, limit), a function of (seed, row, column) alone.
+
+        Bfloat16 weights are the same draws, rounded to nearest.
+        """
         cdef int64_t row, column, n_rows = self.n_rows, dim = self.dim
         cdef slide_table table = self.table
         cdef int threads = threads_for(num_threads, n_rows * dim, 1 << 16)
         cdef float *w
+        cdef float x
         for row in prange(n_rows, nogil=True, num_threads=threads, schedule="static"):
             w = table.base + row * table.stride + SLIDE_HEADER
             for column in range(dim):
-                w[column] = limit * (<float>(slide_key(seed, row, column) >> 40) * (2.0 / (1 << 24)) - 1.0)
+                x = limit * (<float>(slide_key(seed, row, column) >> 40) * (2.0 / (1 << 24)) - 1.0)
+                if table.format == SLIDE_BF16:
+                    (<uint16_t *>w)[column] = slide_narrow_nearest(x)
+                else:
+                    w[column] = x
 
 
 cdef int64_t _padded(int64_t dim):
     return (dim + SLIDE_LANES - 1) // SLIDE_LANES * SLIDE_LANES
+
+
+def _part_floats(dim, precision):
+    """Room for a row's weights, and for one of its moments, in floats."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    wide, narrow = int(_padded(dim)), int(_padded((dim + 1) // 2))
+    return narrow if precision == "bf16" else wide, wide if precision == "fp32" else narrow

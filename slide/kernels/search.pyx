@@ -18,13 +18,13 @@ from slide.kernels.best cimport BestK, best_add, best_finish, best_room, best_st
 from slide.kernels.memory cimport HugeBuffer
 from slide.kernels.parallel cimport slide_isa_level, threads_for
 from slide.kernels.rows cimport (
+    KERNELS,
+    SLIDE_BF16,
     SLIDE_BIAS,
     SLIDE_HEADER,
     SLIDE_LANES,
     RowTable,
     slide_groups,
-    slide_row_kernels,
-    slide_rows_for,
     slide_table,
 )
 
@@ -47,7 +47,6 @@ cdef extern from "sketch.h" nogil:
     slide_sketch_scorer slide_sketch_scorer_for(int level)
 
 cdef slide_sketch_scorer SKETCH_SCORES = slide_sketch_scorer_for(slide_isa_level())
-cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
 
 cdef enum:
     _SAMPLE_BLOCK = 128    # samples and rows of one product
@@ -103,21 +102,28 @@ cdef inline void _score_singly(const slide_table *table, const int32_t *rows, in
 
 
 cdef inline void _score_jointly(const slide_table *table, int64_t first, int64_t n, const float *hidden,
-                                int64_t samples, float *out) noexcept nogil:
-    """Score up to _ROW_BLOCK consecutive rows against a block of samples: they are BLAS's operand as they lie."""
+                                int64_t samples, float *wide, float *out) noexcept nogil:
+    """Score up to _ROW_BLOCK consecutive rows against a block of samples.
+
+    Float32 rows are BLAS's operand as they lie, bfloat16 rows once they are widened.
+    """
     cdef int m = <int>n, count = <int>samples, k = <int>table.dp, lda = <int>table.stride, ldc = _ROW_BLOCK
     cdef const float *base = table.base + first * table.stride
+    cdef const float *weights = base + SLIDE_HEADER
     cdef float one = 1.0
     cdef int64_t i, s
+    if table.format == SLIDE_BF16:
+        KERNELS.widen(table, NULL, first, first + n, wide)
+        weights, lda = wide, k
     for i in range(n):
         out[i] = base[i * table.stride + SLIDE_BIAS]
     for s in range(1, samples):
         memcpy(out + s * _ROW_BLOCK, out, n * sizeof(float))
-    sgemm(b"T", b"N", &m, &count, &k, &one, <float *>base + SLIDE_HEADER, &lda, <float *>hidden, &k, &one, out, &ldc)
+    sgemm(b"T", b"N", &m, &count, &k, &one, <float *>weights, &lda, <float *>hidden, &k, &one, out, &ldc)
 
 
 cdef void _score_block(const _Source *source, const int32_t *rows, int64_t n, int64_t first, int64_t last,
-                       const slide_groups *counting, float *out) noexcept nogil:
+                       const slide_groups *counting, float *wide, float *out) noexcept nogil:
     """Score up to _ROW_BLOCK consecutive rows against the samples first..last, a line of `out` for each."""
     cdef int64_t s
     if source.sketch != NULL:
@@ -128,7 +134,7 @@ cdef void _score_block(const _Source *source, const int32_t *rows, int64_t n, in
             _score_singly(source.table, rows, n, source.hidden + s * source.dp, counting,
                           out + (s - first) * _ROW_BLOCK)
     else:
-        _score_jointly(source.table, rows[0], n, source.hidden + first * source.dp, last - first, out)
+        _score_jointly(source.table, rows[0], n, source.hidden + first * source.dp, last - first, wide, out)
 
 
 cdef inline bint _excluded(const _Exclusions *exclusions, int64_t sample, int32_t row) noexcept nogil:
@@ -241,7 +247,9 @@ cdef _search_all(const _Source *source, const _Exclusions *exclusions, int32_t[:
     cdef int64_t row_blocks = (source.n_rows + _ROW_BLOCK - 1) // _ROW_BLOCK
     # Few samples: the rows are cut as well. The cut follows from the sizes alone, never from the thread count.
     cdef int64_t segments = min(row_blocks, (_TASKS + sample_blocks - 1) // sample_blocks)
-    cdef int64_t tasks = sample_blocks * segments, slot = _SAMPLE_BLOCK * _ROW_BLOCK
+    cdef bint widens = source.table != NULL and source.table.format == SLIDE_BF16
+    # Behind a slot's logits there is room for the rows that are widened.
+    cdef int64_t tasks = sample_blocks * segments, slot = (_SAMPLE_BLOCK + (source.dp if widens else 0)) * _ROW_BLOCK
     cdef int threads = threads_for(num_threads, n * source.n_rows * source.dp, 1 << 21)
     cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="top-k logits")
     # Where no rows are cut a block of samples is one task's, and done with at its end.
@@ -298,7 +306,7 @@ cdef void _search_task(const _Source *source, int64_t first, int64_t last, int64
         n = min(source.n_rows - block * _ROW_BLOCK, _ROW_BLOCK)
         for i in range(n):
             rows[i] = <int32_t>(block * _ROW_BLOCK + i)
-        _score_block(source, rows, n, first, last, counting, logits)
+        _score_block(source, rows, n, first, last, counting, logits + _SAMPLE_BLOCK * _ROW_BLOCK, logits)
         for s in range(first, last):
             line = logits + (s - first) * _ROW_BLOCK
             if k > 0:

@@ -11,20 +11,11 @@ import numpy as np
 from slide.kernels.catch_up cimport Owed
 from slide.kernels.grouping cimport _MOST_PARTS, PairGroups
 from slide.kernels.memory cimport HugeBuffer
-from slide.kernels.parallel cimport slide_isa_level, threads_for
-from slide.kernels.rows cimport (
-    RowTable,
-    slide_groups,
-    slide_owed,
-    slide_row_kernels,
-    slide_rows_for,
-    slide_table,
-)
+from slide.kernels.parallel cimport threads_for
+from slide.kernels.rows cimport KERNELS, RowTable, slide_groups, slide_owed, slide_table
 
 from slide.kernels.catch_up import check_owed
 from slide.kernels.grouping import check_grouped
-
-cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
 
 cdef enum:
     _ROWS_A_BLOCK = 32  # that catch up and are read before the next do: they stay in the nearest cache

@@ -5,32 +5,31 @@ units of a sampled layer below) and not a dense vector.
 """
 
 from cython.parallel cimport prange, threadid
-from libc.math cimport sqrt
-from libc.stdint cimport int32_t, int64_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.string cimport memset
 
 from slide.kernels.grouping cimport _MOST_PARTS, PairGroups
 from slide.kernels.memory cimport HugeBuffer
 from slide.kernels.optim cimport StepRule
-from slide.kernels.parallel cimport slide_isa_level, threads_for
+from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport (
-    SLIDE_ADAM,
+    KERNELS,
+    SLIDE_ADAGRAD,
     SLIDE_BIAS,
-    SLIDE_HEADER,
-    SLIDE_LAST_STEP,
     SLIDE_MEASURE,
     RowTable,
+    slide_adagrad,
     slide_groups,
-    slide_row_kernels,
-    slide_rows_for,
+    slide_row_key,
     slide_rule,
+    slide_step_column,
+    slide_step_header,
     slide_table,
+    slide_weight,
 )
 from slide.kernels.sparse cimport SampleGradient
 
 from slide.kernels.optim import check_moments
-
-cdef slide_row_kernels KERNELS = slide_rows_for(slide_isa_level())
 
 cdef struct Samples:
     const int64_t *begin
@@ -115,7 +114,7 @@ cdef void _score(const slide_table *table, const slide_groups *groups, int64_t f
             s = groups.sample[i]
             total = 0.0
             for j in range(samples.begin[s], samples.end[s]):
-                total = total + samples.value[j] * row[SLIDE_HEADER + samples.column[j]]
+                total = total + samples.value[j] * slide_weight(table, row, samples.column[j])
             out[groups.slot[i]] = total + row[SLIDE_BIAS]
 
 
@@ -183,13 +182,14 @@ cdef double _step(const slide_table *table, const slide_groups *groups, int64_t 
     cdef int32_t *mark = touched + table.dp
     cdef int64_t g, i, j, s, n
     cdef float *row
-    cdef float *w
     cdef float c, bias
-    cdef double square = 0.0
+    cdef double square = 0.0, own_square
     cdef int32_t column
+    cdef uint32_t key
+    cdef slide_rule own
+    cdef const slide_rule *mine
     for g in range(first, last):
         row = table.base + groups.rows[g] * table.stride
-        w = row + SLIDE_HEADER
         bias = 0.0
         n = 0
         for i in range(groups.ptr[g], groups.ptr[g + 1]):
@@ -205,32 +205,23 @@ cdef double _step(const slide_table *table, const slide_groups *groups, int64_t 
                     n = n + 1
                 grad[column] += c * samples.value[j]
                 if dsample != NULL:
-                    dsample[s * table.dp + column] += c * w[column]
-        if touched_only and rule.kind == SLIDE_MEASURE:
-            square += bias * bias
-            for i in range(n):
-                square += grad[touched[i]] * grad[touched[i]]
-        elif touched_only:
-            for i in range(n):
-                column = touched[i]
-                _step_column(w + column, table.dp, grad[column], rule)
-            # The header keeps bias, m and v side by side.
-            _step_column(row + SLIDE_BIAS, 1, bias, rule)
-            memcpy(row + SLIDE_LAST_STEP, &rule.step, sizeof(int32_t))
+                    dsample[s * table.dp + column] += c * slide_weight(table, row, column)
+        if touched_only:
+            mine, own_square = rule, 0.0
+            if rule.kind == SLIDE_MEASURE or rule.kind == SLIDE_ADAGRAD:
+                for i in range(n):
+                    own_square += grad[touched[i]] * grad[touched[i]]
+            if rule.kind == SLIDE_ADAGRAD:
+                mine = slide_adagrad(table, row, <float>own_square, rule, &own)
+            if rule.kind == SLIDE_MEASURE:
+                square += own_square
+            else:
+                key = slide_row_key(groups.rows[g], rule.step)
+                for i in range(n):
+                    slide_step_column(table, row, touched[i], grad[touched[i]], mine, key)
+            square += slide_step_header(row, bias, rule)
         else:
             square += KERNELS.step_gradients(table, groups.rows + g, 1, grad, &bias, rule)
         for i in range(n):
             grad[touched[i]] = 0.0
     return square
-
-
-cdef inline void _step_column(float *w, int64_t distance, float g, const slide_rule *rule) noexcept nogil:
-    """One weight, its moments `distance` and 2 * `distance` floats behind it."""
-    cdef float *m = w + distance
-    cdef float *v = w + 2 * distance
-    if rule.kind == SLIDE_ADAM:
-        m[0] = rule.beta1 * m[0] + rule.gain1 * g
-        v[0] = rule.beta2 * v[0] + rule.gain2 * g * g
-        w[0] -= rule.rate * m[0] / (sqrt(v[0]) * rule.root_scale + rule.eps)
-    else:
-        w[0] -= rule.rate * g

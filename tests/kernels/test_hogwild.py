@@ -195,7 +195,9 @@ def test_shapes_are_checked(make_table, make_hidden):
         ("2 ids need as many slots, got 1", {"coefficients": floats[:1]}),
         (r"hidden must be \[1 or more, 16\], got \[1, 32\]", {"hidden": np.zeros((1, 32), np.float32)}),
         (r"hidden must be \[1 or more, 16\], got \[0, 16\]", {"hidden": hidden[:0]}),
-        ("sums must be a table of 5 rows of 16 without moments, got 4 of", {"sums": RowTable(4, 16, moments=0)}),
+        ("sums must be a float32 table of 5 rows of 16 without moments, got 4", {"sums": RowTable(4, 16, moments=0)}),
+        ("got 5 of 16 with 0, bf16", {"sums": RowTable(5, 16, moments=0, precision="bf16")}),
+        ("rows must have float32 weights, these are bfloat16", {"table": RowTable(5, 16, moments=0, precision="bf16")}),
         ("got 5 of 16 with 2", {"sums": RowTable(5, 16)}),
         ("got 5 of 32 with 0", {"sums": RowTable(5, 17, moments=0)}),
         ("rows must ascend within 0..4, got 0 as number 1", {"rows": np.array([0, 0], np.int32)}),
@@ -209,3 +211,5 @@ def test_shapes_are_checked(make_table, make_hidden):
         touched_rows(*pairs, np.zeros(5, np.int32), 1, np.zeros(1, np.int32), 1)
     with pytest.raises(ValueError, match="2 ids need as many slots, got 1"):
         sddmm(table, *pairs, hidden, floats[:1], 1)
+    with pytest.raises(ValueError, match="rows must have float32 weights, these are bfloat16"):
+        sddmm(RowTable(5, 16, moments=0, precision="bf16"), *pairs, hidden, floats, 1)

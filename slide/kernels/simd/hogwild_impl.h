@@ -1,4 +1,5 @@
-/* The kernels themselves; included by hogwild.h once per instruction set. h is one sample's vector, [dp]. */
+/* Row kernels of training without locks: one sample at a time, with the rows that it reads, which are float32. Included
+ * by row_kernels.h once per instruction set. h is one sample's vector, [dp]. */
 
 /* out[i] = w[ids[i]] . h + bias[ids[i]] */
 ROWS_TARGET static void ROWS_FN(slide_score_rows)(const slide_table *t, const int32_t *ids, int64_t n, const float *h,

@@ -1,8 +1,9 @@
 /* Row kernels: arithmetic on the rows of a parameter table.
  *
- * A row is  [header | w | m | v]  in floats; the header has SLIDE_HEADER of them, every other part `dp` (the dimension
- * rounded up to SLIDE_LANES, the padding always zero), and parts the optimiser does not need are absent. The header
- * keeps the bias beside its weights, in the same page: [bias, bias_m, bias_v, last step (int32 bits), unused...].
+ * A row is  [header | w | m | v]; the header has SLIDE_HEADER floats, every other part `dp` numbers (the dimension
+ * rounded up to SLIDE_LANES, the padding always zero), float32 or bfloat16 as the table's format says, and parts the
+ * optimiser does not need are absent. Every part begins on a multiple of 64 bytes. The header keeps the bias beside its
+ * weights, in the same page: [bias, bias_m, bias_v, last step (int32 bits), accumulator, unused...].
  */
 #ifndef SLIDE_ROWS_H
 #define SLIDE_ROWS_H
@@ -11,22 +12,28 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "isa.h"
+#include "bf16.h"
+#include "rng.h"
 #include "vec.h"
 
 #define SLIDE_HEADER 16
-enum { SLIDE_BIAS = 0, SLIDE_BIAS_M = 1, SLIDE_BIAS_V = 2, SLIDE_LAST_STEP = 3 };
+enum { SLIDE_BIAS = 0, SLIDE_BIAS_M = 1, SLIDE_BIAS_V = 2, SLIDE_LAST_STEP = 3, SLIDE_ACCUMULATOR = 4 };
 
-enum { SLIDE_SGD = 0, SLIDE_ADAM = 1, SLIDE_MEASURE = 2 };
+/* Which parts of a row are bfloat16. Kernels take it as a constant, so that each format has loops of its own. */
+enum { SLIDE_FP32 = 0, SLIDE_BF16_MOMENTS = 1, SLIDE_BF16 = 2 };
+#define SLIDE_NARROW_WEIGHTS(format) ((format) == SLIDE_BF16)
+#define SLIDE_NARROW_MOMENTS(format) ((format) != SLIDE_FP32)
+
+enum { SLIDE_SGD = 0, SLIDE_ADAM = 1, SLIDE_MEASURE = 2, SLIDE_ADAGRAD = 3 };
 
 /* One optimiser step, with what is the same for every row worked out beforehand. */
 typedef struct {
     int32_t kind;
     int32_t step;       /* 1 for the first batch */
-    float rate;         /* SGD: learning rate. Adam: learning rate / (1 - beta1^step) */
+    float rate;         /* SGD, Adagrad: learning rate. Adam: learning rate / (1 - beta1^step) */
     float beta1, beta2; /* Adam: what is kept of the moments */
     float gain1, gain2; /* Adam: 1 - beta1, 1 - beta2 */
-    float eps;          /* Adam */
+    float eps;          /* Adam, Adagrad */
     float root_scale;   /* Adam: 1 / sqrt(1 - beta2^step) */
     float decay;        /* learning rate * weight decay: the share that weights lose; 1 minus it would lose digits */
     int32_t decays;     /* Adam: whether a row's moments decay for the steps that skipped it */
@@ -52,7 +59,10 @@ typedef struct {
     float *base;
     int64_t n_rows;
     int64_t stride; /* floats from one row to the next */
+    int64_t dim;
     int64_t dp;     /* padded dimension, a multiple of SLIDE_LANES */
+    int64_t m, v;   /* where the moments begin, in floats from the beginning of a row; the weights end at m */
+    int32_t format;
     int32_t biased; /* whether the rows have biases; if not, those in the headers stay zero */
 } slide_table;
 
@@ -86,26 +96,65 @@ SLIDE_INLINE int32_t slide_last_step(const float *row) {
     return step;
 }
 
-#define ROWS_FN(name) name##_baseline
-#define ROWS_TARGET
-#include "rows_impl.h"
-#undef ROWS_FN
-#undef ROWS_TARGET
+/* Random bits are a function of the row, the step that its weights reach with this visit, and the column. */
+SLIDE_INLINE uint32_t slide_row_key(int64_t row, int32_t step) {
+    return (uint32_t)(slide_mix(((uint64_t)(uint32_t)step << 32) | (uint64_t)row) >> 32);
+}
 
-#if SLIDE_X86
-#define ROWS_FN(name) name##_avx2
-#define ROWS_TARGET SLIDE_TARGET_AVX2
-#include "rows_impl.h"
-#undef ROWS_FN
-#undef ROWS_TARGET
+/* The weight of one column. */
+SLIDE_INLINE float slide_weight(const slide_table *t, const float *row, int64_t column) {
+    const float *w = row + SLIDE_HEADER;
+    return SLIDE_NARROW_WEIGHTS(t->format) ? slide_widen(((const uint16_t *)w)[column]) : w[column];
+}
 
-#define ROWS_FN(name) name##_avx512
-#define ROWS_TARGET SLIDE_TARGET_AVX512
-#include "rows_impl.h"
-#undef ROWS_FN
-#undef ROWS_TARGET
-#endif
+/* The bias, and the row's last step; the square of the bias' gradient from a rule that measures. */
+SLIDE_INLINE float slide_step_header(float *row, float g, const slide_rule *rule) {
+    if (rule->kind == SLIDE_MEASURE) return g * g;
+    if (rule->kind == SLIDE_ADAM) {
+        float m = rule->beta1 * row[SLIDE_BIAS_M] + rule->gain1 * g;
+        float v = rule->beta2 * row[SLIDE_BIAS_V] + rule->gain2 * g * g;
+        row[SLIDE_BIAS_M] = m;
+        row[SLIDE_BIAS_V] = v;
+        row[SLIDE_BIAS] -= rule->rate * m / (__builtin_sqrtf(v) * rule->root_scale + rule->eps);
+    } else if (rule->kind == SLIDE_ADAGRAD) {
+        row[SLIDE_BIAS_V] += g * g;
+        row[SLIDE_BIAS] -= rule->rate * g / (__builtin_sqrtf(row[SLIDE_BIAS_V]) + rule->eps);
+    } else {
+        row[SLIDE_BIAS] -= rule->rate * g;
+    }
+    memcpy(row + SLIDE_LAST_STEP, &rule->step, sizeof rule->step);
+    return 0.0f;
+}
 
+/* Adagrad for one row, whose gradient has that square: an SGD step at a rate of the row's own. */
+SLIDE_INLINE const slide_rule *slide_adagrad(const slide_table *t, float *row, float square, const slide_rule *rule,
+                                             slide_rule *own) {
+    row[SLIDE_ACCUMULATOR] += square / (float)t->dim;
+    *own = *rule;
+    own->kind = SLIDE_SGD;
+    own->rate = rule->rate / (__builtin_sqrtf(row[SLIDE_ACCUMULATOR]) + rule->eps);
+    return own;
+}
+
+/* The step of one column, by a rule (SGD or Adam) that leaves columns without a gradient alone. */
+SLIDE_INLINE void slide_step_column(const slide_table *t, float *row, int64_t column, float g, const slide_rule *rule,
+                                    uint32_t key) {
+    const int narrow_w = SLIDE_NARROW_WEIGHTS(t->format), narrow_m = SLIDE_NARROW_MOMENTS(t->format);
+    const uint32_t noise = narrow_m ? slide_noise(key, (uint32_t)column) : 0;
+    float w = slide_weight(t, row, column);
+    if (rule->kind == SLIDE_ADAM) {
+        float m = rule->beta1 * slide_part_at(row + t->m, column, narrow_m) + rule->gain1 * g;
+        float v = rule->beta2 * slide_part_at(row + t->v, column, narrow_m) + rule->gain2 * g * g;
+        slide_part_set(row + t->m, column, m, SLIDE_NOISE_M(noise), narrow_m);
+        slide_part_set(row + t->v, column, v, SLIDE_NOISE_V(noise), narrow_m);
+        w -= rule->rate * m / (__builtin_sqrtf(v) * rule->root_scale + rule->eps);
+    } else {
+        w -= rule->rate * g;
+    }
+    slide_part_set(row + SLIDE_HEADER, column, w, SLIDE_NOISE_W(noise), narrow_w);
+}
+
+/* Compiled once, in row_kernels.h. */
 typedef struct {
     void (*spmm)(const slide_table *, const int32_t *, const float *, int64_t, float *);
     void (*sddmm)(const slide_table *, const slide_groups *, int64_t, int64_t, const float *, float *);
@@ -115,6 +164,7 @@ typedef struct {
                              const slide_rule *);
     double (*step_vector)(float *, float *, float *, const float *, int64_t, const slide_rule *);
     void (*catch_up)(const slide_table *, const int32_t *, int64_t, int64_t, const slide_owed *);
+    void (*widen)(const slide_table *, const int32_t *, int64_t, int64_t, float *);
     void (*sum_parts)(const float *, int64_t, int64_t, const float *, float *, int64_t);
     float (*exp_sum)(float *, int64_t, float);
     float (*max)(const float *, int64_t, float);
@@ -123,26 +173,8 @@ typedef struct {
     void (*scale_less)(float *, const float *, int64_t, float, float);
     float (*logistic)(float *, const float *, int64_t, float, float);
     int64_t (*above)(const float *, int64_t, int64_t, float);
+    void (*score_rows)(const slide_table *, const int32_t *, int64_t, const float *, float *);
+    void (*add_gradients)(const slide_table *, const int32_t *, int64_t, const float *, const float *, int32_t);
 } slide_row_kernels;
-
-static inline slide_row_kernels slide_rows_for(int level) {
-    slide_row_kernels k;
-    (void)level;
-    k.spmm = SLIDE_DISPATCH(level, slide_spmm);
-    k.sddmm = SLIDE_DISPATCH(level, slide_sddmm);
-    k.step_groups = SLIDE_DISPATCH(level, slide_step_groups);
-    k.step_gradients = SLIDE_DISPATCH(level, slide_step_gradients);
-    k.step_vector = SLIDE_DISPATCH(level, slide_step_vector);
-    k.catch_up = SLIDE_DISPATCH(level, slide_catch_up);
-    k.sum_parts = SLIDE_DISPATCH(level, slide_sum_parts);
-    k.exp_sum = SLIDE_DISPATCH(level, slide_exp_sum);
-    k.max = SLIDE_DISPATCH(level, slide_max);
-    k.scale = SLIDE_DISPATCH(level, slide_scale);
-    k.weighted_sum = SLIDE_DISPATCH(level, slide_weighted_sum);
-    k.scale_less = SLIDE_DISPATCH(level, slide_scale_less);
-    k.logistic = SLIDE_DISPATCH(level, slide_logistic);
-    k.above = SLIDE_DISPATCH(level, slide_above);
-    return k;
-}
 
 #endif

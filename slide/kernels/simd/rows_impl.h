@@ -1,7 +1,28 @@
 /* The row kernels themselves; included by rows.h once per instruction set. Vectors H are [samples, dp], unit stride
- * along dp. All loops over a row run in panels of at most PANEL vectors, which stay in registers. */
+ * along dp. All loops over a row run in panels of at most PANEL vectors, which stay in registers.
+ *
+ * A kernel `x` that a format makes a difference to is `x_as` with the format as a constant; `x` chooses. */
 
 #define PANEL 8
+
+/* Columns column..column + 16 of a part of a row, whichever type it has. */
+ROWS_TARGET SLIDE_INLINE vf ROWS_FN(load)(const float *part, int64_t column, const int narrow) {
+    if (!narrow) return VF_LOAD(part + column);
+    const vh half = *(const vh *)((const uint16_t *)part + column);
+    return (vf)(__builtin_convertvector(half, vu) << 16);
+}
+
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(store)(float *part, int64_t column, vf x, vu noise, const int narrow) {
+    if (narrow) *(vh *)((uint16_t *)part + column) = __builtin_convertvector(((vu)x + noise) >> 16, vh);
+    else VF_STORE(part + column, x);
+}
+
+/* The noise of sixteen columns; see bf16.h. */
+ROWS_TARGET SLIDE_INLINE vu ROWS_FN(noise)(uint32_t key, int64_t column) {
+    vu x = (vu){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + (key + (uint32_t)column);
+    SLIDE_SCRAMBLE(x);
+    return x;
+}
 
 /* Lane sums by a fixed tree, so that the sum is the same wherever the vector came from. */
 ROWS_TARGET SLIDE_INLINE float ROWS_FN(reduce)(vf x) {
@@ -54,36 +75,47 @@ ROWS_TARGET SLIDE_INLINE vf ROWS_FN(log1p_unit)(vf e) {
 /* --- SpMM: out[0:dp] += sum_i value[i] * w[index[i]] --------------------------------------------------------- */
 
 ROWS_TARGET SLIDE_INLINE void ROWS_FN(spmm_panel)(const slide_table *t, const int32_t *index, const float *value,
-                                                  int64_t n, int64_t column, float *out, const int width) {
+                                                  int64_t n, int64_t column, float *out, const int width,
+                                                  const int format) {
+    const int narrow = SLIDE_NARROW_WEIGHTS(format), lines = narrow ? (width + 1) / 2 : width;
     vf sum[PANEL];
     _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) sum[j] = VF_LOAD(out + column + j * SLIDE_LANES);
     for (int64_t i = 0; i < n; i++) {
         if (i + 4 < n) {
-            const float *ahead = slide_row(t, index[i + 4]) + SLIDE_HEADER + column;
-            for (int j = 0; j < width; j++) __builtin_prefetch(ahead + j * SLIDE_LANES);
+            const float *ahead = slide_row(t, index[i + 4]) + SLIDE_HEADER + (narrow ? column / 2 : column);
+            for (int j = 0; j < lines; j++) __builtin_prefetch(ahead + j * 16);
         }
-        const float *w = slide_row(t, index[i]) + SLIDE_HEADER + column;
+        const float *w = slide_row(t, index[i]) + SLIDE_HEADER;
         const vf x = VF_SET(value[i]);
-        _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) sum[j] += x * VF_LOAD(w + j * SLIDE_LANES);
+        _Pragma("GCC unroll 8") for (int j = 0; j < width; j++)
+            sum[j] += x * ROWS_FN(load)(w, column + j * SLIDE_LANES, narrow);
     }
     _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) VF_STORE(out + column + j * SLIDE_LANES, sum[j]);
 }
 
-ROWS_TARGET static void ROWS_FN(slide_spmm)(const slide_table *t, const int32_t *index, const float *value, int64_t n,
-                                            float *out) {
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(spmm_as)(const slide_table *t, const int32_t *index, const float *value,
+                                               int64_t n, float *out, const int format) {
     int64_t column = 0;
     for (; column + PANEL * SLIDE_LANES <= t->dp; column += PANEL * SLIDE_LANES)
-        ROWS_FN(spmm_panel)(t, index, value, n, column, out, PANEL);
-    for (; column < t->dp; column += SLIDE_LANES) ROWS_FN(spmm_panel)(t, index, value, n, column, out, 1);
+        ROWS_FN(spmm_panel)(t, index, value, n, column, out, PANEL, format);
+    for (; column < t->dp; column += SLIDE_LANES)
+        ROWS_FN(spmm_panel)(t, index, value, n, column, out, 1, format);
+}
+
+ROWS_TARGET static void ROWS_FN(slide_spmm)(const slide_table *t, const int32_t *index, const float *value, int64_t n,
+                                            float *out) {
+    if (SLIDE_NARROW_WEIGHTS(t->format)) ROWS_FN(spmm_as)(t, index, value, n, out, SLIDE_BF16);
+    else ROWS_FN(spmm_as)(t, index, value, n, out, SLIDE_FP32);
 }
 
 /* --- SDDMM: out[slot] = w[row] . H[sample] + bias[row], groups first..last ------------------------------------- */
 
 ROWS_TARGET SLIDE_INLINE void ROWS_FN(sddmm_group)(const float *w, const slide_groups *g, int64_t i, int64_t end,
                                                    float bias, int64_t dp, const float *hidden, float *out,
-                                                   const int width) {
+                                                   const int width, const int format) {
+    const int narrow = SLIDE_NARROW_WEIGHTS(format);
     vf row[PANEL];
-    _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) row[j] = VF_LOAD(w + j * SLIDE_LANES);
+    _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) row[j] = ROWS_FN(load)(w, j * SLIDE_LANES, narrow);
     for (; i < end; i++) {
         const float *h = hidden + g->sample[i] * dp;
         vf even = row[0] * VF_LOAD(h), odd = VF_SET(0);
@@ -92,21 +124,42 @@ ROWS_TARGET SLIDE_INLINE void ROWS_FN(sddmm_group)(const float *w, const slide_g
             else even += row[j] * VF_LOAD(h + j * SLIDE_LANES);
         }
         for (int64_t column = width * SLIDE_LANES; column < dp; column += SLIDE_LANES)
-            even += VF_LOAD(w + column) * VF_LOAD(h + column);
+            even += ROWS_FN(load)(w, column, narrow) * VF_LOAD(h + column);
         out[g->slot[i]] = ROWS_FN(reduce)(even + odd) + bias;
+    }
+}
+
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(sddmm_as)(const slide_table *t, const slide_groups *g, int64_t first,
+                                                int64_t last, const float *hidden, float *out, const int format) {
+    for (int64_t k = first; k < last; k++) {
+        if (k + 3 < last) slide_prefetch_row(t, g->rows[k + 3], t->m);
+        const float *row = slide_row(t, g->rows[k]);
+        const float *w = row + SLIDE_HEADER;
+        if (t->dp >= PANEL * SLIDE_LANES)
+            ROWS_FN(sddmm_group)(w, g, g->ptr[k], g->ptr[k + 1], row[SLIDE_BIAS], t->dp, hidden, out, PANEL, format);
+        else
+            ROWS_FN(sddmm_group)(w, g, g->ptr[k], g->ptr[k + 1], row[SLIDE_BIAS], t->dp, hidden, out, 1, format);
     }
 }
 
 ROWS_TARGET static void ROWS_FN(slide_sddmm)(const slide_table *t, const slide_groups *g, int64_t first, int64_t last,
                                              const float *hidden, float *out) {
-    for (int64_t k = first; k < last; k++) {
-        if (k + 3 < last) slide_prefetch_row(t, g->rows[k + 3], SLIDE_HEADER + t->dp);
-        const float *row = slide_row(t, g->rows[k]);
-        const float *w = row + SLIDE_HEADER;
-        if (t->dp >= PANEL * SLIDE_LANES)
-            ROWS_FN(sddmm_group)(w, g, g->ptr[k], g->ptr[k + 1], row[SLIDE_BIAS], t->dp, hidden, out, PANEL);
+    if (SLIDE_NARROW_WEIGHTS(t->format)) ROWS_FN(sddmm_as)(t, g, first, last, hidden, out, SLIDE_BF16);
+    else ROWS_FN(sddmm_as)(t, g, first, last, hidden, out, SLIDE_FP32);
+}
+
+/* --- Weights as float32, for matrix products: rows ids[begin..end], or rows begin..end where ids is NULL ---------- */
+
+ROWS_TARGET static void ROWS_FN(slide_widen_rows)(const slide_table *t, const int32_t *ids, int64_t begin, int64_t end,
+                                                  float *out) {
+    for (int64_t k = begin; k < end; k++, out += t->dp) {
+        if (ids != NULL && k + 3 < end) slide_prefetch_row(t, ids[k + 3], t->m);
+        const float *w = slide_row(t, ids == NULL ? k : ids[k]) + SLIDE_HEADER;
+        if (SLIDE_NARROW_WEIGHTS(t->format))
+            for (int64_t column = 0; column < t->dp; column += SLIDE_LANES)
+                VF_STORE(out + column, ROWS_FN(load)(w, column, 1));
         else
-            ROWS_FN(sddmm_group)(w, g, g->ptr[k], g->ptr[k + 1], row[SLIDE_BIAS], t->dp, hidden, out, 1);
+            memcpy(out, w, t->dp * sizeof(float));
     }
 }
 
@@ -131,54 +184,47 @@ ROWS_TARGET SLIDE_INLINE const slide_rule *ROWS_FN(rule_of)(const float *row, co
     return own;
 }
 
-/* w, m, v point at one vector each; g is its gradient. */
-ROWS_TARGET SLIDE_INLINE void ROWS_FN(step_lanes)(float *w, float *m, float *v, vf g, const slide_rule *rule) {
+/* Columns column..column + 16 of the parts w, m, v take the step for their gradient g. */
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(step_lanes)(float *w, float *m, float *v, int64_t column, vf g,
+                                                  const slide_rule *rule, uint32_t key, const int format) {
+    const int narrow_w = SLIDE_NARROW_WEIGHTS(format), narrow_m = SLIDE_NARROW_MOMENTS(format);
+    const vf old = ROWS_FN(load)(w, column, narrow_w);
+    const vu noise = narrow_m ? ROWS_FN(noise)(key, column) : (vu){0};
     if (rule->kind == SLIDE_ADAM) {
-        vf first = VF_SET(rule->beta1) * VF_LOAD(m) + VF_SET(rule->gain1) * g;
-        vf second = VF_SET(rule->beta2) * VF_LOAD(v) + VF_SET(rule->gain2) * g * g;
-        VF_STORE(m, first);
-        VF_STORE(v, second);
+        vf first = VF_SET(rule->beta1) * ROWS_FN(load)(m, column, narrow_m) + VF_SET(rule->gain1) * g;
+        vf second = VF_SET(rule->beta2) * ROWS_FN(load)(v, column, narrow_m) + VF_SET(rule->gain2) * g * g;
+        ROWS_FN(store)(m, column, first, SLIDE_NOISE_M(noise), narrow_m);
+        ROWS_FN(store)(v, column, second, SLIDE_NOISE_V(noise), narrow_m);
         vf root = ROWS_FN(root)(second) * VF_SET(rule->root_scale) + VF_SET(rule->eps);
-        VF_STORE(w, VF_LOAD(w) - VF_SET(rule->decay) * VF_LOAD(w) - VF_SET(rule->rate) * first / root);
+        vf moved = old - VF_SET(rule->decay) * old - VF_SET(rule->rate) * first / root;
+        ROWS_FN(store)(w, column, moved, SLIDE_NOISE_W(noise), narrow_w);
     } else {
-        VF_STORE(w, VF_LOAD(w) - VF_SET(rule->decay) * VF_LOAD(w) - VF_SET(rule->rate) * g);
+        vf moved = old - VF_SET(rule->decay) * old - VF_SET(rule->rate) * g;
+        ROWS_FN(store)(w, column, moved, SLIDE_NOISE_W(noise), narrow_w);
     }
 }
 
-/* The bias and the row's last step; the square of the bias' gradient from a rule that measures. */
-ROWS_TARGET SLIDE_INLINE float ROWS_FN(step_header)(float *row, float g, const slide_rule *rule) {
-    if (rule->kind == SLIDE_MEASURE) return g * g;
-    if (rule->kind == SLIDE_ADAM) {
-        float m = rule->beta1 * row[SLIDE_BIAS_M] + rule->gain1 * g;
-        float v = rule->beta2 * row[SLIDE_BIAS_V] + rule->gain2 * g * g;
-        row[SLIDE_BIAS_M] = m;
-        row[SLIDE_BIAS_V] = v;
-        row[SLIDE_BIAS] -= rule->rate * m / (__builtin_sqrtf(v) * rule->root_scale + rule->eps);
-    } else {
-        row[SLIDE_BIAS] -= rule->rate * g;
-    }
-    memcpy(row + SLIDE_LAST_STEP, &rule->step, sizeof rule->step);
-    return 0.0f;
-}
-
-/* One visit to a row: its gradient, its share of the samples' gradient (with the weights before the step), the step.
- * Returns the gradient's square, for a rule that measures it and takes no step. */
-ROWS_TARGET SLIDE_INLINE float ROWS_FN(visit_panel)(float *w, const slide_groups *g, int64_t begin, int64_t end,
-                                                    const float *coef, int64_t dp, const float *hidden, float *dhidden,
-                                                    const slide_rule *rule, const int width) {
-    vf row[PANEL], grad[PANEL];
+/* One visit to some columns of a row: their gradient, their share of the samples' gradient (with the weights before the
+ * step), the step. Returns the gradient's square, for a rule that measures it and takes no step. */
+ROWS_TARGET SLIDE_INLINE float ROWS_FN(visit_panel)(const slide_table *t, float *row, int64_t column,
+                                                    const slide_groups *g, int64_t begin, int64_t end,
+                                                    const float *coef, const float *hidden, float *dhidden,
+                                                    const slide_rule *rule, uint32_t key, const int width,
+                                                    const int format) {
+    float *w = row + SLIDE_HEADER;
+    vf weight[PANEL], grad[PANEL];
     _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) {
-        row[j] = VF_LOAD(w + j * SLIDE_LANES);
+        weight[j] = ROWS_FN(load)(w, column + j * SLIDE_LANES, SLIDE_NARROW_WEIGHTS(format));
         grad[j] = VF_SET(0);
     }
     for (int64_t i = begin; i < end; i++) {
-        const float *h = hidden + g->sample[i] * dp;
+        const float *h = hidden + g->sample[i] * t->dp + column;
         const vf c = VF_SET(coef[g->slot[i]]);
         _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) grad[j] += c * VF_LOAD(h + j * SLIDE_LANES);
         if (dhidden != NULL) {
-            float *d = dhidden + g->sample[i] * dp;
+            float *d = dhidden + g->sample[i] * t->dp + column;
             _Pragma("GCC unroll 8") for (int j = 0; j < width; j++)
-                VF_STORE(d + j * SLIDE_LANES, VF_LOAD(d + j * SLIDE_LANES) + c * row[j]);
+                VF_STORE(d + j * SLIDE_LANES, VF_LOAD(d + j * SLIDE_LANES) + c * weight[j]);
         }
     }
     if (rule->kind == SLIDE_MEASURE) {
@@ -187,62 +233,114 @@ ROWS_TARGET SLIDE_INLINE float ROWS_FN(visit_panel)(float *w, const slide_groups
         return ROWS_FN(reduce)(square);
     }
     _Pragma("GCC unroll 8") for (int j = 0; j < width; j++)
-        ROWS_FN(step_lanes)(w + j * SLIDE_LANES, w + dp + j * SLIDE_LANES, w + 2 * dp + j * SLIDE_LANES, grad[j], rule);
+        ROWS_FN(step_lanes)(w, row + t->m, row + t->v, column + j * SLIDE_LANES, grad[j], rule, key, format);
     return 0.0f;
 }
 
-ROWS_TARGET static double ROWS_FN(slide_step_groups)(const slide_table *t, const slide_groups *g, int64_t first,
-                                                     int64_t last, const float *coef, const float *hidden,
-                                                     float *dhidden, const slide_rule *rule) {
+ROWS_TARGET SLIDE_INLINE double ROWS_FN(visit)(const slide_table *t, float *row, const slide_groups *g, int64_t begin,
+                                               int64_t end, const float *coef, const float *hidden, float *dhidden,
+                                               const slide_rule *rule, uint32_t key, const int format) {
+    double square = 0.0;
+    int64_t column = 0;
+    for (; column + PANEL * SLIDE_LANES <= t->dp; column += PANEL * SLIDE_LANES)
+        square += ROWS_FN(visit_panel)(t, row, column, g, begin, end, coef, hidden, dhidden, rule, key, PANEL, format);
+    for (; column < t->dp; column += SLIDE_LANES)
+        square += ROWS_FN(visit_panel)(t, row, column, g, begin, end, coef, hidden, dhidden, rule, key, 1, format);
+    return square;
+}
+
+ROWS_TARGET SLIDE_INLINE double ROWS_FN(step_groups_as)(const slide_table *t, const slide_groups *g, int64_t first,
+                                                        int64_t last, const float *coef, const float *hidden,
+                                                        float *dhidden, const slide_rule *rule, const int format) {
+    static const slide_rule measure = {.kind = SLIDE_MEASURE};
     double square = 0.0;
     slide_rule own;
     for (int64_t k = first; k < last; k++) {
         if (k + 2 < last) slide_prefetch_row(t, g->rows[k + 2], t->stride);
         float *row = slide_row(t, g->rows[k]);
+        const uint32_t key = format == SLIDE_FP32 ? 0 : slide_row_key(g->rows[k], rule->step);
         const slide_rule *mine = ROWS_FN(rule_of)(row, rule, &own);
-        int64_t begin = g->ptr[k], end = g->ptr[k + 1], column = 0;
-        for (; column + PANEL * SLIDE_LANES <= t->dp; column += PANEL * SLIDE_LANES)
-            square += ROWS_FN(visit_panel)(row + SLIDE_HEADER + column, g, begin, end, coef, t->dp, hidden + column,
-                                           dhidden == NULL ? NULL : dhidden + column, mine, PANEL);
-        for (; column < t->dp; column += SLIDE_LANES)
-            square += ROWS_FN(visit_panel)(row + SLIDE_HEADER + column, g, begin, end, coef, t->dp, hidden + column,
-                                           dhidden == NULL ? NULL : dhidden + column, mine, 1);
+        int64_t begin = g->ptr[k], end = g->ptr[k + 1];
+        if (rule->kind == SLIDE_ADAGRAD) {
+            /* The rate depends on all columns' gradients: they are worked out twice, rather than stored. */
+            float own_square = (float)ROWS_FN(visit)(t, row, g, begin, end, coef, hidden, NULL, &measure, 0, format);
+            mine = slide_adagrad(t, row, own_square, rule, &own);
+        }
+        square += ROWS_FN(visit)(t, row, g, begin, end, coef, hidden, dhidden, mine, key, format);
         float bias_gradient = 0.0f;
         for (int64_t i = begin; t->biased && i < end; i++) bias_gradient += coef[g->slot[i]];
-        square += ROWS_FN(step_header)(row, bias_gradient, mine);
+        square += slide_step_header(row, bias_gradient, rule->kind == SLIDE_ADAGRAD ? rule : mine);
     }
     return square;
 }
 
+ROWS_TARGET static double ROWS_FN(slide_step_groups)(const slide_table *t, const slide_groups *g, int64_t first,
+                                                     int64_t last, const float *coef, const float *hidden,
+                                                     float *dhidden, const slide_rule *rule) {
+    switch (t->format) {
+    case SLIDE_BF16:
+        return ROWS_FN(step_groups_as)(t, g, first, last, coef, hidden, dhidden, rule, SLIDE_BF16);
+    case SLIDE_BF16_MOMENTS:
+        return ROWS_FN(step_groups_as)(t, g, first, last, coef, hidden, dhidden, rule, SLIDE_BF16_MOMENTS);
+    default:
+        return ROWS_FN(step_groups_as)(t, g, first, last, coef, hidden, dhidden, rule, SLIDE_FP32);
+    }
+}
+
 /* Rows ids[0..n] take the step for the gradients grad[n, dp] and grad_bias[n] worked out by a matrix product. */
-ROWS_TARGET static double ROWS_FN(slide_step_gradients)(const slide_table *t, const int32_t *ids, int64_t n,
-                                                        const float *grad, const float *grad_bias,
-                                                        const slide_rule *rule) {
+ROWS_TARGET SLIDE_INLINE double ROWS_FN(step_gradients_as)(const slide_table *t, const int32_t *ids, int64_t n,
+                                                           const float *grad, const float *grad_bias,
+                                                           const slide_rule *rule, const int format) {
     double square = 0.0;
     slide_rule own;
     for (int64_t k = 0; k < n; k++) {
         if (k + 2 < n) slide_prefetch_row(t, ids[k + 2], t->stride);
         float *row = slide_row(t, ids[k]);
-        float *w = row + SLIDE_HEADER;
+        const uint32_t key = format == SLIDE_FP32 ? 0 : slide_row_key(ids[k], rule->step);
         const slide_rule *mine = ROWS_FN(rule_of)(row, rule, &own);
+        if (rule->kind == SLIDE_ADAGRAD)
+            mine = slide_adagrad(t, row, ROWS_FN(square)(grad + k * t->dp, t->dp), rule, &own);
         if (rule->kind == SLIDE_MEASURE)
             square += ROWS_FN(square)(grad + k * t->dp, t->dp);
         else
             for (int64_t column = 0; column < t->dp; column += SLIDE_LANES)
-                ROWS_FN(step_lanes)(w + column, w + t->dp + column, w + 2 * t->dp + column,
-                                    VF_LOAD(grad + k * t->dp + column), mine);
-        square += ROWS_FN(step_header)(row, t->biased ? grad_bias[k] : 0.0f, mine);
+                ROWS_FN(step_lanes)(row + SLIDE_HEADER, row + t->m, row + t->v, column,
+                                    VF_LOAD(grad + k * t->dp + column), mine, key, format);
+        square += slide_step_header(row, t->biased ? grad_bias[k] : 0.0f, rule->kind == SLIDE_ADAGRAD ? rule : mine);
     }
     return square;
 }
 
-/* A vector of n biases, n a multiple of SLIDE_LANES: stepped at every step, and never decayed. */
+ROWS_TARGET static double ROWS_FN(slide_step_gradients)(const slide_table *t, const int32_t *ids, int64_t n,
+                                                        const float *grad, const float *grad_bias,
+                                                        const slide_rule *rule) {
+    switch (t->format) {
+    case SLIDE_BF16:
+        return ROWS_FN(step_gradients_as)(t, ids, n, grad, grad_bias, rule, SLIDE_BF16);
+    case SLIDE_BF16_MOMENTS:
+        return ROWS_FN(step_gradients_as)(t, ids, n, grad, grad_bias, rule, SLIDE_BF16_MOMENTS);
+    default:
+        return ROWS_FN(step_gradients_as)(t, ids, n, grad, grad_bias, rule, SLIDE_FP32);
+    }
+}
+
+/* A vector of n biases, n a multiple of SLIDE_LANES: stepped at every step, and never decayed. With Adagrad v is what
+ * each has accumulated. */
 ROWS_TARGET static double ROWS_FN(slide_step_vector)(float *w, float *m, float *v, const float *grad, int64_t n,
                                                      const slide_rule *rule) {
     if (rule->kind == SLIDE_MEASURE) return ROWS_FN(square)(grad, n);
     slide_rule own = *rule;
     own.decay = 0.0f;
-    for (int64_t i = 0; i < n; i += SLIDE_LANES) ROWS_FN(step_lanes)(w + i, m + i, v + i, VF_LOAD(grad + i), &own);
+    for (int64_t i = 0; i < n; i += SLIDE_LANES) {
+        const vf g = VF_LOAD(grad + i);
+        if (rule->kind == SLIDE_ADAGRAD) {
+            const vf sum = VF_LOAD(v + i) + g * g;
+            VF_STORE(v + i, sum);
+            VF_STORE(w + i, VF_LOAD(w + i) - VF_SET(rule->rate) * g / (ROWS_FN(root)(sum) + VF_SET(rule->eps)));
+        } else {
+            ROWS_FN(step_lanes)(w, m, v, i, g, &own, 0, SLIDE_FP32);
+        }
+    }
     return 0.0;
 }
 
@@ -272,8 +370,9 @@ ROWS_TARGET SLIDE_INLINE vf ROWS_FN(pull)(vf m, vf v, const float *node, float e
 }
 
 /* A row last stepped at `from` pays what it owes up to the end of step `to`. */
-ROWS_TARGET SLIDE_INLINE void ROWS_FN(pay)(float *row, int64_t dp, int64_t from, int64_t to, const slide_owed *owed,
-                                           const int replay) {
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(pay)(const slide_table *t, float *row, int64_t from, int64_t to,
+                                           const slide_owed *owed, const int replay, uint32_t key, const int format) {
+    const int narrow_w = SLIDE_NARROW_WEIGHTS(format), narrow_m = SLIDE_NARROW_MOMENTS(format);
     const double *log_keep = owed->log_keep;
     float lost = 0.0f, late = 0.0f; /* by decay over all steps, and over those that the momentum does not reach */
     if (log_keep != NULL) {
@@ -283,24 +382,27 @@ ROWS_TARGET SLIDE_INLINE void ROWS_FN(pay)(float *row, int64_t dp, int64_t from,
     }
     const float *node = owed->nodes == NULL ? NULL : owed->nodes + 8 * (from - owed->first);
     float first = slide_decay(owed->log_beta1, to - from), second = slide_decay(owed->log_beta2, to - from);
-    for (int64_t column = 0; column < dp; column += SLIDE_LANES) {
-        float *w = row + SLIDE_HEADER + column;
-        const vf kept = VF_LOAD(w) - VF_SET(lost) * VF_LOAD(w);
+    float *w_part = row + SLIDE_HEADER, *m_part = row + t->m, *v_part = row + t->v;
+    for (int64_t column = 0; column < t->dp; column += SLIDE_LANES) {
+        const vu noise = narrow_m ? ROWS_FN(noise)(key, column) : (vu){0};
+        const vf w = ROWS_FN(load)(w_part, column, narrow_w), kept = w - VF_SET(lost) * w;
         if (!owed->decays) {
-            VF_STORE(w, kept);
+            ROWS_FN(store)(w_part, column, kept, SLIDE_NOISE_W(noise), narrow_w);
             continue;
         }
-        const vf m = VF_LOAD(w + dp), v = VF_LOAD(w + 2 * dp);
+        const vf m = ROWS_FN(load)(m_part, column, narrow_m), v = ROWS_FN(load)(v_part, column, narrow_m);
+        vf moved;
         if (owed->steps == NULL) {
-            VF_STORE(w, kept);
+            moved = kept;
         } else if (replay) {
-            const vf moved = ROWS_FN(replay)(VF_LOAD(w), m, v, from, to, owed, 1);
-            VF_STORE(w, moved - VF_SET(late) * moved);
+            moved = ROWS_FN(replay)(w, m, v, from, to, owed, 1);
+            moved = moved - VF_SET(late) * moved;
         } else {
-            VF_STORE(w, kept - VF_SET(1.0f - late) * ROWS_FN(pull)(m, v, node, owed->eps));
+            moved = kept - VF_SET(1.0f - late) * ROWS_FN(pull)(m, v, node, owed->eps);
         }
-        VF_STORE(w + dp, VF_SET(first) * m);
-        VF_STORE(w + 2 * dp, VF_SET(second) * v);
+        ROWS_FN(store)(w_part, column, moved, SLIDE_NOISE_W(noise), narrow_w);
+        ROWS_FN(store)(m_part, column, VF_SET(first) * m, SLIDE_NOISE_M(noise), narrow_m);
+        ROWS_FN(store)(v_part, column, VF_SET(second) * v, SLIDE_NOISE_V(noise), narrow_m);
     }
     if (owed->decays) {
         const vf w = VF_SET(row[SLIDE_BIAS]), m = VF_SET(row[SLIDE_BIAS_M]), v = VF_SET(row[SLIDE_BIAS_V]);
@@ -313,23 +415,39 @@ ROWS_TARGET SLIDE_INLINE void ROWS_FN(pay)(float *row, int64_t dp, int64_t from,
     }
 }
 
-/* Rows ids[begin..end], or rows begin..end where ids is NULL, pay what they owe. */
-ROWS_TARGET static void ROWS_FN(slide_catch_up)(const slide_table *t, const int32_t *ids, int64_t begin, int64_t end,
-                                                const slide_owed *owed) {
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(catch_up_as)(const slide_table *t, const int32_t *ids, int64_t begin, int64_t end,
+                                                   const slide_owed *owed, const int format) {
     for (int64_t k = begin; k < end; k++) {
         if (ids != NULL && k + 2 < end) slide_prefetch_row(t, ids[k + 2], t->stride);
-        float *row = slide_row(t, ids == NULL ? k : ids[k]);
+        const int64_t id = ids == NULL ? k : ids[k];
+        float *row = slide_row(t, id);
         int64_t from = slide_last_step(row);
         /* A row that was never stepped has no momentum. */
         if (from >= owed->step || (from == 0 && owed->log_keep == NULL)) continue;
         if (from < owed->first) from = owed->first;
         if (from < owed->replay_until) {
             int64_t to = owed->step < owed->replay_until ? owed->step : owed->replay_until;
-            ROWS_FN(pay)(row, t->dp, from, to, owed, 1);
+            ROWS_FN(pay)(t, row, from, to, owed, 1, slide_row_key(id, (int32_t)to), format);
             from = to;
         }
-        if (from < owed->step) ROWS_FN(pay)(row, t->dp, from, owed->step, owed, 0);
+        if (from < owed->step)
+            ROWS_FN(pay)(t, row, from, owed->step, owed, 0, slide_row_key(id, owed->step), format);
         memcpy(row + SLIDE_LAST_STEP, &owed->step, sizeof owed->step);
+    }
+}
+
+/* Rows ids[begin..end], or rows begin..end where ids is NULL, pay what they owe. */
+ROWS_TARGET static void ROWS_FN(slide_catch_up)(const slide_table *t, const int32_t *ids, int64_t begin, int64_t end,
+                                                const slide_owed *owed) {
+    switch (t->format) {
+    case SLIDE_BF16:
+        ROWS_FN(catch_up_as)(t, ids, begin, end, owed, SLIDE_BF16);
+        break;
+    case SLIDE_BF16_MOMENTS:
+        ROWS_FN(catch_up_as)(t, ids, begin, end, owed, SLIDE_BF16_MOMENTS);
+        break;
+    default:
+        ROWS_FN(catch_up_as)(t, ids, begin, end, owed, SLIDE_FP32);
     }
 }
 

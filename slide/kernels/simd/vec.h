@@ -16,6 +16,7 @@
 typedef float vf __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t vu __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t vh __attribute__((vector_size(32), aligned(2), may_alias));
 
 #define VF_LOAD(p) (*(const vf *)(p))
 #define VF_STORE(p, x) (*(vf *)(p) = (x))
