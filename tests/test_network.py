@@ -209,6 +209,7 @@ def test_memory_report_names_what_is_large(points):
         "hidden.0 gradient sum",
         "hidden.0 pairs",
         "output candidates",
+        "output corrections",
         "output label places",
         "output losses",
         "output shared candidates",
