@@ -38,7 +38,8 @@ The house has two floors; imports run downward only::
       probability.py     how probable a neuron is to be sampled
       metrics.py         P@k, nDCG@k, PSP@k, R@k
       data/              readers, cache, synthetic data, batches
-      config.py          frozen dataclasses, TOML; checks.py checks their fields, settings.py makes them plain values
+      config.py          frozen dataclasses, TOML; table_config.py those of hash tables; checks.py checks their fields,
+                         settings.py makes them plain values
       buffers.py         named large memory
       footprint.py       what a network will take in memory, and whether it fits
       hugepages/         the pages a system gives, what a process got, and what they are worth: `slide hugepages`
