@@ -97,9 +97,10 @@ def new_labels(table: RowTable, first: int, loss: str) -> None:
         As of `OutputConfig`.
     """
     weights, bias = table.weights, table.bias
-    weights[first:] *= UNSEEN
+    new = UNSEEN * weights[first:]
     if loss == "softmax":
-        weights[first:] += weights[:first].mean(axis=0, dtype=np.float64)
+        new += weights[:first].mean(axis=0, dtype=np.float64)
+    weights[first:] = new
     bias[first:] = bias[:first].mean(dtype=np.float64)
 
 

@@ -15,7 +15,7 @@ from slide.hogwild import HogwildPairs, TouchedRows
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.active import label_places
-from slide.kernels.bfloat16 import BFloat16View
+from slide.kernels.bfloat16 import BFloat16View, blocks
 from slide.kernels.dense import shared_logits, shared_step
 from slide.kernels.grouping import PairGroups
 from slide.kernels.losses import logistic_cross_entropy, remove_offsets, softmax_cross_entropy
@@ -105,7 +105,8 @@ class OutputLayer:
         n = smaller.table.n_rows
         target = self.state()
         for name, array in smaller.state().items():
-            target[name][:n] = array
+            for block in blocks(array.shape):
+                target[name][block] = array[block]
         if smaller.table.bias.any() or smaller.table.last_step.any():
             initial.new_labels(self.table, n, self.config.loss)
         fresh = self.table.n_rows - n

@@ -1,5 +1,7 @@
 """Networks that labels are added to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, hstack
@@ -82,7 +84,9 @@ def test_new_labels_take_nobodys_place(rng, loss):
     np.testing.assert_array_equal(after, before)
 
 
-@pytest.mark.parametrize("optimizer", [{}, {"lazy": "decay"}, {"weight_decay": 0.1}, {"name": "sgd"}])
+@pytest.mark.parametrize(
+    "optimizer", [{}, {"lazy": "decay"}, {"weight_decay": 0.1}, {"name": "sgd"}, {"name": "adagrad"}]
+)
 def test_rows_pay_before_growing_what_they_would_pay_later(rng, optimizer):
     points = make_points(rng)
     config = config_of(**optimizer)
@@ -93,6 +97,20 @@ def test_rows_pay_before_growing_what_they_would_pay_later(rng, optimizer):
         np.testing.assert_array_equal(state_of(network)[name][: len(array)], array, err_msg=name)
     network.settle()
     np.testing.assert_array_equal(state_of(network)["output.weights"][:N_LABELS], state_of(settled)["output.weights"])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+@pytest.mark.parametrize("precision", ["bf16", "bf16-moments"])
+def test_rows_in_half_the_bytes_grow_too(rng, precision, optimizer):
+    points, config = make_points(rng), replace(config_of(name=optimizer), precision=precision)
+    network = trained(points, config)
+    network.settle()
+    before = state_of(network)
+    network.grow(MORE)
+    for name, array in before.items():
+        np.testing.assert_array_equal(state_of(network)[name][: len(array)], array, err_msg=name)
+    assert network.output.table.precision == precision
+    assert np.isfinite(network.train_batch(batch_of(with_more_labels(points), config)).loss)
 
 
 def test_threads_change_nothing(rng):
