@@ -556,8 +556,10 @@ assert pickle.loads(pickle.dumps(classifier)).score(X, y) == 1.0
     [WITHOUT, "import slide, sys\nassert not {'sklearn', 'scipy.stats', 'slide.estimator'} & set(sys.modules)"],
     ids=["without scikit-learn", "import slide"],
 )
-def test_in_a_process_of_its_own(program):
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+def test_in_a_process_of_its_own(program, tmp_path):
+    # `python -c` looks for modules in the current folder first.
+    options = {"cwd": tmp_path, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", program], check=False, **options)
     assert done.returncode == 0, done.stderr
 
 

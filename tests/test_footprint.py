@@ -127,7 +127,8 @@ if resident_bytes() is not None:
 
 
 @pytest.mark.parametrize("pages", ["auto", "off"])
-def test_prediction_is_what_is_measured(pages, monkeypatch):
+def test_prediction_is_what_is_measured(pages, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # `python -c` looks for modules in the current folder first
     monkeypatch.setenv("PYTHONPATH", ":".join(path for path in sys.path if path))
     code = CODE.format(pages=pages)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

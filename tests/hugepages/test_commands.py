@@ -74,7 +74,8 @@ def test_bench():
 
 
 @linux
-def test_run_names_the_packages_buffers(environment):
+def test_run_names_the_packages_buffers(environment, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # `python -c` looks for modules in the current folder first
     result = run([sys.executable, "-c", hold], interval=0.05)
     assert result["status"] == 0
     assert result["samples"]

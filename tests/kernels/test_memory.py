@@ -144,7 +144,9 @@ def test_buffers_are_written_down_where_someone_wants_to_know(tmp_path):
     log = tmp_path / "log"
     code = "from slide.kernels.memory import HugeBuffer as H; b = H(2 << 20, name='some rows'); H(5); print(b.address)"
     environment = {**os.environ, "SLIDE_BUFFER_LOG": str(log), "PYTHONPATH": os.pathsep.join(sys.path)}
-    address = int(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout)
+    # `python -c` looks for modules in the current folder first, where those that are installed may not be built.
+    options = {"env": environment, "cwd": tmp_path, "capture_output": True, "check": True}
+    address = int(subprocess.run([sys.executable, "-c", code], **options).stdout)
     assert log.read_text() == f"{address:x}-{address + HUGEPAGE:x} some rows\n"
 
 
