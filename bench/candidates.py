@@ -53,8 +53,7 @@ def settings(args, output):
     """Yield the output layers to compare: only what makes a difference is varied."""
     for mode in args.candidates:
         base = replace(output, candidates=mode, share_labels=output.share_labels or mode.endswith("inbatch"))
-        shares = base.uses_labels_of_batch or base.uses_tail
-        corrections = args.corrections if shares else ["none"]
+        corrections = args.corrections if base.uses_shared else ["none"]
         budgets = args.budgets if base.uses_tables or base.uses_search else [base.budget]
         tails = args.tails if base.uses_tail else [base.tail]
         for correction, budget, tail in product(corrections, budgets, tails):
@@ -67,7 +66,7 @@ def named(output):
     return {
         "loss": output.loss,
         "candidates": output.candidates,
-        "correction": output.correction if output.uses_labels_of_batch or output.uses_tail else None,
+        "correction": output.correction if output.uses_shared else None,
         "budget": output.budget if looks_up else None,
         "tail": output.tail if output.uses_tail else None,
     }

@@ -42,6 +42,7 @@ The house has two floors; imports run downward only::
                          settings.py makes them plain values
       buffers.py         named large memory
       footprint.py       what a network will take in memory, and whether it fits
+      info.py            version, threads, instruction set, hugepages: what `slide info` tells of the machine
       hugepages/         the pages a system gives, what a process got, and what they are worth: `slide hugepages`
       blas.py            one thread for BLAS
     slide/kernels/       compiled, without the GIL, knows only arrays

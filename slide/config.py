@@ -219,6 +219,11 @@ class OutputConfig:
         return self.candidates == "uniform" or self.candidates.endswith("+tail")
 
     @property
+    def uses_shared(self):
+        """Whether the samples of a batch share some neurons, labels or draws, that stand for others."""
+        return self.uses_labels_of_batch or self.uses_tail
+
+    @property
     def uses_own(self):
         """Whether samples compute neurons of their own, beside those that the batch shares or instead."""
         return self.uses_tables or self.uses_search or (self.uses_tail and not self.share_labels)

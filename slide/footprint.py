@@ -90,16 +90,12 @@ def bytes_needed(
 def _label_arrays(config, n_labels):
     """What an output layer keeps of each label besides its row."""
     return {
-        "output places": 4 * n_labels if _shares(config) and config.uses_own else 0,
+        "output places": 4 * n_labels if config.uses_shared and config.uses_own else 0,
         "output label frequency": 8 * n_labels,
         "output cumulative frequency": 8 * n_labels if config.uses_tail and config.tail_power else 0,
         "output label weights": 4 * n_labels if config.label_weights != "none" else 0,
         "output everyone": 4 * n_labels if config.candidates == "full" else 0,
     }
-
-
-def _shares(config):
-    return config.uses_labels_of_batch or config.uses_tail
 
 
 def _batch_arrays(config, n_labels, batch):
@@ -130,7 +126,7 @@ def _batch_arrays(config, n_labels, batch):
     needs["output shared logits"] = 4 * n * shared
     needs["output candidates"] = needs["output logits"] = 4 * own
     needs["output shared candidates"] = 4 * own if shared else 0
-    needs["output corrections"] = 8 * n_labels if output.correction == "logq" and _shares(output) else 0
+    needs["output corrections"] = 8 * n_labels if output.correction == "logq" and output.uses_shared else 0
     needs["output label places"], needs["output losses"] = 4 * batch.labels, 8 * n
     needs["output pairs"] = _pairs(own)
     return needs

@@ -8,7 +8,6 @@ import numpy as np
 
 from slide.buffers import Buffers
 from slide.kernels import dtypes, hogwild
-from slide.kernels.catch_up import catch_up
 from slide.kernels.optim import StepRule
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient
@@ -19,7 +18,7 @@ class TouchedRows(NamedTuple):
     """A batch's pairs, sample by sample, and their distinct rows, ascending."""
 
     pairs: Runs
-    rows: np.ndarray
+    rows_in_place: np.ndarray
 
 
 class HogwildPairs(Pairs):
@@ -63,11 +62,6 @@ class HogwildPairs(Pairs):
         count = hogwild.touched_rows(*rows, self._stamps, self._stamp, touched, threads)
         return TouchedRows(rows, touched[:count])
 
-    def catch_up(self, groups: TouchedRows, rule: StepRule, threads: int) -> None:
-        """See `Pairs.catch_up`."""
-        if rule.owed is not None:
-            catch_up(self._table, groups.rows, rule.owed, threads)
-
     def logits(
         self, groups: TouchedRows, rows: Runs, signal: Signal, threads: int, rule: StepRule | None = None
     ) -> np.ndarray:
@@ -89,4 +83,4 @@ class HogwildPairs(Pairs):
     ) -> None:
         """See `Pairs.step`."""
         rest = (deltas, signal.dense, gradient, rule, threads)
-        hogwild.step_rows(self._table, self._sums, groups.rows, *groups.pairs, *rest)
+        hogwild.step_rows(self._table, self._sums, groups.rows_in_place, *groups.pairs, *rest)

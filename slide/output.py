@@ -72,9 +72,8 @@ class OutputLayer:
         self.table.fill_uniform(1.0 / math.sqrt(dim), seed, threads)
         self.index: NeuronIndex | None = None
         self._shared = SharedSample(n_labels, config, seed)
-        shares = config.uses_labels_of_batch or config.uses_tail
         self._has_own = config.uses_own
-        self._place = np.full(n_labels if shares and self._has_own else 0, -1, dtypes.INDEX)
+        self._place = np.full(n_labels if config.uses_shared and self._has_own else 0, -1, dtypes.INDEX)
         buffers.note("output places", self._place)
         self._label_weights: np.ndarray | None = None
         self._buffers = buffers

@@ -135,7 +135,7 @@ class SharedSample:
             The frequencies were not set.
         """
         config = self.config
-        if config.correction == "none" or not (config.uses_labels_of_batch or config.uses_tail):
+        if config.correction == "none" or not config.uses_shared:
             return np.zeros(0)
         if self.frequency is None:
             raise RuntimeError("the logQ correction needs set_label_frequency() before training")
