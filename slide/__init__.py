@@ -11,7 +11,7 @@ The house has two floors; imports run downward only::
       estimator.py       SlideClassifier: a network as a scikit-learn classifier
       labels.py          labels as users have them, and those of a network's outputs; features.py: features likewise
       scoring.py         scores of all labels, or a point's best, as logits or probabilities
-      cli.py             the `slide` command: its options; commands.py does the work, console.py shows it
+      cli.py             the `slide` command; commands/ has a module for each, console.py shows what they do
       training.py        fit: epochs, shuffling, evaluation on the way, early stopping, history
       learning_rate.py   how the learning rate goes over a run
       stopping.py        which epoch was best, and when to stop waiting for a better one

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -212,3 +214,14 @@ def arithmetic(needs: dict[str, int], total: int) -> str:
 
 def _gib(size):
     return f"{size / 2**30:.2f} GiB"
+
+
+def n_parameters(widths: Sequence[int]) -> int:
+    """Return the number of weights and biases of layers between these widths.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Features, units of each hidden layer, labels.
+    """
+    return sum((below + 1) * above for below, above in itertools.pairwise(widths))

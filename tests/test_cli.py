@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 import slide
-from slide import cli, commands, console, metrics
+from slide import cli, console, metrics
+from slide.commands import predict, train
 from slide.config import HiddenConfig, TrainingConfig
 from slide.data import Dataset, load, make_extreme, save_npz, save_xc
 from slide.network import Network
@@ -125,7 +126,7 @@ def test_train_on_fewer_points_than_propensities_need(run, data):
 
 
 def test_train_without_data_makes_some(run, monkeypatch):
-    monkeypatch.setattr(commands, "SYNTHETIC", {**SIZES, "n_points": 500, "test_points": 50})
+    monkeypatch.setattr(train, "SYNTHETIC", {**SIZES, "n_points": 500, "test_points": 50})
     result = run("train", "--json")
     assert last_json(result)["P@1"] > 0
     assert "synthetic data" in result.err
@@ -476,7 +477,7 @@ def test_evaluate_refusals(refused, data, model, tmp_path):
 
 
 def test_predict(run, data, model, monkeypatch):
-    monkeypatch.setattr(commands, "PREDICT_BLOCK", 64)
+    monkeypatch.setattr(predict, "PREDICT_BLOCK", 64)
     ids, scores = Network.load(model).predict(load(data / "test.txt").X, 3)
     result = run("predict", model, data / "test.txt", "--k", 3)
     assert result.status == 0

@@ -1,0 +1,71 @@
+"""``slide evaluate``: measure a saved network's quality."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from slide.commands.inputs import load_as, predictor_of
+from slide.commands.options import (
+    add_command,
+    add_json,
+    add_masking,
+    add_neighbours,
+    add_reading,
+    add_threads,
+    depths,
+    unused_neighbours,
+)
+from slide.console import as_json, quality_table
+from slide.mixture import Mixture
+from slide.network import Network
+from slide.training import known_propensities
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command's options."""
+    parser = add_command(commands, "evaluate", run, "measure a saved network's quality", check=unused_neighbours)
+    parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a saved network")
+    parser.add_argument("test", metavar="TEST", type=Path, help="data to measure quality on")
+    parser.add_argument(
+        "--train", metavar="FILE", type=Path, help="training data, of whose labels PSP takes the propensities"
+    )
+    parser.add_argument("--k", metavar="K,K", type=depths, default="1,3,5", help="depths to measure at")
+    add_neighbours(parser)
+    add_reading(parser)
+    add_masking(parser)
+    add_threads(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure a saved network's quality."""
+    network = Network.load(args.model, threads=args.threads)
+    test = load_as(args.test, args, network.n_features, network.n_labels, "the model")
+    inv_propensity = None
+    if args.train is not None:
+        train = load_as(args.train, args, network.n_features, network.n_labels, "the model")
+        inv_propensity = known_propensities(train.Y)
+    predictor = predictor_of(network, args)
+    start = time.perf_counter()
+    quality = predictor.evaluate(
+        test.X, test.Y, ks=args.k, inv_propensity=inv_propensity, mask_inputs=args.mask_inputs
+    )
+    seconds = time.perf_counter() - start
+    if args.json:
+        about = {
+            "points": test.n_points,
+            "seconds": seconds,
+            "threads": network.threads,
+            "model": str(args.model),
+        }
+        if isinstance(predictor, Mixture):
+            about["neighbours"] = str(args.neighbours)
+            about["share"], about["k_neighbours"] = predictor.share, predictor.neighbours.k
+        print(as_json({**quality, **about}))
+    else:
+        print(quality_table(quality, args.k))
+    return 0
+
+

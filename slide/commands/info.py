@@ -1,0 +1,117 @@
+"""``slide info``: describe a saved network or, without one, this installation."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+
+import tomli_w
+
+from slide import checkpoint
+from slide.commands.inputs import layers_of, queries
+from slide.commands.options import add_command, add_json, add_reading, add_threads, add_top
+from slide.console import as_json
+from slide.footprint import n_parameters
+from slide.info import config_facts, show_config
+from slide.network import Network
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command's options."""
+    parser = add_command(
+        commands, "info", run, "describe a saved network or, without one, this installation", check=_check
+    )
+    parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="folder of a saved network")
+    index = parser.add_argument_group("hash tables")
+    index.add_argument("--index", action="store_true", help="build the hash tables and measure what they find")
+    index.add_argument("--data", metavar="FILE", type=Path, help="points to look up; random ones without it")
+    add_top(index)
+    add_reading(index)
+    add_threads(index)
+    add_json(parser)
+
+
+def _check(args):
+    if args.index and args.model is None:
+        return "--index needs a saved network: slide info MODEL --index"
+    return None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Describe a saved network or, without one, this installation."""
+    if args.model is None:
+        if args.json:
+            print(as_json(config_facts()))
+        else:
+            show_config()
+        return 0
+    if args.index:
+        return _info_index(args)
+    about = checkpoint.describe(args.model)
+    try:
+        units = [layer["units"] for layer in about["config"]["hidden"]]
+        widths = [about["n_features"], *units, about["n_labels"]]
+        about["parameters"] = n_parameters(widths)
+        about["bytes"] = sum(file.stat().st_size for file in args.model.iterdir())
+        sections = {
+            f"Network in {args.model}": {
+                "features": about["n_features"],
+                "hidden units": " + ".join(map(str, units)),
+                "labels": about["n_labels"],
+                "parameters": about["parameters"],
+                "bytes on disk": about["bytes"],
+                "batches": about["step"],
+                "optimiser state": about["moments"],
+                "saved by slide": about["slide"],
+            },
+            "Hash tables when it was saved": about["index"] or {},
+        }
+        settings = tomli_w.dumps(about["config"])
+    except (KeyError, TypeError) as error:
+        raise checkpoint.CheckpointError(f"{args.model / checkpoint.MANIFEST} lacks {error}") from None
+    if args.json:
+        print(as_json(about))
+        return 0
+    for heading, facts in sections.items():
+        if facts:
+            print(heading)
+            for name, value in facts.items():
+                print(f"  {name + ':':20}{_plain(value)}")
+    print(f"Settings\n{textwrap.indent(settings, '  ')}", end="")
+    return 0
+
+
+def _info_index(args):
+    """Describe the hash tables of a saved network's layers."""
+    network = Network.load(args.model, threads=args.threads)
+    X, source = queries(network, args)
+    reports = {}
+    for (name, layer), hidden in zip(layers_of(network).items(), network.layer_inputs(X), strict=True):
+        layer.make_index()
+        if layer.index is not None:
+            layer.index.rebuild(network.step, network.threads)
+            reports[name] = layer.index.diagnose(
+                hidden, budget=layer.config.budget, top=args.top, num_threads=network.threads
+            )
+    if args.json:
+        print(as_json({"queries": source, "layers": {name: report.to_dict() for name, report in reports.items()}}))
+        return 0
+    if not reports:
+        print(
+            "No layer of this network has hash tables: its candidates are not looked up. "
+            f"slide tune {args.model} DATA measures what tables would find."
+        )
+        return 0
+    print(f"Queries: {source}")
+    for name, report in reports.items():
+        print(f"Hash tables of layer {name}\n{textwrap.indent(str(report), '  ')}")
+    return 0
+
+
+def _plain(value):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,90 @@
+"""``slide tune``: search for the hash tables that suit a saved network."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import tomli_w
+
+from slide import tuning
+from slide.commands.inputs import layers_of, queries
+from slide.commands.options import add_command, add_json, add_reading, add_threads, add_top
+from slide.console import as_json, log
+from slide.layers import InputLayer
+from slide.network import Network
+from slide.settings import to_dict
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command's options."""
+    parser = add_command(
+        commands,
+        "tune",
+        run,
+        "search for the hash tables that suit a saved network",
+        "Search for the hash family, the numbers of codes and tables, the sampling policy and the budget that find the "
+        "most of a layer's best neurons for their time, and print the settings to train with.",
+    )
+    parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a saved network")
+    parser.add_argument("data", metavar="DATA", type=Path, help="points to look up, such as the training data")
+    parser.add_argument("--layer", metavar="NAME", default="output", help="output, hidden.0, hidden.1, ...")
+    parser.add_argument("--time", metavar="S", type=float, default=60.0, help="seconds to search for")
+    parser.add_argument(
+        "--recall", metavar="X", type=float, default=0.9, help="share of the best neurons that should be found"
+    )
+    parser.add_argument("--toml", metavar="FILE", type=Path, help="write the settings there")
+    add_top(parser)
+    add_reading(parser)
+    add_threads(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Search for a saved network's best hash tables; print what was found and how to configure it."""
+    network = Network.load(args.model, threads=args.threads)
+    layers = layers_of(network)
+    if args.layer not in layers:
+        raise ValueError(f"the network has the layers {', '.join(layers)}; there is none named {args.layer!r}")
+    layer = layers[args.layer]
+    if isinstance(layer, InputLayer):
+        raise ValueError(f"layer {args.layer} computes every unit from its features' rows: it has no use for tables")
+    X, source = queries(network, args)
+    log.info("tuning layer %s on %s for at most %g s", args.layer, source, args.time)
+    result = tuning.tune(
+        layer,
+        network.layer_inputs(X)[list(layers).index(args.layer)],
+        top=args.top,
+        recall_target=args.recall,
+        time_limit=args.time,
+        num_threads=network.threads,
+    )
+    settings = {"candidates": _with_tables(layer.config.candidates, args.layer), **result.settings()}
+    section = tomli_w.dumps({"network": _tuned(network.config, args.layer, settings)})
+    if args.toml is not None:
+        args.toml.write_text(section, encoding="utf-8")
+    if args.json:
+        print(as_json({"layer": args.layer, **result.to_dict(), "settings": settings}))
+    elif args.toml is None:
+        print(f"{result}\n\n{section}", end="")
+    else:
+        print(result)
+    return 0
+
+
+def _tuned(config, name, settings):
+    """The part of the network's configuration that has a layer's new settings: of hidden layers, all of them."""
+    if name == "output":
+        return {"output": settings}
+    hidden = [to_dict(layer) for layer in config.hidden]
+    hidden[int(name.removeprefix("hidden."))].update(settings)
+    return {"hidden": hidden}
+
+
+def _with_tables(candidates, name):
+    """The mode that looks a layer's neurons up in hash tables and is otherwise most like this one."""
+    if candidates.startswith("lsh"):
+        return candidates
+    if name != "output" or candidates == "topk":
+        return "lsh"
+    return "lsh+inbatch" if candidates == "inbatch" else "lsh+tail"
