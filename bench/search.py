@@ -8,6 +8,7 @@ medians of both: what else runs on the machine then slows down both alike.
 """
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ def main():
         for candidates in effort:
             figures = measure(network, test, args.singles, mode=mode, candidates=candidates)
             run = {"mode": mode, "setting": setting, "candidates": candidates, **figures}
+            run["labels"] = getattr(index, "n_rows", network.n_labels)
             runs.append({**run, "index bytes": index.nbytes, "build seconds": built})
             if args.json:
                 print(json.dumps(runs[-1]), flush=True)
@@ -49,6 +51,7 @@ def parse_arguments():
     for name in ("model", "train", "test"):
         parser.add_argument(name, metavar=name.upper(), type=Path)
     parser.add_argument("--dims", nargs="*", type=int, default=[32, 64, 96], help="of sketches")
+    parser.add_argument("--coverages", nargs="+", type=float, default=[0.8, 1.0], help="of sketches")
     parser.add_argument("--families", nargs="*", default=["simhash"], help="of hash tables")
     parser.add_argument("--candidates", nargs="+", type=int, default=[256, 1024, 4096])
     parser.add_argument("--points", type=int, default=1024, help="of TEST, drawn at random")
@@ -61,8 +64,9 @@ def parse_arguments():
 def settings(args, network):
     """Yield mode, a name, the index's options, and numbers of candidates."""
     effort = [n for n in args.candidates if n <= network.n_labels]
-    for dims in args.dims:
-        yield "sketch", f"{dims} dimensions", {"dims": dims}, effort
+    for dims, coverage in itertools.product(args.dims, args.coverages):
+        name = f"{dims} dimensions" + (f", coverage {coverage:g}" if coverage < 1 else "")
+        yield "sketch", name, {"dims": dims, "coverage": coverage}, effort
     for family in args.families:
         yield "lsh", family, {"lsh": LSHConfig(family=family)}, effort
 

@@ -384,6 +384,7 @@ class Network:
         X: csr_matrix | None = None,
         *,
         dims: int = 64,
+        coverage: float = 1.0,
         lsh: LSHConfig | None = None,
     ) -> SketchIndex | HashIndex:
         """Make what ``predict`` searches in a mode other than ``"exact"``; nothing of it is saved with the network.
@@ -397,6 +398,9 @@ class Network:
             Of sketches: points like those to predict, such as a few thousand of the training points.
         dims : int
             Of sketches: more find more for the same number of candidates, and take longer.
+        coverage : float
+            Of sketches: below 1 only the labels that are likely for most points are scanned, as many as hold this share
+            of the best labels of `X`; the others are never predicted.
         lsh : LSHConfig, optional
             Of hash tables; by default ``config.output.lsh``.
 
@@ -410,7 +414,8 @@ class Network:
         DataError
             `X` has a value that is not finite, or is not a matrix.
         ValueError
-            There is no such mode, or `X` is missing, has no points or does not fit the network.
+            There is no such mode, `X` is missing, has no points or does not fit the network, or `dims` or `coverage` is
+            out of range.
         """
         if mode not in MODES[1:]:
             raise ValueError(f"only the modes {' and '.join(MODES[1:])} have an index, got {mode!r}")
@@ -422,7 +427,7 @@ class Network:
         elif X is None or not X.shape[0]:
             raise ValueError("a sketch needs X, points like those to predict: a few thousand of the training points do")
         else:
-            index = SketchIndex(table, self.layer_inputs(X)[-1].dense, dims=dims, **options)
+            index = SketchIndex(table, self.layer_inputs(X)[-1].dense, dims=dims, coverage=coverage, **options)
         self._search.add(mode, index, step)
         return index
 

@@ -6,6 +6,8 @@ have changed: the network that owns it then refuses it.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from slide.buffers import Buffers
@@ -13,7 +15,7 @@ from slide.config import LSHConfig, RehashConfig, SamplingConfig
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.rows import RowTable
-from slide.kernels.search import Sketch, candidates_topk, sketch_topk
+from slide.kernels.search import Sketch, candidates_topk, exact_topk, sketch_topk
 from slide.signals import Signal
 
 BLOCK = 1024
@@ -24,6 +26,12 @@ ROW_BLOCK = 1 << 16
 
 RIDGE = 1e-3
 """Of the queries' second moments, the share that is the same in every direction: some may be missing in a sample."""
+
+COVERED = 10
+"""Best rows of a query that coverage counts."""
+
+MEASURED = 1024
+"""Queries that coverage is measured on, at most."""
 
 MODES = ("exact", "sketch", "lsh")
 """Ways to predict: score every label; search its sketch; look it up in hash tables."""
@@ -46,24 +54,42 @@ class SketchIndex:
         Hidden vectors like those to come, one or more.
     dims : int
         More find more for the same number of candidates, and take longer.
+    coverage : float
+        Above 0, at most 1. Below 1 only the rows of the highest mean scores over the queries are in the sketch, of
+        which there are as many as hold this share of the queries' best rows; others are never found. Where labels
+        are of very different frequency a few hold most of the best.
     seed : int
     threads : int
 
     Attributes
     ----------
+    n_rows : int
+        In the sketch.
     nbytes : int
 
     Raises
     ------
     ValueError
-        `dims` is not positive.
+        `dims` is not positive, or `coverage` is out of range.
     """
 
     default_candidates = 1024
 
-    def __init__(self, table: RowTable, queries: np.ndarray, *, dims: int = 64, seed: int = 0, threads: int = 1):
+    def __init__(
+        self,
+        table: RowTable,
+        queries: np.ndarray,
+        *,
+        dims: int = 64,
+        coverage: float = 1.0,
+        seed: int = 0,
+        threads: int = 1,
+    ):
         if dims < 1:
             raise ValueError(f"dims must be 1 or more, got {dims}")
+        if not 0 < coverage <= 1:
+            raise ValueError(f"coverage must be above 0 and at most 1, got {coverage:g}")
+        self._rows = _scanned(table, queries, coverage, seed, threads)
         weights, dim = table.weights, table.dim
         dims = min(dims, dim)
         queries = np.asarray(queries[:, :dim], np.float64)
@@ -78,18 +104,19 @@ class SketchIndex:
         self._of_queries = np.zeros((table.padded_dim, dims), dtypes.VALUE)
         self._of_queries[:dim] = np.linalg.solve(root, leading)
         of_rows = (root @ leading).astype(dtypes.VALUE)
-        projected = np.empty((table.n_rows, dims), dtypes.VALUE)
-        for first in range(0, table.n_rows, ROW_BLOCK):
+        self.n_rows = len(self._rows) if coverage < 1 else table.n_rows
+        projected = np.empty((self.n_rows, dims), dtypes.VALUE)
+        for first in range(0, self.n_rows, ROW_BLOCK):
             block = slice(first, first + ROW_BLOCK)
             # What all rows share moves a point's scores alike.
-            np.matmul(weights[block] - mean, of_rows, out=projected[block])
+            np.matmul(weights[self._rows[block]] - mean, of_rows, out=projected[block])
         self._table = table
-        self._sketch = Sketch(projected, np.ascontiguousarray(table.bias))
+        self._sketch = Sketch(projected, np.ascontiguousarray(table.bias[self._rows]))
 
     @property
     def nbytes(self) -> int:
         """Memory of the index."""
-        return self._sketch.nbytes + self._of_queries.nbytes
+        return self._sketch.nbytes + self._of_queries.nbytes + self._rows.nbytes
 
     def topk(self, hidden, exclusions, candidates, out_ids, out_scores, threads):
         """Find each point's k best rows among its `candidates`; see ``exact_topk`` for the arrays.
@@ -105,11 +132,26 @@ class SketchIndex:
         threads : int
         """
         n = len(hidden)
-        found = np.empty((n, min(candidates, self._table.n_rows)), dtypes.INDEX)
+        found = np.empty((n, min(candidates, self.n_rows)), dtypes.INDEX)
         rough = np.empty(found.shape, dtypes.VALUE)
-        sketch_topk(self._sketch, hidden @ self._of_queries, *exclusions, found, rough, threads)
+        sketch_topk(self._sketch, hidden @ self._of_queries, *self._places(exclusions), found, rough, threads)
         counts = np.count_nonzero(found >= 0, axis=1).astype(dtypes.OFFSET)
+        np.take(self._rows, found, out=found, mode="clip")
         candidates_topk(self._table, hidden, found, counts, *NOBODY, out_ids, out_scores, threads)
+
+    def _places(self, exclusions):
+        """Where excluded rows stand in the sketch, ascending for every point."""
+        ptr, ids = exclusions
+        if not len(ptr):
+            return exclusions
+        places = np.full(self._table.n_rows, -1, dtypes.INDEX)
+        places[self._rows] = np.arange(self.n_rows, dtype=dtypes.INDEX)
+        points, ids = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr)), ids[: ptr[-1]]
+        there = ids < len(places)
+        there[there] = places[ids[there]] >= 0
+        points, ids = points[there], places[ids[there]]
+        order = np.lexsort((ids, points))
+        return np.searchsorted(points, np.arange(len(ptr))).astype(dtypes.OFFSET), ids[order]
 
 
 class HashIndex:
@@ -211,6 +253,22 @@ def search_topk(index, hidden, exclusions, block, candidates, out_ids, out_score
         some = slice(first, min(first + BLOCK, len(hidden)))
         excluded = exclusions.of(slice(block.start + some.start, block.start + some.stop))
         index.topk(hidden[some], excluded, wanted, out_ids[some], out_scores[some], threads)
+
+
+def _scanned(table, queries, coverage, seed, threads):
+    """Return the rows of the highest mean scores that hold a share of the queries' best, all in order if it is 1."""
+    everyone = np.arange(table.n_rows, dtype=dtypes.INDEX)
+    if coverage == 1:
+        return everyone
+    score = table.bias + (table.weights @ queries[:, : table.dim].mean(axis=0))
+    rows = np.argsort(-score, kind="stable").astype(dtypes.INDEX)
+    some = queries[np.random.default_rng(seed).permutation(len(queries))[:MEASURED]]
+    best = np.empty((len(some), min(COVERED, table.n_rows)), dtypes.INDEX)
+    exact_topk(table, some, *NOBODY, best, np.empty(best.shape, dtypes.VALUE), threads)
+    places = np.empty_like(rows)
+    places[rows] = everyone
+    deepest = np.sort(places[best], axis=None)[math.ceil(coverage * best.size) - 1]
+    return rows[: deepest + 1]
 
 
 def _moments(weights):

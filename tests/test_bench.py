@@ -108,8 +108,11 @@ def test_search(files, tmp_path):
     train = load(files[0])
     Network(train.n_features, train.n_labels).save(tmp_path / "model")
     command = ("search.py", tmp_path / "model", *files, "--dims", 4, "--candidates", 8, 20, "--singles", 2)
+    command += ("--coverages", 0.5, 1)
     runs = [json.loads(line) for line in bench(*command, "--json").splitlines()]
     assert [(run["mode"], run["candidates"]) for run in runs] == [
+        ("sketch", 8),
+        ("sketch", 20),
         ("sketch", 8),
         ("sketch", 20),
         ("lsh", 8),

@@ -72,6 +72,37 @@ def test_more_candidates_find_more(net, points, mode):
     assert few < many
 
 
+@pytest.fixture(scope="module")
+def uneven(net):
+    """The same network with labels of very different frequency, which stands in their biases."""
+    other = Network(N_FEATURES, N_LABELS, net.config, threads=2)
+    other.set_weights(net.copy_weights())
+    other.output.table.bias[:] = np.random.default_rng(5).permutation(np.linspace(-3, 0, N_LABELS))
+    return other
+
+
+def test_a_part_of_the_labels_holds_most_of_the_best(uneven, points):
+    exact, _ = uneven.predict(points, 5)
+    rows, found = [], []
+    for coverage in (0.5, 0.9, 1.0):
+        rows.append(uneven.build_search_index("sketch", points, dims=24, coverage=coverage).n_rows)
+        found.append(recall(uneven.predict(points, 5, mode="sketch", candidates=N_LABELS)[0], exact))
+    assert 0 < rows[0] < rows[1] < rows[2] == N_LABELS
+    # Of the best ten of the points it was made with a share; the best five are more likely to be among them.
+    assert 0.5 <= found[0] <= found[1] < found[2] == 1
+    assert found[1] >= 0.9
+
+
+def test_what_is_excluded_is_not_among_a_part_of_the_labels_either(uneven, points):
+    index = uneven.build_search_index("sketch", points, dims=24, coverage=0.8)
+    first, _ = uneven.predict(points, 3, mode="sketch", candidates=index.n_rows)
+    rows = np.repeat(np.arange(len(first)), 3)
+    exclude = csr_matrix((np.ones(first.size), (rows, first.ravel())), shape=(len(first), N_LABELS + 7))
+    rest, _ = uneven.predict(points, 3, exclude=exclude, mode="sketch", candidates=index.n_rows)
+    six, _ = uneven.predict(points, 6, mode="sketch", candidates=index.n_rows)
+    assert np.array_equal(rest, six[:, 3:])
+
+
 def test_a_sketch_with_every_label_as_candidate_is_exact(net, points):
     exact, exact_scores = net.predict(points, 7)
     found, scores = net.predict(points, 7, mode="sketch", candidates=10**6)
@@ -176,3 +207,5 @@ def test_arguments_are_checked(net, points):
         net.build_search_index("sketch", points[:0])
     with pytest.raises(ValueError, match="dims must be 1 or more, got 0"):
         net.build_search_index("sketch", points, dims=0)
+    with pytest.raises(ValueError, match="coverage must be above 0 and at most 1"):
+        net.build_search_index("sketch", points, coverage=1.5)
