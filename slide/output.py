@@ -233,7 +233,7 @@ class OutputLayer:
             certain=certain,
         )
         self._active = (groups, logits, shared, common)
-        active = len(shared) + float(own.lengths.mean())
+        active = len(shared) + int(own.lengths.sum()) / n
         return OutputStats(float(loss.sum(dtype=np.float64)) / labelled, float(hit.sum()) / labelled, active)
 
     def _targets(self, batch):

@@ -6,7 +6,7 @@ import numpy as np
 
 from slide.config import OutputConfig
 from slide.kernels import dtypes
-from slide.kernels.active import sorted_unique
+from slide.kernels.active import draw_uniform, sorted_unique
 
 CERTAIN = 1 - 1e-12
 """The largest probability whose complement's logarithm is taken."""
@@ -96,21 +96,22 @@ class SharedSample:
         ids, scratch = self._ids[:, :n]
         ids[:labelled] = labels[:labelled]
         if self.config.uses_tail:
-            ids[labelled:] = self._draw(iteration)
+            self._draw(ids[labelled:], iteration)
         return ids[: sorted_unique(ids, scratch, self.n_labels)]
 
-    def _draw(self, iteration):
-        """The tail: draws with replacement, uniform or by frequency."""
-        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, iteration], np.uint64)))
+    def _draw(self, out, iteration):
+        """Write the tail: draws with replacement, uniform or by frequency."""
         if not self._draws_by_frequency:
-            return rng.integers(0, self.n_labels, self.config.tail, dtype=dtypes.INDEX)
+            draw_uniform(out, self.n_labels, self._seed, iteration)
+            return
         if self._cumulative is None:
             raise RuntimeError("drawing neurons by frequency needs set_label_frequency() before training")
+        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, iteration], np.uint64)))
         at = rng.random(self.config.tail) * self._cumulative[-1]
         at.sort()  # what stands side by side in the caches is then looked up side by side
         drawn = np.searchsorted(self._cumulative, at, side="right")
         # Rounding may put the product at the very end.
-        return np.minimum(drawn, self.n_labels - 1).astype(dtypes.INDEX)
+        np.minimum(drawn, self.n_labels - 1, out=out, casting="same_kind")
 
     def log_probability(self, ids: np.ndarray, n: int) -> np.ndarray:
         """Return the log of the probability that each of some neurons is shared by a batch; empty if not corrected.
@@ -156,20 +157,20 @@ class SharedSample:
         Minus ``log_probability``, to which its parameters and errors belong, as float32; looked up where the batch is
         as large as the largest so far.
         """
-        return self._correction(ids, n)[0]
+        return self._correction(ids, n, 0)
 
     def weights(self, ids: np.ndarray, n: int) -> np.ndarray:
         """Return how many neurons each of some stands for, one over its probability; otherwise as ``offsets``."""
-        return self._correction(ids, n)[1]
+        return self._correction(ids, n, 1)
 
-    def _correction(self, ids, n):
+    def _correction(self, ids, n, which):
         if n > self._points_of_corrections:
             # Most batches are as large as the first: what is worked out once for all neurons serves them all.
             self.corrections, self._points_of_corrections = self._of_everyone(n), n
         if n < self._points_of_corrections:
-            return _as_offsets(self.log_probability(ids, n))
-        offsets, weights = self.corrections
-        return (offsets[ids], weights[ids]) if len(offsets) else (offsets, weights)
+            return _as_offsets(self.log_probability(ids, n))[which]
+        table = self.corrections[which]
+        return table[ids] if len(table) else table
 
     def _of_everyone(self, n):
         if not len(self.log_probability(np.arange(1), n)):

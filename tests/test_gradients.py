@@ -107,7 +107,8 @@ class Twin:
         targets = (1 - config.label_smoothing) * targets + config.label_smoothing * total * spread
         log_total = logsumexp(np.where(active, scores + offsets, -np.inf), axis=1, keepdims=True)
         losses = np.where(targets > 0, targets * (log_total - scores), 0)
-        return losses, np.where(active, np.exp(scores + offsets - log_total) * total - targets, 0)
+        shares = np.exp(np.where(active, scores + offsets - log_total, -np.inf))
+        return losses, np.where(active, shares * total - targets, 0)
 
     def logistic(self, scores, active, offsets, config, weights):
         """As ``softmax``, one-vs-all."""

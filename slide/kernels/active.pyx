@@ -1,11 +1,43 @@
 """The active sets of a batch: the neurons that all its samples share, and where labels stand in the sets."""
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+
+cdef extern from "rng.h" nogil:
+    uint64_t slide_mix(uint64_t x)
+    uint64_t slide_key(uint64_t seed, uint64_t a, uint64_t b)
+    uint32_t slide_below(uint64_t r, uint32_t n)
+
+# Other draws have the same (seed, iteration); this keeps them apart.
+cdef uint64_t STREAM = 0x7461696C64726177
 
 cdef enum:
     _RADIX_BITS = 11
     _RADIX = 1 << 11
+
+
+def draw_uniform(int32_t[::1] out, int64_t n_rows, uint64_t seed, uint64_t iteration):
+    """Draw rows with replacement, all equally probable; draw i is a function of (seed, iteration, i) alone.
+
+    Parameters
+    ----------
+    out : int32 array
+        Written.
+    n_rows : int
+        Rows to draw from, 1 to 2^31 - 1.
+    seed, iteration : int
+
+    Raises
+    ------
+    ValueError
+        `n_rows` is out of range.
+    """
+    cdef uint64_t key = slide_key(seed ^ STREAM, iteration, 0)
+    cdef int64_t i
+    if not 1 <= n_rows < 1 << 31:
+        raise ValueError(f"n_rows must lie in 1..2**31 - 1, got {n_rows}")
+    for i in range(out.shape[0]):
+        out[i] = <int32_t>slide_below(slide_mix(key + <uint64_t>i), <uint32_t>n_rows)
 
 
 def sorted_unique(int32_t[::1] ids, int32_t[::1] scratch, int64_t n_rows):

@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset
 from scipy.linalg.cython_blas cimport sgemm
 
 from slide.kernels.catch_up cimport Owed
-from slide.kernels.memory cimport HugeBuffer
+from slide.kernels.memory cimport Scratch
 from slide.kernels.optim cimport StepRule
 from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport (
@@ -83,7 +83,7 @@ def shared_logits(RowTable table, const int32_t[::1] ids, const float[::1] offse
         return
     cdef int64_t chunks = (n + _CHUNK - 1) // _CHUNK, slot = _CHUNK * table.padded_dim
     cdef int threads = threads_for(num_threads, n * samples * table.padded_dim, 1 << 21)
-    cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="shared rows")
+    cdef Scratch scratch = Scratch(threads * slot * 4)
     cdef float *work = <float *>scratch.data
     cdef const int32_t *id_ = &ids[0]
     cdef const float *h = &hidden[0, 0]
@@ -146,7 +146,7 @@ def shared_step(RowTable table, const int32_t[::1] ids, const float[:, ::1] delt
     cdef int64_t parts = min(chunks, _SHARED_PARTS), part_floats = gradient.n_samples * gradient.dim
     cdef int64_t slot = 2 * _CHUNK * table.padded_dim + _CHUNK
     cdef int threads = threads_for(num_threads, n * samples * table.padded_dim, 1 << 21)
-    cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="shared rows")
+    cdef Scratch scratch = Scratch(threads * slot * 4)
     cdef float *work = <float *>scratch.data
     cdef float *dhidden = gradient.add_parts(parts)
     cdef const int32_t *id_ = &ids[0]

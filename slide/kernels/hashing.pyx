@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 
 import numpy as np
 
-from slide.kernels.memory cimport HugeBuffer
+from slide.kernels.memory cimport Scratch
 from slide.kernels.parallel cimport slide_isa_level, threads_for
 
 cdef slide_hash_kernels KERNELS = slide_hash_for(slide_isa_level())
@@ -129,7 +129,7 @@ cdef class CodeCombiner(_Coded):
             raise ValueError(
                 f"codes must lie in 0..{self.shape.radix - 1}, got {np.min(codes)}..{np.max(codes)}"
             )
-        cdef HugeBuffer scratch = HugeBuffer((n_codes + self.shape.l) * _LANES * 4, name="hash scratch")
+        cdef Scratch scratch = Scratch((n_codes + self.shape.l) * _LANES * 4)
         cdef uint32_t *block = <uint32_t *>scratch.data
         cdef uint32_t *buckets = block + n_codes * _LANES
         with nogil:
@@ -226,7 +226,7 @@ cdef class _BlockHasher(_Coded):
         cdef int threads = threads_for(num_threads, blocks, 4)
         cdef int64_t block_floats = self.coordinates * _LANES
         cdef int64_t slot = (block_floats + self.scratch_floats + self.shape.l * _LANES + 31) // 16 * 16
-        cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="hash scratch")
+        cdef Scratch scratch = Scratch(threads * slot * 4)
         cdef float *work = <float *>scratch.data
         cdef const float *base = &x[0, 0]
         cdef const int32_t *ids = NULL
@@ -298,7 +298,7 @@ cdef class _BlockHasher(_Coded):
         if self.kind != _SPARSE_SIGNS:
             slot += self.index_size
         slot = (slot + 31) // 16 * 16
-        cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="hash scratch")
+        cdef Scratch scratch = Scratch(threads * slot * 4, zeroed=True)
         cdef float *work = <float *>scratch.data
         cdef int64_t ld = out.shape[1], b
         cdef uint32_t *codes = &out[0, 0]

@@ -10,7 +10,7 @@ from libc.math cimport exp, fabs, log, log1p
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy
 
-from slide.kernels.memory cimport HugeBuffer
+from slide.kernels.memory cimport Scratch
 from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport KERNELS
 
@@ -148,7 +148,7 @@ def softmax_cross_entropy(
         return
     cdef int64_t slot = _slot(&sets, 0)
     cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 18)
-    cdef HugeBuffer scratch = _scratch(&sets, threads, slot)
+    cdef Scratch scratch = _scratch(&sets, threads, slot)
     cdef float *work = <float *>scratch.data
     for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
         _softmax_one(&sets, s, smoothing, scale, work + threadid() * slot, &loss[s], &hit[s])
@@ -206,7 +206,7 @@ def logistic_cross_entropy(
         most = max(most, label_ptr[s + 1] - label_ptr[s])
     cdef int64_t slot = _slot(&sets, most)
     cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 16)
-    cdef HugeBuffer scratch = _scratch(&sets, threads, slot)
+    cdef Scratch scratch = _scratch(&sets, threads, slot)
     cdef float *work = <float *>scratch.data
     for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
         _logistic_one(&sets, s, smoothing, scale, work + threadid() * slot, &loss[s], &hit[s])
@@ -292,9 +292,9 @@ cdef inline int64_t _row(const ActiveSets *sets) noexcept nogil:
     return 0 if sets.weight == NULL else sets.n_shared
 
 
-cdef HugeBuffer _scratch(const ActiveSets *sets, int threads, int64_t slot):
+cdef Scratch _scratch(const ActiveSets *sets, int threads, int64_t slot):
     """Scratch for all threads, the weights copied into it."""
-    cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="loss scratch")
+    cdef Scratch scratch = Scratch(threads * slot * 4)
     cdef float *work = <float *>scratch.data
     cdef int64_t thread
     if sets.weight != NULL:

@@ -14,3 +14,8 @@ cdef class HugeBuffer:
     cdef _map(self, bint large)
     cdef _advise(self, bint required)
     cdef _place(self, interleave)
+
+
+cdef class Scratch:
+    cdef void *data
+    cdef HugeBuffer buffer

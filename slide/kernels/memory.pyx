@@ -1,6 +1,7 @@
 """HugeBuffer: the one owner of large memory.
 
-Parameter tables, hash tables and batch scratch all live in one of these; no other kernel allocates. The memory is an
+Parameter tables, hash tables and what a batch needs all live in one of these; no other kernel allocates, and what a
+call needs only while it runs is `Scratch`, which calls hand on to each other. The memory is an
 anonymous mapping aligned to 2 MiB and advised for transparent hugepages, or on request taken from the system's pool of
 reserved ones. Where the kernel does not give hugepages the buffer works all the same, and says so. Nothing is ever
 locked in memory, and nothing touched: a page is placed where the thread runs that first writes to it.
@@ -12,7 +13,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uintptr_t
-from libc.string cimport strerror
+from libc.string cimport memset, strerror
 
 import numpy as np
 
@@ -30,6 +31,12 @@ cdef extern from *:
     #define SLIDE_HAS_THP 0
     #define MADV_HUGEPAGE 0
     #define MADV_NOHUGEPAGE 0
+    #endif
+    /* Whether scratch that nobody clears is filled with what gives a wrong reader away. */
+    #ifdef SLIDE_DEBUG
+    #define SLIDE_FILLS_SCRATCH 1
+    #else
+    #define SLIDE_FILLS_SCRATCH 0
     #endif
     #ifdef __linux__
     #include <sys/prctl.h>
@@ -71,7 +78,7 @@ cdef extern from *:
     int madvise(void *addr, size_t length, int advice) nogil
     int mprotect(void *addr, size_t length, int prot) nogil
     long sysconf(int name) nogil
-    int PROT_NONE, PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, SLIDE_HAS_THP, _SC_PAGESIZE
+    int PROT_NONE, PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, SLIDE_HAS_THP, SLIDE_FILLS_SCRATCH, _SC_PAGESIZE
     int MADV_HUGEPAGE, MADV_NOHUGEPAGE
     void *MAP_FAILED
     void *slide_map_hugetlb(size_t length) nogil
@@ -288,3 +295,65 @@ cdef class HugeBuffer:
         if count == 0:
             return np.empty(shape, dtype)
         return np.frombuffer(self, dtype=dtype, count=count).reshape(shape)
+
+
+# What no kernel is using, and the most that is kept of it: the largest any thread asked for, a few times.
+cdef list _SPARE = []
+cdef enum:
+    _MOST_SPARE = 16
+    _LARGEST_SPARE = 64 << 20
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Scratch:
+    """Memory for the time of one kernel call, aligned to whole pages: that of an earlier call where there is some.
+
+    To map memory anew for every call costs system calls, page faults and a word to every other core when it goes. A
+    call has its scratch to itself, and gives it back by letting go of this object.
+
+    Parameters
+    ----------
+    nbytes : int
+        Size in bytes, 0 or more.
+    zeroed : bool
+        Whether the memory must be zero; otherwise it holds anything.
+
+    Attributes
+    ----------
+    address : int
+        Of the first byte.
+
+    Raises
+    ------
+    MemoryError
+        The system has no such memory to give.
+    """
+
+    def __cinit__(self, int64_t nbytes, *, bint zeroed=False):
+        cdef HugeBuffer spare
+        cdef Py_ssize_t i
+        # The last one that was given back is the likeliest to be in a cache.
+        for i in range(<Py_ssize_t>len(_SPARE) - 1, -1, -1):
+            spare = _SPARE[i]
+            if nbytes <= spare.nbytes <= 4 * nbytes + <int64_t>_PAGE:
+                self.buffer = _SPARE.pop(i)
+                break
+        else:
+            # Room for somewhat more: batches differ in size. Small or large, it is not worth hugepages.
+            self.buffer = HugeBuffer(nbytes + nbytes // 8, name="scratch", hugepages=False)
+        self.data = self.buffer.data
+        if zeroed:
+            memset(self.data, 0, nbytes)
+        elif SLIDE_FILLS_SCRATCH:
+            memset(self.data, 0xFF, nbytes)
+
+    @property
+    def address(self):
+        return <uintptr_t>self.data
+
+    def __dealloc__(self):
+        if _SPARE is not None and self.buffer is not None and self.buffer.nbytes <= _LARGEST_SPARE:
+            _SPARE.append(self.buffer)
+            if len(_SPARE) > _MOST_SPARE:
+                _SPARE.pop(0)

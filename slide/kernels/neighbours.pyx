@@ -14,7 +14,7 @@ from libc.string cimport memset
 
 import numpy as np
 
-from slide.kernels.memory cimport HugeBuffer
+from slide.kernels.memory cimport Scratch
 from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport KERNELS
 from slide.kernels.topk cimport insert_best
@@ -126,7 +126,7 @@ def nearest(Postings postings, const int64_t[::1] indptr, const int32_t[::1] ind
     # Slots are whole cache lines, and a line lies between two threads' slots.
     cdef int64_t slot = (min(n_points, _POINT_BLOCK) + 2 * most + 31) // 16 * 16
     cdef int threads = threads_for(num_threads, work + n * n_points // 16, 1 << 14)
-    cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="neighbours' scores")
+    cdef Scratch scratch = Scratch(threads * slot * 4)
     cdef float *room = <float *>scratch.data
     for q in prange(n, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         _search(ptr, points, weights, n_points, <const int32_t *>NULL if feature == NULL else feature + indptr[q],

@@ -10,7 +10,7 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from slide.kernels.memory cimport HugeBuffer
+from slide.kernels.memory cimport Scratch
 from slide.kernels.parallel cimport threads_for
 from slide.kernels.tables cimport (
     Counter,
@@ -108,7 +108,7 @@ def vanilla(
     cdef int threads = threads_for(num_threads, samples, 4)
     cdef int64_t size = <int64_t>1 << (32 - slots_shift(sets.capacity))
     cdef int64_t slot = ((size + tables.n_tables) * sizeof(int32_t) + _LINE) // _LINE * _LINE
-    cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="sampling scratch")
+    cdef Scratch scratch = Scratch(threads * slot)
     cdef char *work = <char *>scratch.data
     for s in prange(samples, nogil=True, num_threads=threads, schedule="dynamic", chunksize=4):
         out_counts[s] = _vanilla_one(&tables, &sets, s, slide_key(seed, iteration, s),
@@ -166,7 +166,7 @@ def ranked(
     cdef int64_t slots = <int64_t>1 << (32 - slots_shift(most))
     cdef int64_t slot = slots * sizeof(Slot) + (2 * most + tables.n_tables + 1) * sizeof(int32_t)
     slot = (slot + _LINE) // _LINE * _LINE
-    cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="sampling scratch")
+    cdef Scratch scratch = Scratch(threads * slot)
     cdef char *work = <char *>scratch.data
     for s in prange(samples, nogil=True, num_threads=threads, schedule="dynamic", chunksize=4):
         out_counts[s] = _ranked_one(&tables, &sets, s, slide_key(seed, iteration, s), min_tables,

@@ -15,7 +15,7 @@ from scipy.linalg.cython_blas cimport sgemm
 import numpy as np
 
 from slide.kernels.best cimport BestK, best_add, best_finish, best_room, best_start, best_takes
-from slide.kernels.memory cimport HugeBuffer
+from slide.kernels.memory cimport HugeBuffer, Scratch
 from slide.kernels.parallel cimport slide_isa_level, threads_for
 from slide.kernels.rows cimport (
     KERNELS,
@@ -251,14 +251,14 @@ cdef _search_all(const _Source *source, const _Exclusions *exclusions, int32_t[:
     # Behind a slot's logits there is room for the rows that are widened.
     cdef int64_t tasks = sample_blocks * segments, slot = (_SAMPLE_BLOCK + (source.dp if widens else 0)) * _ROW_BLOCK
     cdef int threads = threads_for(num_threads, n * source.n_rows * source.dp, 1 << 21)
-    cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="top-k logits")
+    cdef Scratch scratch = Scratch(threads * slot * 4)
     # Where no rows are cut a block of samples is one task's, and done with at its end.
     cdef int64_t held = segments * n if segments > 1 else threads * _SAMPLE_BLOCK
-    cdef HugeBuffer buffers = HugeBuffer(held * best_room(k) * 8, name="top-k buffers")
-    cdef HugeBuffer heads = HugeBuffer(held * sizeof(BestK), name="top-k buffers' heads")
-    cdef HugeBuffer merged = HugeBuffer(threads * segments * best_room(k) * 8 if segments > 1 else 0, name="top-k")
+    cdef Scratch buffers = Scratch(held * best_room(k) * 8)
+    cdef Scratch heads = Scratch(held * sizeof(BestK))
+    cdef Scratch merged = Scratch(threads * segments * best_room(k) * 8 if segments > 1 else 0)
     cdef bint with_sums = log_partition is not None
-    cdef HugeBuffer partial = HugeBuffer(segments * n * sizeof(_LogSum) if with_sums else 0, name="top-k sums")
+    cdef Scratch partial = Scratch(segments * n * sizeof(_LogSum) if with_sums else 0)
     cdef float *work = <float *>scratch.data
     cdef uint64_t *keys = <uint64_t *>buffers.data
     cdef uint64_t *merging = <uint64_t *>merged.data
@@ -412,7 +412,7 @@ def sketch_topk(Sketch sketch, const float[:, ::1] queries, const int64_t[::1] e
     cdef _Exclusions exclusions = _checked_exclusions(exclude_ptr, exclude_ids, n)
     if n == 0 or out_ids.shape[1] == 0:
         return
-    cdef HugeBuffer rounded = HugeBuffer(n * (dp + 4), name="sketch queries")
+    cdef Scratch rounded = Scratch(n * (dp + 4))
     cdef float *scale = <float *>rounded.data
     cdef int8_t *codes = <int8_t *>(scale + n)
     cdef float top
@@ -467,8 +467,8 @@ def candidates_topk(RowTable table, const float[:, ::1] hidden, const int32_t[:,
     if n == 0 or k == 0:
         return
     cdef int threads = threads_for(num_threads, total * dp, 1 << 18)
-    cdef HugeBuffer scratch = HugeBuffer(threads * _ROW_BLOCK * 4, name="candidates' logits")
-    cdef HugeBuffer buffers = HugeBuffer(threads * best_room(k) * 8, name="top-k buffers")
+    cdef Scratch scratch = Scratch(threads * _ROW_BLOCK * 4)
+    cdef Scratch buffers = Scratch(threads * best_room(k) * 8)
     cdef uint64_t *keys = <uint64_t *>buffers.data
     cdef float *work = <float *>scratch.data
     cdef const int32_t *ids = &candidates[0, 0] if width else NULL

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memset
 
 from slide.kernels.grouping cimport _MOST_PARTS, PairGroups
-from slide.kernels.memory cimport HugeBuffer
+from slide.kernels.memory cimport Scratch
 from slide.kernels.optim cimport StepRule
 from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport (
@@ -159,7 +159,7 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
     # A row's gradient, which is zero between rows, its touched columns, and the group that last touched each column.
     cdef int64_t slot = 3 * table.padded_dim
     cdef int threads = _threads(num_threads, groups, values.shape[0])
-    cdef HugeBuffer scratch = HugeBuffer(threads * slot * 4, name="row gradients")
+    cdef Scratch scratch = Scratch(threads * slot * 4, zeroed=True)
     cdef float *work = <float *>scratch.data
     cdef slide_groups view = groups.view()
     cdef const float *coef = &coefficients[0]

@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from slide.kernels.memory cimport HugeBuffer
+from slide.kernels.memory cimport HugeBuffer, Scratch
 from slide.kernels.parallel cimport threads_for
 
 cdef extern from "rng.h" nogil:
@@ -98,7 +98,7 @@ def build(
     cdef int32_t *offset = &offsets[0, 0]
     cdef int32_t *id_ = &ids[0, 0]
     cdef int64_t slot = n_buckets * sizeof(int32_t) if capacity else 0
-    cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="table scratch")
+    cdef Scratch scratch = Scratch(threads * slot)
     cdef int32_t *seen = <int32_t *>scratch.data
     cdef int bad = 0
     for t in prange(n_tables, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
@@ -240,7 +240,7 @@ def update(const int32_t[::1] rows, const uint32_t[:, ::1] old, const uint32_t[:
     # Per thread: two lists of keys and room to sort each, a histogram, and a table's ids with all arrivals
     # among them.
     cdef int64_t slot = (4 * (m + 1) * 8 + _RADIX * 4 + (n + m) * 4 + _LINE) // _LINE * _LINE
-    cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="table scratch")
+    cdef Scratch scratch = Scratch(threads * slot)
     cdef char *work = <char *>scratch.data
     cdef const int32_t *row = &rows[0]
     cdef const uint32_t *before = &old[0, 0]
@@ -421,7 +421,7 @@ def batch_probe(const uint32_t[:, ::1] codes, const int32_t[:, ::1] offsets, con
     cdef int threads = threads_for(num_threads, queries, 4)
     cdef int64_t slots = <int64_t>1 << (32 - slots_shift(most))
     cdef int64_t slot = (slots * sizeof(Slot) + 2 * most * sizeof(int32_t) + _LINE) // _LINE * _LINE
-    cdef HugeBuffer scratch = HugeBuffer(threads * slot, name="probe scratch")
+    cdef Scratch scratch = Scratch(threads * slot)
     cdef char *work = <char *>scratch.data
     for q in prange(queries, nogil=True, num_threads=threads, schedule="dynamic", chunksize=4):
         ptr[q + 1] = _probe_one(&tables, q, slots, most, work + threadid() * slot, NULL, NULL)

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from slide.kernels.active import label_places, sorted_unique
+from slide.kernels.active import draw_uniform, label_places, sorted_unique
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 2048, 2049, 2**22 + 1, 2**31 - 1])
@@ -15,6 +15,32 @@ def test_sorted_unique_twin(rng, n, n_rows):
     expected = np.unique(ids)
     kept = sorted_unique(ids, np.zeros(n + 1, np.int32), n_rows)
     np.testing.assert_array_equal(ids[:kept], expected)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 17, 1000])
+def test_every_row_is_drawn_as_often(n_rows):
+    counts = np.zeros(n_rows)
+    draws = np.zeros(4001, np.int32)
+    for iteration in range(50):
+        draw_uniform(draws, n_rows, 5, iteration)
+        counts += np.bincount(draws, minlength=n_rows)
+    expected = 50 * len(draws) / n_rows
+    chi_squared = float(((counts - expected) ** 2).sum() / expected)
+    assert chi_squared <= n_rows - 1 + 5 * np.sqrt(2 * n_rows)
+
+
+def test_draws_are_functions_of_their_keys():
+    def draw(n, *keys):
+        out = np.full(n, -1, np.int32)
+        draw_uniform(out, 10**6, *keys)
+        return out.tolist()
+
+    assert draw(17, 3, 4) == draw(40, 3, 4)[:17]
+    assert len({tuple(draw(16, seed, iteration)) for seed in range(4) for iteration in range(4)}) == 16
+    assert draw(0, 3, 4) == []
+    for n_rows in (0, 2**31):
+        with pytest.raises(ValueError, match=f"n_rows must lie in .*, got {n_rows}"):
+            draw_uniform(np.zeros(3, np.int32), n_rows, 0, 0)
 
 
 def test_bad_ids_are_refused():

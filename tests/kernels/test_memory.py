@@ -1,5 +1,6 @@
 """HugeBuffer: alignment, sizes, views and what is refused."""
 
+import ctypes
 import gc
 import os
 import subprocess
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from slide.hugepages import smaps
-from slide.kernels.memory import HUGEPAGE, MODES, HugeBuffer, memory_nodes
+from slide.kernels.memory import HUGEPAGE, MODES, HugeBuffer, Scratch, memory_nodes
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 63, 4096, 4097, HUGEPAGE - 1, HUGEPAGE, HUGEPAGE + 1, 3 * HUGEPAGE])
@@ -152,3 +153,28 @@ def test_buffers_are_written_down_where_someone_wants_to_know(tmp_path):
 
 def test_repr_tells_name_and_size():
     assert repr(HugeBuffer(5, name="codes")) == "HugeBuffer(name='codes', nbytes=5, advice='off')"
+
+
+def test_scratch_goes_from_call_to_call():
+    first = Scratch(300_000)
+    other = Scratch(300_000)
+    assert first.address != other.address
+    address = first.address
+    del first
+    assert Scratch(290_000).address == address
+    # What is far too large is left to those who need it.
+    assert Scratch(8).address != address
+
+
+def scratch_bytes(scratch, n):
+    return (ctypes.c_uint8 * n).from_address(scratch.address)
+
+
+def test_scratch_is_zero_where_it_must_be():
+    scratch = Scratch(10_000)
+    scratch_bytes(scratch, 10_000)[:] = b"\x07" * 10_000
+    address = scratch.address
+    del scratch
+    again = Scratch(9_000, zeroed=True)
+    assert again.address == address
+    assert not any(scratch_bytes(again, 9_000))
