@@ -31,6 +31,11 @@ from slide.kernels.sparse cimport SampleGradient
 
 from slide.kernels.optim import check_moments
 
+cdef extern from "flush.h" nogil:
+    ctypedef unsigned slide_fp_mode
+    slide_fp_mode slide_flush_denormals()
+    void slide_restore_mode(slide_fp_mode mode)
+
 cdef struct Samples:
     const int64_t *begin
     const int64_t *end
@@ -188,6 +193,7 @@ cdef double _step(const slide_table *table, const slide_groups *groups, int64_t 
     cdef uint32_t key
     cdef slide_rule own
     cdef const slide_rule *mine
+    cdef slide_fp_mode mode = slide_flush_denormals()
     for g in range(first, last):
         row = table.base + groups.rows[g] * table.stride
         bias = 0.0
@@ -224,4 +230,5 @@ cdef double _step(const slide_table *table, const slide_groups *groups, int64_t 
             square += KERNELS.step_gradients(table, groups.rows + g, 1, grad, &bias, rule)
         for i in range(n):
             grad[touched[i]] = 0.0
+    slide_restore_mode(mode)
     return square

@@ -182,3 +182,19 @@ def test_no_pairs_change_nothing(make_table):
     step_groups(table, groups, np.zeros(0, np.float32), np.zeros((2, 16), np.float32), gradient, sgd(1, 1), 2)
     assert np.array_equal(table.weights, before)
     assert gradient.n_parts == 0
+
+
+def test_fading_moments_end_at_zero_and_not_among_the_denormals(make_table, make_hidden, make_runs):
+    table = make_table(40, 20, 2)
+    state = table.state()
+    state["m"][:] = state["v"][:] = 1e-38
+    groups = PairGroups(400)
+    groups.group(*make_runs(10, 20, 30), 40)
+    coefficients = np.zeros(400, np.float32)
+    step_groups(table, groups, coefficients, make_hidden(10, table), None, rule("adam", 3), 2)
+    stepped, others = groups.rows, np.setdiff1d(np.arange(40), groups.rows)
+    assert not state["m"][stepped].any()
+    assert not state["v"][stepped].any()
+    assert (state["m"][others] == np.float32(1e-38)).all()
+    # The caller's arithmetic stays what it was.
+    assert np.float32(1e-38) * np.float32(0.5) > 0

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "bf16.h"
+#include "flush.h"
 #include "rng.h"
 #include "vec.h"
 

@@ -277,14 +277,20 @@ ROWS_TARGET SLIDE_INLINE double ROWS_FN(step_groups_as)(const slide_table *t, co
 ROWS_TARGET static double ROWS_FN(slide_step_groups)(const slide_table *t, const slide_groups *g, int64_t first,
                                                      int64_t last, const float *coef, const float *hidden,
                                                      float *dhidden, const slide_rule *rule) {
+    const slide_fp_mode mode = slide_flush_denormals();
+    double square;
     switch (t->format) {
     case SLIDE_BF16:
-        return ROWS_FN(step_groups_as)(t, g, first, last, coef, hidden, dhidden, rule, SLIDE_BF16);
+        square = ROWS_FN(step_groups_as)(t, g, first, last, coef, hidden, dhidden, rule, SLIDE_BF16);
+        break;
     case SLIDE_BF16_MOMENTS:
-        return ROWS_FN(step_groups_as)(t, g, first, last, coef, hidden, dhidden, rule, SLIDE_BF16_MOMENTS);
+        square = ROWS_FN(step_groups_as)(t, g, first, last, coef, hidden, dhidden, rule, SLIDE_BF16_MOMENTS);
+        break;
     default:
-        return ROWS_FN(step_groups_as)(t, g, first, last, coef, hidden, dhidden, rule, SLIDE_FP32);
+        square = ROWS_FN(step_groups_as)(t, g, first, last, coef, hidden, dhidden, rule, SLIDE_FP32);
     }
+    slide_restore_mode(mode);
+    return square;
 }
 
 /* Rows ids[0..n] take the step for the gradients grad[n, dp] and grad_bias[n] worked out by a matrix product. */
@@ -314,14 +320,20 @@ ROWS_TARGET SLIDE_INLINE double ROWS_FN(step_gradients_as)(const slide_table *t,
 ROWS_TARGET static double ROWS_FN(slide_step_gradients)(const slide_table *t, const int32_t *ids, int64_t n,
                                                         const float *grad, const float *grad_bias,
                                                         const slide_rule *rule) {
+    const slide_fp_mode mode = slide_flush_denormals();
+    double square;
     switch (t->format) {
     case SLIDE_BF16:
-        return ROWS_FN(step_gradients_as)(t, ids, n, grad, grad_bias, rule, SLIDE_BF16);
+        square = ROWS_FN(step_gradients_as)(t, ids, n, grad, grad_bias, rule, SLIDE_BF16);
+        break;
     case SLIDE_BF16_MOMENTS:
-        return ROWS_FN(step_gradients_as)(t, ids, n, grad, grad_bias, rule, SLIDE_BF16_MOMENTS);
+        square = ROWS_FN(step_gradients_as)(t, ids, n, grad, grad_bias, rule, SLIDE_BF16_MOMENTS);
+        break;
     default:
-        return ROWS_FN(step_gradients_as)(t, ids, n, grad, grad_bias, rule, SLIDE_FP32);
+        square = ROWS_FN(step_gradients_as)(t, ids, n, grad, grad_bias, rule, SLIDE_FP32);
     }
+    slide_restore_mode(mode);
+    return square;
 }
 
 /* A vector of n biases, n a multiple of SLIDE_LANES: stepped at every step, and never decayed. With Adagrad v is what
@@ -329,6 +341,7 @@ ROWS_TARGET static double ROWS_FN(slide_step_gradients)(const slide_table *t, co
 ROWS_TARGET static double ROWS_FN(slide_step_vector)(float *w, float *m, float *v, const float *grad, int64_t n,
                                                      const slide_rule *rule) {
     if (rule->kind == SLIDE_MEASURE) return ROWS_FN(square)(grad, n);
+    const slide_fp_mode mode = slide_flush_denormals();
     slide_rule own = *rule;
     own.decay = 0.0f;
     for (int64_t i = 0; i < n; i += SLIDE_LANES) {
@@ -341,6 +354,7 @@ ROWS_TARGET static double ROWS_FN(slide_step_vector)(float *w, float *m, float *
             ROWS_FN(step_lanes)(w, m, v, i, g, &own, 0, SLIDE_FP32);
         }
     }
+    slide_restore_mode(mode);
     return 0.0;
 }
 
@@ -439,6 +453,7 @@ ROWS_TARGET SLIDE_INLINE void ROWS_FN(catch_up_as)(const slide_table *t, const i
 /* Rows ids[begin..end], or rows begin..end where ids is NULL, pay what they owe. */
 ROWS_TARGET static void ROWS_FN(slide_catch_up)(const slide_table *t, const int32_t *ids, int64_t begin, int64_t end,
                                                 const slide_owed *owed) {
+    const slide_fp_mode mode = slide_flush_denormals();
     switch (t->format) {
     case SLIDE_BF16:
         ROWS_FN(catch_up_as)(t, ids, begin, end, owed, SLIDE_BF16);
@@ -449,6 +464,7 @@ ROWS_TARGET static void ROWS_FN(slide_catch_up)(const slide_table *t, const int3
     default:
         ROWS_FN(catch_up_as)(t, ids, begin, end, owed, SLIDE_FP32);
     }
+    slide_restore_mode(mode);
 }
 
 /* --- Per-sample vectors ------------------------------------------------------------------------------------------ */
@@ -466,6 +482,7 @@ ROWS_TARGET static void ROWS_FN(slide_sum_parts)(const float *part, int64_t n_pa
 
 /* x[i] = exp(x[i] - top), returning their sum; top is at least every x. */
 ROWS_TARGET static float ROWS_FN(slide_exp_sum)(float *x, int64_t n, float top) {
+    const slide_fp_mode mode = slide_flush_denormals();
     vf sum = VF_SET(0);
     int64_t i = 0;
     for (; i + SLIDE_LANES <= n; i += SLIDE_LANES) {
@@ -481,6 +498,7 @@ ROWS_TARGET static float ROWS_FN(slide_exp_sum)(float *x, int64_t n, float top) 
         for (int j = (int)(n - i); j < SLIDE_LANES; j++) tail[j] = 0.0f;
         sum += VF_LOAD(tail);
     }
+    slide_restore_mode(mode);
     return ROWS_FN(reduce)(sum);
 }
 
@@ -525,12 +543,14 @@ ROWS_TARGET static float ROWS_FN(slide_weighted_sum)(const float *x, const float
 /* x[i] = factor * x[i] - share * weight[i] */
 ROWS_TARGET static void ROWS_FN(slide_scale_less)(float *x, const float *weight, int64_t n, float factor,
                                                   float share) {
+    const slide_fp_mode mode = slide_flush_denormals();
     int64_t i = 0;
     for (; i + SLIDE_LANES <= n; i += SLIDE_LANES) {
         vf w = ROWS_FN(weights_at)(weight, i);
         VF_STORE(x + i, VF_LOAD(x + i) * VF_SET(factor) - VF_SET(share) * w);
     }
     for (; i < n; i++) x[i] = x[i] * factor - share * (weight == NULL ? 1.0f : weight[i]);
+    slide_restore_mode(mode);
 }
 
 /* Logits to the gradients of the logistic loss for the answer `target`, times scale; adds the losses to sum. */
@@ -546,6 +566,7 @@ ROWS_TARGET SLIDE_INLINE vf ROWS_FN(logistic_lanes)(vf x, vf weight, float targe
  * x[i]): the cross-entropy of a yes with probability sigmoid(x[i]) where the answer is yes to a degree of `target`. */
 ROWS_TARGET static float ROWS_FN(slide_logistic)(float *x, const float *weight, int64_t n, float target,
                                                  float scale) {
+    const slide_fp_mode mode = slide_flush_denormals();
     vf sum = VF_SET(0);
     int64_t i = 0;
     for (; i + SLIDE_LANES <= n; i += SLIDE_LANES) {
@@ -561,6 +582,7 @@ ROWS_TARGET static float ROWS_FN(slide_logistic)(float *x, const float *weight, 
         VF_STORE(tail, ROWS_FN(logistic_lanes)(VF_LOAD(tail), VF_LOAD(tail_weight), target, scale, &sum));
         for (int j = 0; j < n - i; j++) x[i + j] = tail[j];
     }
+    slide_restore_mode(mode);
     return ROWS_FN(reduce)(sum);
 }
 
