@@ -9,12 +9,13 @@ cdef extern from *:
     """
     #ifdef _OPENMP
     #include <omp.h>
-    #define SLIDE_OPENMP _OPENMP
+    /* The call makes this the module that loads the runtime: linkers drop libraries nobody calls. */
+    static int slide_openmp(void) { return omp_get_max_threads() > 0 ? _OPENMP : 0; }
     #else
-    #define SLIDE_OPENMP 0
+    static int slide_openmp(void) { return 0; }
     #endif
     """
-    const int SLIDE_OPENMP
+    int slide_openmp()
 
 cdef extern from "isa.h" nogil:
     int slide_isa_supported()
@@ -34,7 +35,7 @@ cdef int threads_for(int num_threads, long long work, long long grain) noexcept 
 
 def openmp_version():
     """Return the OpenMP specification's date the kernels were built with, such as 201511, or 0 without OpenMP."""
-    return SLIDE_OPENMP
+    return slide_openmp()
 
 
 def isa():
@@ -105,4 +106,4 @@ def resolve_threads(threads=None):
         threads = available_cpus()
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ValueError(f"threads must be a positive integer or None, got {threads!r}")
-    return threads if SLIDE_OPENMP else 1
+    return threads if slide_openmp() else 1

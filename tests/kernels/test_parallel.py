@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import slide
-from slide.kernels import parallel
+from slide.kernels import SPINS, parallel
 
 LEVELS = ("baseline", "avx2", "avx512")
 SUPPORTED = LEVELS[: LEVELS.index(parallel.isa_supported()) + 1]
@@ -103,3 +103,24 @@ def test_available_cpus_without_affinity(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert parallel.available_cpus() == 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "spins"), [({}, SPINS), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+)
+def test_threads_that_wait_soon_sleep(chosen, spins, tmp_path):
+    program = "import os, slide.kernels; print(os.environ.get('GOMP_SPINCOUNT'))"
+    clean = {name: text for name, text in environment().items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=clean | {"OMP_DISPLAY_ENV": "verbose"} | chosen,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if "GOMP_SPINCOUNT" not in run.stderr:
+        pytest.skip("this OpenMP runtime is not GCC's")
+    assert f"GOMP_SPINCOUNT = '{spins}'" in run.stderr
+    # What other programs find in the environment is not changed.
+    assert run.stdout.strip() == chosen.get("GOMP_SPINCOUNT", "None")
