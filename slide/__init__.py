@@ -41,6 +41,7 @@ The house has two floors; imports run downward only::
       data/              readers, cache, synthetic data, batches
       config.py          frozen dataclasses, TOML; table_config.py those of hash tables; checks.py checks their fields,
                          settings.py makes them plain values
+      reference.py       configuration files of the authors' C++ program; reference_weights.py: what it saves
       buffers.py         named large memory
       footprint.py       what a network will take in memory, and whether it fits
       info.py            version, threads, instruction set, hugepages: what `slide info` tells of the machine
