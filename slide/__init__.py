@@ -19,6 +19,7 @@ The house has two floors; imports run downward only::
       checkpoint.py      save and load; archive.py: a saved network as bytes, for pickles
       network.py         Network: owns its layers; train_batch, predict, evaluate
       prediction.py      from points to their best labels, in every mode
+      serving.py         a mode's quality and times beside the exact prediction's
       search.py          search indexes: prediction without scoring every label
       neighbours.py      Neighbours: the nearest training points, and their votes for labels
       mixture.py         Mixture: a network and neighbours, predicting together

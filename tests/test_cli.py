@@ -491,7 +491,9 @@ def test_predict_through_an_index(run, data, model, mode):
     result = run("predict", model, data / "test.txt", "--mode", mode, "--candidates", 60, "--profile", "--mask-inputs")
     assert (result.status, len(result.out.splitlines())) == (0, 200)
     assert f"built the {mode} index" in result.err
-    assert re.search(r"200 points one by one: p50 \d+\.\d\d ms, p99 \d+\.\d\d ms each", result.err)
+    for name in ("exact", mode):
+        figures = r"p50 \d+\.\d\d ms, p90 \d+\.\d\d ms, p99 \d+\.\d\d ms; in batches [\d,]+ points/s"
+        assert re.search(rf"{name}: single points {figures}", result.err)
     if mode == "sketch":
         exact = run("predict", model, data / "test.txt", "--mask-inputs").out
         best = [[pair.split(":")[0] for pair in out.split()] for out in (result.out, exact)]

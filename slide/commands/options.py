@@ -10,6 +10,7 @@ from pathlib import Path
 
 from slide.config import RunConfig
 from slide.data.readers import FORMATS
+from slide.search import MODES
 from slide.settings import to_dict
 
 SHARE, K_NEIGHBOURS = 0.5, 50
@@ -144,6 +145,30 @@ def add_masking(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
         action="store_true",
         help="never predict a label whose id is one of the point's features",
     )
+
+
+def add_search(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--mode`` and ``--candidates``; see `unused_search`."""
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "--mode",
+        choices=MODES,
+        default="exact",
+        help="score every label; or those that a sketch of all labels or hash tables (lsh) propose; or count the hash "
+        "tables that find a label and score none (lsh-votes); an index is built before the start",
+    )
+    group.add_argument(
+        "--candidates", metavar="N", type=positive, help="labels proposed for each point, in a mode other than exact"
+    )
+
+
+def unused_search(args: argparse.Namespace) -> str | None:
+    """Return what is wrong where options of `add_search` do not go together, or not with neighbours."""
+    if args.mode == "exact" and args.candidates is not None:
+        return "--candidates needs a mode that proposes some: --mode sketch"
+    if args.mode != "exact" and args.neighbours is not None:
+        return "a mixture with neighbours scores every label: it takes no --mode"
+    return unused_neighbours(args)
 
 
 def add_threads(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
