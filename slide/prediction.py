@@ -47,8 +47,9 @@ def predict(network, X, k, exclude, allowed, mode, candidates):
         raise ValueError(f"k must be 1 or more, got {k}")
     index = None if mode == "exact" else network.search_index(mode)
     network.settle()
-    X = X if issparse(X) else np.asarray(X)
-    single = X.ndim == 1
+    single = (X.ndim if hasattr(X, "ndim") else np.ndim(X)) == 1
+    if single and not issparse(X):
+        X = np.asarray(X)
     batch = _one_point(network, X)
     if batch is None:
         X = _checked(network, X.reshape(1, -1) if single else X)
