@@ -18,10 +18,12 @@ The house has two floors; imports run downward only::
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
       checkpoint.py      save and load; archive.py: a saved network as bytes, for pickles
       network.py         Network: owns its layers; train_batch, predict, evaluate
+      prediction.py      from points to their best labels, in every mode
+      serving.py         a mode's quality and times beside the exact prediction's
       search.py          search indexes: prediction without scoring every label
       neighbours.py      Neighbours: the nearest training points, and their votes for labels
       mixture.py         Mixture: a network and neighbours, predicting together
-      exclusions.py      labels that must not be predicted
+      exclusions.py      labels that must not be predicted; allowed.py: those that alone may
       layers.py          hidden layers: full or sampled, from the features or from a layer below
       output.py          the output layer: candidates, logQ correction, loss
       hogwild.py         the pairs of a layer that trains without locks, as the paper does
@@ -40,6 +42,7 @@ The house has two floors; imports run downward only::
       data/              readers, cache, synthetic data, batches
       config.py          frozen dataclasses, TOML; table_config.py those of hash tables; checks.py checks their fields,
                          settings.py makes them plain values
+      reference.py       configuration files of the authors' C++ program; reference_weights.py: what it saves
       buffers.py         named large memory
       footprint.py       what a network will take in memory, and whether it fits
       info.py            version, threads, instruction set, hugepages: what `slide info` tells of the machine

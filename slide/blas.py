@@ -8,27 +8,63 @@ import threading
 from threadpoolctl import ThreadpoolController
 
 
-class _OneThread(threading.local):
-    """A context that a thread may be in several times; what it found is restored when it leaves the outermost.
+class _OneThread:
+    """A context that any number of threads may be in, each several times.
 
-    To look at the libraries costs a tenth of a millisecond, which only the outermost pays. Each thread does so for
-    itself: with some BLAS the setting is the thread's own.
+    Most BLAS have one setting for the process: whoever enters first takes note of it, and whoever leaves last puts it
+    back. With a BLAS built on OpenMP the setting is the thread's own, and so is what it is put back to.
     """
 
     def __init__(self):
-        self._threadpools = ThreadpoolController()
-        self._inside = 0
-        self._limits = None
+        libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        self._own = [library for library in libraries if getattr(library, "threading_layer", None) == "openmp"]
+        self._shared = [library for library in libraries if library not in self._own]
+        self._thread = threading.local()
+        self._lock = threading.Lock()
+        self._threads_inside = 0
+        self._before: list[int | None] = []
 
     def __enter__(self):
-        if not self._inside:
-            self._limits = self._threadpools.limit(limits=1, user_api="blas")
-        self._inside += 1
+        depth = getattr(self._thread, "depth", 0)
+        self._thread.depth = depth + 1
+        if depth:
+            return
+        self._thread.before = _set_to_one(self._own)
+        with self._lock:
+            self._threads_inside += 1
+            if self._threads_inside == 1:
+                self._before = _set_to_one(self._shared)
 
     def __exit__(self, *exception):
-        self._inside -= 1
-        if not self._inside:
-            self._limits.restore_original_limits()
+        self._thread.depth -= 1
+        if self._thread.depth:
+            return
+        _put_back(self._own, self._thread.before)
+        with self._lock:
+            self._threads_inside -= 1
+            if not self._threads_inside:
+                _put_back(self._shared, self._before)
+
+
+def _set_to_one(libraries):
+    """Return the numbers of threads that there were."""
+    before = [library.get_num_threads() for library in libraries]
+    _put_back(libraries, [1] * len(libraries))
+    return before
+
+
+def _put_back(libraries, numbers):
+    for library, number in zip(libraries, numbers, strict=True):
+        if number is None:
+            continue
+        # From 3.8 on threadpoolctl ignores all threads but the one that sets an OpenBLAS first. Here who leaves last is
+        # often another than who entered first; they take turns by a lock.
+        release = getattr(library, "clear_controlling_thread", None)
+        if release is not None:
+            release(force=True)
+        library.set_num_threads(number)
+        if release is not None:
+            release(force=True)
 
 
 @functools.cache

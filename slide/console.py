@@ -136,6 +136,35 @@ def quality_table(
     return "\n".join(name.ljust(width) + "".join(cell.rjust(9) for cell in cells) for name, cells in rows)
 
 
+def modes_table(report: dict, mode: str) -> str:
+    """Return the quality and the times of a mode of prediction beside the exact one, a row for each figure.
+
+    Parameters
+    ----------
+    report : dict
+        As `slide.serving.compare_with_exact` returns it.
+    mode : str
+        What to call the mode.
+    """
+    exact, sampled, speedup = report["exact"], report["sampled"], report["speedup"]
+    rows = [("", "exact", mode, "")]
+    for name in exact:
+        a, b = exact[name], sampled[name]
+        if name == "points_per_second":
+            rows.append(("points/s in batches", f"{a:,.0f}", f"{b:,.0f}", f"{speedup[name]:.2f} x"))
+        elif name.endswith("_ms"):
+            label = f"{name.removesuffix('_ms')} of single points, ms"
+            rows.append((label, f"{a:.2f}", f"{b:.2f}", f"{speedup[name]:.2f} x"))
+        else:
+            rows.append((f"{name}, %", f"{100 * a:.2f}", f"{100 * b:.2f}", f"{100 * (b - a):+.2f}"))
+    for name, share in report["recall"].items():
+        k = name.partition("@")[2]
+        rows.append((f"of the exact best {k} found, %", f"{100:.2f}", f"{100 * share:.2f}", ""))
+    width = max(len(row[0]) for row in rows)
+    lines = (row[0].ljust(width) + "".join(cell.rjust(12) for cell in row[1:]) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def as_json(report: dict) -> str:
     """Return one line of JSON; numbers that are not finite, for which JSON has no word, become null.
 

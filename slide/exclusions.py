@@ -53,6 +53,10 @@ class Exclusions:
         ends = self._matrix.indptr[block.start : block.stop + 1].astype(dtypes.OFFSET)
         return ends - ends[0], self._matrix.indices[ends[0] : ends[-1]].astype(dtypes.INDEX, copy=False)
 
+    def rows(self, block: slice) -> csr_matrix | None:
+        """Return the excluded labels of some consecutive points as columns of entries, None where there are none."""
+        return None if self._matrix is None else self._matrix[block]
+
     def remove(self, scores: csr_matrix, block: slice) -> csr_matrix:
         """Return sparse scores of some consecutive points without the excluded labels.
 

@@ -10,36 +10,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 
-from slide import initial, metrics
+from slide import initial, metrics, prediction
 from slide.blas import one_blas_thread
 from slide.buffers import Buffers
 from slide.config import LSHConfig, NetworkConfig
 from slide.data.batches import Batch, BatchReader
-from slide.data.dataset import as_float32_csr
-from slide.exclusions import Exclusions
 from slide.footprint import BatchShape, bytes_needed, check_fit
 from slide.kernels import dtypes
 from slide.kernels.catch_up import catch_up
 from slide.kernels.dropout import drop_entries
 from slide.kernels.optim import measure
 from slide.kernels.parallel import resolve_threads
-from slide.kernels.search import exact_topk
 from slide.kernels.sparse import SampleGradient
 from slide.layers import HiddenLayer, make_hidden
 from slide.optimizer import Optimizer
 from slide.output import OutputLayer
-from slide.search import MODES, HashIndex, SearchIndexes, SketchIndex, search_topk
-from slide.signals import Runs, Signal
+from slide.prediction import features_of
+from slide.search import INDEXES, HashIndex, SearchIndexes, SketchIndex, index_of
+from slide.signals import Signal
 from slide.storage import Storage
-
-PREDICT_BLOCK = 4096
-"""Points whose hidden vectors are in memory at a time during prediction."""
-
-
-def _features_of(batch: Batch) -> Signal:
-    return Signal(None, Runs(batch.indices, batch.indptr[:-1], batch.indptr[1:]), batch.values)
 
 
 @dataclass(frozen=True)
@@ -307,7 +299,7 @@ class Network:
                 layer.index.rebuild_if_due(self.step, threads)
         rule = self.optimizer.rule(lr_factor)
 
-        signals = [_features_of(self._drop_features(batch))]
+        signals = [features_of(self._drop_features(batch))]
         for layer in self.hidden:
             signals.append(layer.forward(signals[-1], rule, self.step, threads))
         stats = self.output.forward(batch, signals[-1], rule, self.step, threads)
@@ -393,7 +385,7 @@ class Network:
         ----------
         mode : str
             ``"sketch"``: every label's vector in few dimensions of seven bits each, all of which are scanned.
-            ``"lsh"``: hash tables.
+            ``"lsh"``: hash tables, which the mode ``"lsh-votes"`` searches too.
         X : sparse or dense matrix, shape (n, n_features), optional
             Of sketches: points like those to predict, such as a few thousand of the training points.
         dims : int
@@ -417,19 +409,17 @@ class Network:
             There is no such mode, `X` is missing, has no points or does not fit the network, or `dims` or `coverage` is
             out of range.
         """
-        if mode not in MODES[1:]:
-            raise ValueError(f"only the modes {' and '.join(MODES[1:])} have an index, got {mode!r}")
+        if index_of(mode) not in INDEXES:
+            raise ValueError(f"only the modes {' and '.join(INDEXES)} have an index, got {mode!r}")
         step = self.step
         self.settle()
-        table, options = self.output.table, {"seed": self.config.seed, "threads": self.threads}
-        if mode == "lsh":
-            index = HashIndex(table, lsh or self.config.output.lsh, **options)
-        elif X is None or not X.shape[0]:
-            raise ValueError("a sketch needs X, points like those to predict: a few thousand of the training points do")
-        else:
-            index = SketchIndex(table, self.layer_inputs(X)[-1].dense, dims=dims, coverage=coverage, **options)
+        index = prediction.build_index(self, index_of(mode), X, dims, coverage, lsh)
         self._search.add(mode, index, step)
         return index
+
+    def search_index(self, mode: str) -> SketchIndex | HashIndex:
+        """Return what ``build_search_index`` made for a mode; RuntimeError if that is nothing, or of other weights."""
+        return self._search.get(mode, self.step)
 
     def predict(
         self,
@@ -437,32 +427,39 @@ class Network:
         k: int = 5,
         *,
         exclude: csr_matrix | None = None,
+        allowed: ArrayLike | csr_matrix | None = None,
         mode: str = "exact",
         candidates: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return each point's k best labels, of all or, faster, of those that a search index finds.
 
-        Memory is one block of hidden vectors and of scores, whatever the numbers of points and labels.
+        Memory is one block of hidden vectors and of scores, whatever the numbers of points and labels, and a copy of
+        the weights of `allowed` labels. May be called from several threads at once.
 
         Parameters
         ----------
-        X : sparse or dense matrix, shape (n, n_features)
+        X : sparse or dense matrix, shape (n, n_features); or dense array [n_features], one point
+            A single point in float32 is taken fastest as a ``csr_matrix`` of one row or as an array.
         k : int
         exclude : sparse matrix, shape (n, any), optional
             Labels that must not be predicted are the columns of a point's non-zero entries; columns past the last
             label are ignored. For a recommender whose items are both features and labels: `X` itself.
+        allowed : array of label ids, array of bool [n_labels] or sparse matrix, shape (n, n_labels), optional
+            Labels that alone may be predicted: the same for all points, or a point's non-zero entries. Only these are
+            scored: few take little time. `exclude` holds for them as well.
         mode : str
-            ``"exact"`` scores every label. ``"sketch"`` and ``"lsh"`` score those that the index of that name proposes,
-            and may miss some of the best; see ``build_search_index``.
+            ``"exact"`` scores every label. ``"sketch"`` and ``"lsh"`` let the index of that name propose some and score
+            these exactly; they may miss some of the best. ``"lsh-votes"`` scores no label: the best are those that
+            most of the hash tables of ``"lsh"`` find. See ``build_search_index``.
         candidates : int, optional
             Labels that an index proposes for a point, k at least. More find more and take longer.
 
         Returns
         -------
-        ids : int32 array [n, k]
+        ids : int32 array [n, k], or [k] of one point
             Best first, equal scores in order of id; -1 where fewer than k labels may be predicted, or were found.
-        scores : float32 array [n, k]
-            Logits; minus infinity where there is no label.
+        scores : float32 array of the same shape
+            Logits, or with ``"lsh-votes"`` numbers of tables; minus infinity where there is no label.
 
         Raises
         ------
@@ -471,34 +468,10 @@ class Network:
         RuntimeError
             There is no index for the mode, or the network has been trained since it was made.
         ValueError
-            The number of columns does not fit the network, k or `candidates` is not positive, or there is no such mode.
+            The number of columns does not fit the network, `exclude` or `allowed` do not fit the points, an allowed
+            label is out of range, k or `candidates` is not positive, or there is no such mode.
         """
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-        if candidates is not None and candidates < 1:
-            raise ValueError(f"candidates must be 1 or more, got {candidates}")
-        index = None if mode == "exact" else self._search.get(mode, self.step)
-        self.settle()
-        X = self._features(X)
-        if k < 1:
-            raise ValueError(f"k must be 1 or more, got {k}")
-        n = X.shape[0]
-        ids = np.empty((n, k), dtypes.INDEX)
-        scores = np.empty((n, k), dtypes.VALUE)
-        exclusions = Exclusions(exclude, n)
-        reader = self.reader(X, None, min(PREDICT_BLOCK, max(n, 1)))
-        with one_blas_thread():
-            for first in range(0, n, PREDICT_BLOCK):
-                block = slice(first, min(n, first + PREDICT_BLOCK))
-                signal = _features_of(reader.read(np.arange(block.start, block.stop, dtype=dtypes.OFFSET)))
-                for layer in self.hidden:
-                    signal = layer.predict(signal, self.threads)
-                found = ids[block], scores[block]
-                if index is None:
-                    exact_topk(self.output.table, signal.dense, *exclusions.of(block), *found, self.threads)
-                else:
-                    search_topk(index, signal.dense, exclusions, block, candidates, *found, self.threads)
-        return ids, scores
+        return prediction.predict(self, X, k, exclude, allowed, mode, candidates)
 
     def layer_inputs(self, X: csr_matrix) -> list[Signal]:
         """Return what each layer reads for some points: the features, then every hidden layer's output, all computed.
@@ -518,15 +491,7 @@ class Network:
         DataError, ValueError
             As ``predict`` does.
         """
-        self.settle()
-        X = self._features(X)
-        n = X.shape[0]
-        reader = self.reader(X, None, max(n, 1))
-        signals = [_features_of(reader.read(np.arange(n, dtype=dtypes.OFFSET)))]
-        with one_blas_thread():
-            for layer in self.hidden:
-                signals.append(layer.predict(signals[-1], self.threads))
-        return signals
+        return prediction.layer_inputs(self, X)
 
     def evaluate(
         self,
@@ -564,12 +529,6 @@ class Network:
         exclude = X if mask_inputs else None
         ids, _ = self.predict(X, max(ks), exclude=exclude, mode=mode, candidates=candidates)
         return metrics.evaluate_topk(ids, Y, ks, inv_propensity)
-
-    def _features(self, X):
-        X = as_float32_csr(X, "X")
-        if X.shape[1] != self.n_features:
-            raise ValueError(f"X has {X.shape[1]:,} features, the network {self.n_features:,}")
-        return X
 
     def fit(self, X: csr_matrix, Y: csr_matrix, **options):
         """Train on a data set; see `slide.training.fit`, which this calls, for the options and what is returned."""

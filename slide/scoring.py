@@ -20,7 +20,8 @@ from slide.blas import one_blas_thread
 from slide.kernels import dtypes
 from slide.kernels.dense import shared_logits
 from slide.kernels.search import exact_topk
-from slide.network import PREDICT_BLOCK, Network
+from slide.network import Network
+from slide.prediction import PREDICT_BLOCK
 
 NOTHING = np.zeros(0, dtypes.VALUE)
 

@@ -33,8 +33,12 @@ COVERED = 10
 MEASURED = 1024
 """Queries that coverage is measured on, at most."""
 
-MODES = ("exact", "sketch", "lsh")
-"""Ways to predict: score every label; search its sketch; look it up in hash tables."""
+MODES = ("exact", "sketch", "lsh", "lsh-votes")
+"""Ways to predict: score every label; search its sketch, or look it up in hash tables, and score what that proposes;
+count in how many hash tables it is found, and score none."""
+
+INDEXES = ("sketch", "lsh")
+"""What there is to search, by the first mode that searches it."""
 
 NOBODY = np.zeros(0, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
 
@@ -131,13 +135,16 @@ class SketchIndex:
         out_scores : float32 array [n, k]
         threads : int
         """
-        n = len(hidden)
-        found = np.empty((n, min(candidates, self.n_rows)), dtypes.INDEX)
+        found, counts = self.propose(hidden, exclusions, candidates, threads)
+        candidates_topk(self._table, hidden, found, counts, *NOBODY, out_ids, out_scores, threads)
+
+    def propose(self, hidden, exclusions, candidates, threads):
+        """Return each point's candidates, int32 [n, any], and how many these are, int64 [n]."""
+        found = np.empty((len(hidden), min(candidates, self.n_rows)), dtypes.INDEX)
         rough = np.empty(found.shape, dtypes.VALUE)
         sketch_topk(self._sketch, hidden @ self._of_queries, *self._places(exclusions), found, rough, threads)
         counts = np.count_nonzero(found >= 0, axis=1).astype(dtypes.OFFSET)
-        np.take(self._rows, found, out=found, mode="clip")
-        candidates_topk(self._table, hidden, found, counts, *NOBODY, out_ids, out_scores, threads)
+        return np.take(self._rows, found, out=found, mode="clip"), counts
 
     def _places(self, exclusions):
         """Where excluded rows stand in the sketch, ascending for every point."""
@@ -186,13 +193,35 @@ class HashIndex:
 
     def topk(self, hidden, exclusions, candidates, out_ids, out_scores, threads):
         """Find each point's k best rows among its `candidates`; see ``SketchIndex.topk``."""
+        found, counts = self.propose(hidden, exclusions, candidates, threads)
+        candidates_topk(self._table, hidden, found, counts, *exclusions, out_ids, out_scores, threads)
+
+    def propose(self, hidden, exclusions, candidates, threads):
+        """Return each point's candidates, excluded ones too, those that most tables hold first; see ``SketchIndex``."""
         n = len(hidden)
         budget = min(candidates, self._table.n_rows)
         found = np.empty((n, budget), dtypes.INDEX)
         counts = np.empty(n, dtypes.OFFSET)
         signal, nothing = Signal(hidden, None, None), np.zeros(n + 1, dtypes.OFFSET)
         self._index.sample(signal, nothing, NOBODY[1], budget, 0, found, counts, threads)
-        candidates_topk(self._table, hidden, found, counts, *exclusions, out_ids, out_scores, threads)
+        return found, counts
+
+    def votes(self, hidden, found, threads):
+        """Return in how many tables each point has the bucket of some rows.
+
+        Parameters
+        ----------
+        hidden : float32 array [n, padded_dim]
+        found : int array [n, m]
+            The rows.
+        threads : int
+
+        Returns
+        -------
+        int array [n, m]
+        """
+        queries = self._index.hash(Signal(hidden, None, None), threads)
+        return np.count_nonzero(self._index.codes[:, found] == queries[:, :, np.newaxis], axis=0)
 
 
 class SearchIndexes:
@@ -206,7 +235,7 @@ class SearchIndexes:
 
     def add(self, mode: str, index: SketchIndex | HashIndex, step: int) -> None:
         """Keep an index for a mode, made after `step` steps."""
-        self._made[mode] = index, step
+        self._made[index_of(mode)] = index, step
 
     def forget(self) -> None:
         """Take note that weights have changed other than by steps."""
@@ -220,16 +249,22 @@ class SearchIndexes:
         RuntimeError
             There is none, or the network has been trained since.
         """
-        found = self._made.get(mode)
+        name = index_of(mode)
+        found = self._made.get(name)
         if found is None:
-            raise RuntimeError(f"mode {mode!r} needs an index of the weights: call build_search_index({mode!r}, ...)")
+            raise RuntimeError(f"mode {mode!r} needs an index of the weights: call build_search_index({name!r}, ...)")
         index, made_at = found
         if made_at != step:
             raise RuntimeError(
-                f"the {mode} index is of the weights after step {made_at:,}, and the network has trained to step "
-                f"{step:,}: call build_search_index({mode!r}, ...) again"
+                f"the {name} index is of the weights after step {made_at:,}, and the network has trained to step "
+                f"{step:,}: call build_search_index({name!r}, ...) again"
             )
         return index
+
+
+def index_of(mode: str) -> str:
+    """Return the name of the index that a mode searches."""
+    return "lsh" if mode == "lsh-votes" else mode
 
 
 def search_topk(index, hidden, exclusions, block, candidates, out_ids, out_scores, threads) -> None:

@@ -34,3 +34,25 @@ def test_every_thread_sees_to_itself():
         thread.start()
         thread.join()
     assert found == [{1}]
+
+
+def test_threads_that_overlap_leave_what_they_found():
+    inside, left = threading.Event(), threading.Event()
+
+    def stay():
+        with one_blas_thread():
+            inside.set()
+            left.wait(10)
+            found.append(blas_threads())
+
+    found = []
+    thread = threading.Thread(target=stay)
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = blas_threads()
+        with one_blas_thread():
+            thread.start()
+            inside.wait(10)
+        left.set()
+        thread.join()
+        assert found == [{1}]
+        assert blas_threads() == before

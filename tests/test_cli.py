@@ -491,7 +491,9 @@ def test_predict_through_an_index(run, data, model, mode):
     result = run("predict", model, data / "test.txt", "--mode", mode, "--candidates", 60, "--profile", "--mask-inputs")
     assert (result.status, len(result.out.splitlines())) == (0, 200)
     assert f"built the {mode} index" in result.err
-    assert re.search(r"200 points one by one: p50 \d+\.\d\d ms, p99 \d+\.\d\d ms each", result.err)
+    for name in ("exact", mode):
+        figures = r"p50 \d+\.\d\d ms, p90 \d+\.\d\d ms, p99 \d+\.\d\d ms; in batches [\d,]+ points/s"
+        assert re.search(rf"{name}: single points {figures}", result.err)
     if mode == "sketch":
         exact = run("predict", model, data / "test.txt", "--mask-inputs").out
         best = [[pair.split(":")[0] for pair in out.split()] for out in (result.out, exact)]
@@ -507,6 +509,7 @@ def test_predict_through_an_index_of_no_points(run, model, tmp_path):
 def test_predict_refuses_options_that_exclude_each_other(run, data, model):
     options = ["predict", model, data / "test.txt"]
     assert "--candidates needs a mode that proposes some" in run(*options, "--candidates", 9).err
+    assert "--dims and --coverage are those of a sketch" in run(*options, "--coverage", 0.5).err
     mixed = run(*options, "--mode", "lsh", "--neighbours", data / "train.txt")
     assert (mixed.status, "takes no --mode" in mixed.err) == (2, True)
 

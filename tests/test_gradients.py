@@ -19,7 +19,7 @@ from small_networks import (
     state_of,
 )
 
-from slide import network, output, signals
+from slide import output, prediction, signals
 from slide.config import (
     CANDIDATES,
     HiddenConfig,
@@ -424,7 +424,7 @@ def untrained(rng):
 @pytest.mark.parametrize("block", [5, 12, 4096])
 @pytest.mark.parametrize("excluding", [False, True])
 def test_predictions_are_the_best_of_all_labels(rng, untrained, points, monkeypatch, block, excluding):
-    monkeypatch.setattr(network, "PREDICT_BLOCK", block)
+    monkeypatch.setattr(prediction, "PREDICT_BLOCK", block)
     X = points[0]
     scores = Twin(untrained, points).scores({})
     exclude = None

@@ -195,7 +195,7 @@ def test_an_index_is_forgotten_when_weights_are_set(points, change):
 
 
 def test_arguments_are_checked(net, points):
-    with pytest.raises(ValueError, match="mode must be one of exact, sketch, lsh, got 'fast'"):
+    with pytest.raises(ValueError, match="mode must be one of exact, sketch, lsh, lsh-votes, got 'fast'"):
         net.predict(points, mode="fast")
     with pytest.raises(ValueError, match="candidates must be 1 or more, got 0"):
         net.predict(points, mode="sketch", candidates=0)

@@ -6,32 +6,38 @@ import argparse
 import time
 from pathlib import Path
 
-from slide.commands.inputs import load_as, predictor_of
+from slide.commands.inputs import build_index, load_as, predictor_of
 from slide.commands.options import (
     add_command,
     add_json,
     add_masking,
     add_neighbours,
     add_reading,
+    add_search,
     add_threads,
     depths,
-    unused_neighbours,
+    unused_search,
 )
-from slide.console import as_json, quality_table
+from slide.console import as_json, modes_table, quality_table
 from slide.mixture import Mixture
 from slide.network import Network
+from slide.serving import compare_with_exact
 from slide.training import known_propensities
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's options."""
-    parser = add_command(commands, "evaluate", run, "measure a saved network's quality", check=unused_neighbours)
+    parser = add_command(commands, "evaluate", run, "measure a saved network's quality", check=unused_search)
     parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a saved network")
     parser.add_argument("test", metavar="TEST", type=Path, help="data to measure quality on")
     parser.add_argument(
-        "--train", metavar="FILE", type=Path, help="training data, of whose labels PSP takes the propensities"
+        "--train",
+        metavar="FILE",
+        type=Path,
+        help="training data, of whose labels PSP takes the propensities, and to whose points a sketch is fitted",
     )
     parser.add_argument("--k", metavar="K,K", type=depths, default="1,3,5", help="depths to measure at")
+    add_search(parser)
     add_neighbours(parser)
     add_reading(parser)
     add_masking(parser)
@@ -43,10 +49,12 @@ def run(args: argparse.Namespace) -> int:
     """Measure a saved network's quality."""
     network = Network.load(args.model, threads=args.threads)
     test = load_as(args.test, args, network.n_features, network.n_labels, "the model")
-    inv_propensity = None
+    train, inv_propensity = None, None
     if args.train is not None:
         train = load_as(args.train, args, network.n_features, network.n_labels, "the model")
         inv_propensity = known_propensities(train.Y)
+    if args.mode != "exact" and test.n_points:
+        return _beside_exact(network, test, train, inv_propensity, args)
     predictor = predictor_of(network, args)
     start = time.perf_counter()
     quality = predictor.evaluate(
@@ -69,3 +77,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _beside_exact(network, test, train, inv_propensity, args):
+    """Measure a mode and the exact prediction, and show both."""
+    index = build_index(network, args, (train or test).X)
+    options = {"ks": args.k, "inv_propensity": inv_propensity, "mask_inputs": args.mask_inputs}
+    found = compare_with_exact(network, test.X, test.Y, args.mode, candidates=args.candidates, **options)
+    if args.json:
+        about = {
+            "mode": args.mode,
+            "candidates": args.candidates,
+            "index_bytes": index.nbytes,
+            "points": test.n_points,
+            "threads": network.threads,
+            "model": str(args.model),
+        }
+        print(as_json({**found, **about}))
+    else:
+        print(modes_table(found, args.mode))
+    return 0

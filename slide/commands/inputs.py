@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from scipy.sparse import csr_matrix, random_array
 
-from slide.commands.options import K_NEIGHBOURS, SHARE, ZERO_BASED
+from slide.commands.options import DIMS, K_NEIGHBOURS, SHARE, ZERO_BASED
 from slide.console import log
 from slide.data import DataError
 from slide.data import load as load_data
 from slide.data.readers import detect_format
 from slide.mixture import Mixture
 from slide.neighbours import Neighbours
+from slide.search import index_of
 
 QUERIES = 256
 """Points on which hash tables are measured."""
 
 RANDOM_FEATURES = 32
 """Features of a random point."""
+
+FITTED = 4096
+"""Points that a sketch is fitted to."""
 
 
 def load(path, args, **options):
@@ -55,6 +61,35 @@ def predictor_of(network, args):
         threads=args.threads,
     )
     return Mixture(network, neighbours, SHARE if args.share is None else args.share)
+
+
+def build_index(network, args, X):
+    """Make the index that the mode searches, fitted to points of X if need be; return it."""
+    start, name = time.perf_counter(), index_of(args.mode)
+    sketch = {"dims": args.dims or DIMS, "coverage": 1.0 if args.coverage is None else args.coverage}
+    index = network.build_search_index(name, some(X, FITTED, network), **sketch)
+    seconds = time.perf_counter() - start
+    log.info("built the %s index: %.1f s, %s bytes", name, seconds, f"{index.nbytes:,}")
+    return index
+
+
+def label_ids(path, n_labels):
+    """Read label ids, one a line."""
+    ids = []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            text = line.strip()
+            if not text:
+                continue
+            if not text.isascii() or not text.isdecimal() or int(text) >= n_labels:
+                raise DataError(
+                    f"{path}, line {number}: expected the id of a label, a number from 0 to {n_labels - 1:,}, "
+                    f"got {text[:40]!r}"
+                )
+            ids.append(int(text))
+    if not ids:
+        raise DataError(f"{path} has no label ids, so that nothing could be predicted; expected one a line")
+    return np.array(ids)
 
 
 def queries(network, args):

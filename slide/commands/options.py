@@ -10,10 +10,14 @@ from pathlib import Path
 
 from slide.config import RunConfig
 from slide.data.readers import FORMATS
+from slide.search import MODES
 from slide.settings import to_dict
 
 SHARE, K_NEIGHBOURS = 0.5, 50
 """Of a mixture with neighbours: their share, and how many vote."""
+
+DIMS = 64
+"""Of a sketch."""
 
 ZERO_BASED = {"auto": "auto", "yes": True, "no": False}
 
@@ -144,6 +148,39 @@ def add_masking(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
         action="store_true",
         help="never predict a label whose id is one of the point's features",
     )
+
+
+def add_search(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--mode`` and what belongs to it; see `unused_search`."""
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "--mode",
+        choices=MODES,
+        default="exact",
+        help="score every label; or those that a sketch of all labels or hash tables (lsh) propose; or count the hash "
+        "tables that find a label and score none (lsh-votes); an index is built before the start",
+    )
+    group.add_argument(
+        "--candidates", metavar="N", type=positive, help="labels proposed for each point, in a mode other than exact"
+    )
+    group.add_argument("--dims", metavar="N", type=positive, help=f"dimensions of a sketch (default: {DIMS})")
+    group.add_argument(
+        "--coverage",
+        metavar="X",
+        type=share,
+        help="have only the likelier labels in a sketch: as many as hold this share of the points' best (default: 1)",
+    )
+
+
+def unused_search(args: argparse.Namespace) -> str | None:
+    """Return what is wrong where options of `add_search` do not go together, or not with neighbours."""
+    if args.mode == "exact" and args.candidates is not None:
+        return "--candidates needs a mode that proposes some: --mode sketch"
+    if args.mode != "sketch" and (args.dims is not None or args.coverage is not None):
+        return "--dims and --coverage are those of a sketch: --mode sketch"
+    if args.mode != "exact" and args.neighbours is not None:
+        return "a mixture with neighbours scores every label: it takes no --mode"
+    return unused_neighbours(args)
 
 
 def add_threads(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
-from slide.commands.inputs import load_as, predictor_of, some
+from slide.commands.inputs import build_index, label_ids, load_as, predictor_of, some
 from slide.commands.options import (
     add_command,
     add_masking,
     add_neighbours,
     add_reading,
+    add_search,
     add_threads,
     positive,
-    unused_neighbours,
+    unused_search,
 )
-from slide.console import log
+from slide.console import as_json, log
 from slide.network import Network
-from slide.search import MODES
+from slide.serving import BATCH, PERCENTILES, SINGLES, timings
 
 PREDICT_BLOCK = 4096
 """Points predicted and written at a time."""
-
-FITTED = 4096
-"""Points that a sketch is fitted to."""
-
-PROFILED = 200
-"""Points that are predicted one by one where that is to be timed."""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -48,19 +41,18 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         default="tsv",
         help="a line for each point: label:score with tabs between, or a JSON object with labels and scores",
     )
-    search = parser.add_argument_group("search")
-    search.add_argument(
-        "--mode",
-        choices=MODES,
-        default="exact",
-        help="score every label, or those that a sketch of all labels or hash tables propose, built before the start",
+    parser.add_argument(
+        "--allow", metavar="FILE", type=Path, help="predict only the labels whose ids this file has, one a line"
     )
-    search.add_argument(
-        "--candidates", metavar="N", type=positive, help="labels proposed for each point, in a mode other than exact"
+    add_search(parser)
+    profile = parser.add_argument_group("profile")
+    profile.add_argument(
+        "--profile",
+        action="store_true",
+        help="report on standard error how long single points take, and how many a second batches do, beside the "
+        "exact prediction",
     )
-    search.add_argument(
-        "--profile", action="store_true", help="report on standard error how long single points take to predict"
-    )
+    profile.add_argument("--profile-json", metavar="FILE", type=Path, help="write that report as JSON")
     add_neighbours(parser)
     add_reading(parser)
     add_masking(parser)
@@ -68,31 +60,34 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _check(args):
-    if args.mode == "exact" and args.candidates is not None:
-        return "--candidates needs a mode that proposes some: --mode sketch"
-    if args.mode != "exact" and args.neighbours is not None:
-        return "a mixture with neighbours scores every label: it takes no --mode"
-    return unused_neighbours(args)
+    if args.allow is not None and args.neighbours is not None:
+        return "a mixture with neighbours scores every label: it takes no --allow"
+    return unused_search(args)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the best labels of every point."""
     network = Network.load(args.model, threads=args.threads)
+    masks = {} if args.allow is None else {"allowed": label_ids(args.allow, network.n_labels)}
     data = load_as(args.input, args, network.n_features, None, "the model")
     predictor = predictor_of(network, args)
     how = {}
     if args.mode != "exact" and data.n_points:
-        start = time.perf_counter()
-        index = network.build_search_index(args.mode, some(data.X, FITTED, network))
-        log.info("built the %s index: %.1f s, %s bytes", args.mode, time.perf_counter() - start, f"{index.nbytes:,}")
+        build_index(network, args, data.X)
         how = {"mode": args.mode, "candidates": args.candidates}
-    if args.profile:
-        _profile(predictor, some(data.X, PROFILED, network), args, how)
+
+    def predict(X, **how):
+        return predictor.predict(X, args.k, exclude=X if args.mask_inputs else None, **masks, **how)
+
+    if (args.profile or args.profile_json is not None) and data.n_points:
+        calls = {"exact" if args.neighbours is None else "mixture": predict}
+        if how:
+            calls[args.mode] = functools.partial(predict, **how)
+        _profile(timings(calls, some(data.X, max(SINGLES, BATCH), network)), args, network)
     write = _write_tsv if args.output_format == "tsv" else _write_jsonl
     with _output(args.output) as file:
         for first in range(0, data.n_points, PREDICT_BLOCK):
-            X = data.X[first : first + PREDICT_BLOCK]
-            ids, scores = predictor.predict(X, args.k, exclude=X if args.mask_inputs else None, **how)
+            ids, scores = predict(data.X[first : first + PREDICT_BLOCK], **how)
             for labels, values in zip(ids.tolist(), scores.tolist(), strict=True):
                 # Where fewer than k labels may be predicted the rest is -1.
                 found = [(label, value) for label, value in zip(labels, values, strict=True) if label >= 0]
@@ -100,16 +95,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _profile(predictor, X, args, how):
-    """Report how long points take that are predicted one by one."""
-    milliseconds = []
-    for i in range(X.shape[0]):
-        start = time.perf_counter()
-        predictor.predict(X[i], args.k, exclude=X[i] if args.mask_inputs else None, **how)
-        milliseconds.append(1000 * (time.perf_counter() - start))
-    if milliseconds:
-        p50, p99 = np.percentile(milliseconds, (50, 99))
-        log.info("%s points one by one: p50 %.2f ms, p99 %.2f ms each", f"{len(milliseconds):,}", p50, p99)
+def _profile(times, args, network):
+    """Report how long predictions take, by the way in which they are made."""
+    for name, figures in times.items():
+        log.info(
+            "%s: single points p50 %.2f ms, p90 %.2f ms, p99 %.2f ms; in batches %s points/s",
+            name,
+            *(figures[key] for key in PERCENTILES),
+            f"{figures['points_per_second']:,.0f}",
+        )
+    if args.profile_json is not None:
+        about = {"model": str(args.model), "k": args.k, "threads": network.threads, "n_labels": network.n_labels}
+        args.profile_json.write_text(as_json({**about, "modes": times}) + "\n", encoding="ascii")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from slide.commands.options import (
     find_setting,
     positive_list,
 )
+from slide.commands.reference_run import read_reference, reference_data
 from slide.config import CANDIDATES, SCHEDULES, UPDATES, RunConfig
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import make_extreme
@@ -75,6 +76,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     course = parser.add_argument_group("run")
     course.add_argument("--config", metavar="FILE", type=Path, help="settings, as TOML")
     course.add_argument(
+        "--reference-config",
+        metavar="FILE",
+        type=Path,
+        help="settings and data as the authors' C++ program reads them (.csv); what is done otherwise is logged",
+    )
+    course.add_argument(
         "--out", metavar="MODEL", type=Path, default=Path("slide-model"), help="folder to save the network in"
     )
     add_threads(course)
@@ -121,6 +128,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _check(args):
+    if args.reference_config is not None:
+        return "--config and --reference-config exclude each other" if args.config is not None else None
     if args.test is not None and args.train is None:
         return "--test needs the training data too: slide train TRAIN --test FILE"
     return None
@@ -131,7 +140,8 @@ def run(args: argparse.Namespace) -> int:
 
     The test set decides nothing: where quality does, it is measured on training points that are held out.
     """
-    config = _run_config(args)
+    settings = read_reference(args)
+    config = _run_config(args, settings)
     if config.training.needs_validation and not config.training.holdout:
         config = replace(config, training=replace(config.training, holdout=HOLDOUT))
         log.info(
@@ -139,8 +149,8 @@ def run(args: argparse.Namespace) -> int:
             f"{HOLDOUT:.0%}",
             f"{config.training.eval_points:,}",
         )
-    _check_destination(args.out)
-    data, test = _training_data(args)
+    check_destination(args.out)
+    data, test = _training_data(args) if settings is None else reference_data(args, settings)
     _check_memory(data, config)
     network = Network(data.n_features, data.n_labels, config.network, threads=args.threads)
     log.info("training on %r, threads: %d", data, network.threads)
@@ -196,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if stop.signum is None else 128 + stop.signum
 
 
-def _check_destination(path):
+def check_destination(path):
     """Refuse, before hours of training, a place where the network could not be saved."""
     if path.exists() and not (path / checkpoint.MANIFEST).is_file():
         raise FileExistsError(f"{path} exists and is not a saved network; choose another name or remove it")
@@ -301,9 +311,12 @@ class _StopSignals:
             signal.signal(*self._former.popitem())
 
 
-def _run_config(args):
-    """The defaults, changed by the configuration file, changed by the options."""
-    config = RunConfig() if args.config is None else RunConfig.from_toml(args.config)
+def _run_config(args, settings):
+    """The defaults, changed by the configuration file of either kind, changed by the options."""
+    if settings is not None:
+        config = settings.config
+    else:
+        config = RunConfig() if args.config is None else RunConfig.from_toml(args.config)
     values = to_dict(config)
     for option, path in SETTINGS.items():
         value = getattr(args, option)

@@ -1,0 +1,200 @@
+"""Labels that alone may be predicted: the same for all points, or point by point."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_matrix, issparse
+
+from slide.exclusions import entry_keys
+from slide.kernels import dtypes
+from slide.kernels.rows import RowTable
+from slide.kernels.search import candidates_topk, exact_topk
+
+FEW = 3
+"""Points whose allowed rows are scored where they lie; for more they are first laid side by side, as products want."""
+
+ROOM = 1 << 22
+"""Candidates in memory at a time."""
+
+
+class Allowed:
+    """The labels that each of some points may be given.
+
+    Parameters
+    ----------
+    labels : array of int [m], array of bool [n_labels], or sparse matrix, shape (n, n_labels)
+        Ids that all points may be given, in any order, or which labels these are; or the columns of each point's
+        non-zero entries.
+    n, n_labels : int
+        Points and labels.
+
+    Raises
+    ------
+    ValueError
+        An id is out of range, or there is not a row for each point.
+    """
+
+    def __init__(self, labels, n: int, n_labels: int):
+        self._n_labels = n_labels
+        self._ids = self._matrix = None
+        if issparse(labels) and labels.ndim == 2:
+            self._matrix = _checked_matrix(labels, n, n_labels)
+        else:
+            self._ids = _checked_ids(labels, n_labels)
+        self._subset: _Subset | None = None
+
+    def most(self, block: slice) -> int:
+        """Return how many labels any of some consecutive points may be given at most."""
+        if self._ids is not None:
+            return len(self._ids)
+        return int(np.diff(self._matrix.indptr[block.start : block.stop + 1]).max(initial=0))
+
+    def topk(self, table, hidden, exclusions, block, out_ids, out_scores, threads) -> None:
+        """Find each point's k best labels among its own, exactly; see ``exact_topk`` for the arrays.
+
+        Parameters
+        ----------
+        table : RowTable
+            Of all labels.
+        hidden : float32 array [points of the block, padded_dim]
+        exclusions : Exclusions
+        block : slice
+            Of the points.
+        out_ids, out_scores : arrays [points of the block, k]
+            Written.
+        threads : int
+        """
+        if self._ids is not None and len(hidden) > FEW and len(self._ids):
+            if self._subset is None:
+                self._subset = _Subset(table, self._ids)
+            self._subset.topk(hidden, exclusions.of(block), out_ids, out_scores, threads)
+            return
+        size = max(1, ROOM // max(1, self.most(block)))
+        for first in range(0, len(hidden), size):
+            some = slice(first, min(first + size, len(hidden)))
+            part = slice(block.start + some.start, block.start + some.stop)
+            found = out_ids[some], out_scores[some]
+            candidates_topk(table, hidden[some], *self._candidates(part), *exclusions.of(part), *found, threads)
+
+    def filter(self, found: np.ndarray, counts: np.ndarray, block: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return candidates without those that are not allowed, in the order they have.
+
+        Parameters
+        ----------
+        found : int32 array [points of the block, any]
+            A point has the first ``counts`` of its row.
+        counts : int64 array [points of the block]
+        block : slice
+            Of the points.
+
+        Returns
+        -------
+        found, counts : arrays
+            As they are given.
+        """
+        if self._ids is not None:
+            known = np.zeros(self._n_labels, bool)
+            known[self._ids] = True
+            # Behind a point's candidates there may be anything.
+            good = known[np.where(np.arange(found.shape[1]) < counts[:, np.newaxis], found, 0)]
+        else:
+            good = among(found, self._matrix[block], self._n_labels)
+        return compact(found, counts, good)
+
+    def _candidates(self, block):
+        """The allowed labels of some points in the form that ``candidates_topk`` reads."""
+        n = block.stop - block.start
+        if self._ids is not None:
+            return np.tile(self._ids, (n, 1)), np.full(n, len(self._ids), dtypes.OFFSET)
+        part = self._matrix[block]
+        counts = np.diff(part.indptr).astype(dtypes.OFFSET)
+        candidates = np.zeros((n, int(counts.max(initial=0))), dtypes.INDEX)
+        candidates[np.arange(candidates.shape[1]) < counts[:, np.newaxis]] = part.indices
+        return candidates, counts
+
+
+class _Subset:
+    """Copies of some rows of a table side by side, which are searched as a table of its own is."""
+
+    def __init__(self, table, ids):
+        self._ids = ids
+        # Float32 holds what is stored as bfloat16 exactly.
+        self._table = RowTable(len(ids), table.dim, moments=0, name="allowed labels")
+        self._table.weights[...] = table.weights[ids]
+        self._table.bias[...] = table.bias[ids]
+
+    def topk(self, hidden, excluded, out_ids, out_scores, threads):
+        exact_topk(self._table, hidden, *self._places(*excluded), out_ids, out_scores, threads)
+        # What was not found is -1, which stands for the last id here.
+        np.copyto(out_ids, self._ids[out_ids], where=out_ids >= 0)
+
+    def _places(self, ptr, ids):
+        """Where excluded labels stand among the rows, in the form that they have."""
+        if not len(ids):
+            return ptr, ids
+        places = np.searchsorted(self._ids, ids)
+        here = self._ids[np.minimum(places, len(self._ids) - 1)] == ids
+        return np.append(0, np.cumsum(here))[ptr], places[here].astype(dtypes.INDEX)
+
+
+def among(found: np.ndarray, matrix: csr_matrix, n_labels: int) -> np.ndarray:
+    """Return which candidates of each point are columns of the entries in its row.
+
+    Parameters
+    ----------
+    found : int32 array [n, any]
+    matrix : csr_matrix, shape (n, any)
+    n_labels : int
+
+    Returns
+    -------
+    bool array of the shape of `found`
+    """
+    width = max(n_labels, matrix.shape[1])
+    keys = found + np.arange(len(found), dtype=np.int64)[:, np.newaxis] * width
+    return np.isin(keys, entry_keys(matrix, width))
+
+
+def compact(found: np.ndarray, counts: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the good ones of each point's first ``counts`` candidates, in their order, and how many these are."""
+    good = good & (np.arange(found.shape[1]) < counts[:, np.newaxis])
+    order = np.argsort(~good, axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1), np.count_nonzero(good, axis=1).astype(dtypes.OFFSET)
+
+
+def _checked_ids(labels, n_labels):
+    """Ids in ascending order, each once."""
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise ValueError(
+            f"allowed must be label ids in one dimension, or a sparse matrix with a row for each point; it has "
+            f"{labels.ndim} dimensions"
+        )
+    if labels.dtype == bool:
+        if len(labels) != n_labels:
+            raise ValueError(f"allowed has {len(labels):,} truth values for {n_labels:,} labels")
+        return np.flatnonzero(labels).astype(dtypes.INDEX)
+    if labels.size and labels.dtype.kind not in "iu":
+        raise ValueError(f"allowed must be label ids, whole numbers from 0 to {n_labels - 1:,}, not {labels.dtype}")
+    wrong = np.flatnonzero((labels < 0) | (labels >= n_labels))
+    if len(wrong):
+        raise ValueError(
+            f"allowed[{wrong[0]}] is {labels[wrong[0]]:,}; the network has the labels 0 to {n_labels - 1:,}"
+        )
+    return np.unique(labels).astype(dtypes.INDEX)
+
+
+def _checked_matrix(labels, n, n_labels):
+    matrix = csr_matrix(labels, copy=True)
+    if matrix.shape[0] != n:
+        raise ValueError(f"allowed has {matrix.shape[0]} rows for {n} points")
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    wrong = np.flatnonzero(matrix.indices >= n_labels)
+    if len(wrong):
+        row = int(np.searchsorted(matrix.indptr, wrong[0], side="right")) - 1
+        raise ValueError(
+            f"allowed, row {row}: label {matrix.indices[wrong[0]]:,} is allowed, and the network has the labels 0 to "
+            f"{n_labels - 1:,}"
+        )
+    return matrix

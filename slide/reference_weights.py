@@ -1,0 +1,178 @@
+"""Weights that the authors' C++ program saves, as a network.
+
+It writes a NumPy archive with four float32 arrays for each layer i, from the features upward: ``w_layer_i``, weights
+[neurons, inputs]; ``b_layer_i`` [neurons]; ``am_layer_i`` and ``av_layer_i``, Adam's first and second moments of the
+weights. The moments are of the gradient of minus the loss, those of the biases are not written, and neither are the
+biases as training left them: ``b_layer_i`` has those that it began with.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from slide.config import HiddenConfig, NetworkConfig, OptimizerConfig, OutputConfig
+from slide.data.dataset import DataError
+from slide.data.npz import DAMAGE
+from slide.kernels import dtypes
+from slide.layers import InputLayer
+from slide.network import Network
+from slide.reference import Reference
+
+
+def load_weights(
+    path: str | os.PathLike,
+    reference: Reference | None = None,
+    *,
+    moments: bool = False,
+    step: int | None = None,
+    threads: int | None = None,
+) -> Network:
+    """Make a network of the weights that the C++ program saved.
+
+    Parameters
+    ----------
+    path : path-like
+        The archive.
+    reference : Reference, optional
+        Of the program's configuration file (`slide.reference.read`): the network then has its settings and can be
+        trained on as it says. Without it the sizes are those of the arrays, and the settings those of a network that
+        computes every neuron.
+    moments : bool
+        Take over Adam's moments as well, so that training can go on.
+    step : int, optional
+        With `moments`: batches trained on so far, of which the archive does not say anything; by default those of
+        the whole run that `reference` describes.
+    threads : int, optional
+        As for `Network`.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    DataError
+        The file is missing, damaged or not such an archive, or does not fit `reference`.
+    ValueError
+        With `moments` it is not known how many batches were trained on.
+    """
+    path = Path(path)
+    if moments and step is None:
+        if reference is None or reference.train_points is None:
+            raise ValueError(
+                "to train on from saved moments their age must be known: give the configuration file, with totRecords, "
+                "or step, the number of batches"
+            )
+        training = reference.config.training
+        step = training.epochs * (reference.train_points // training.batch_size)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = _sizes(path, archive)
+        with np.load(path, allow_pickle=False) as arrays:
+            if reference is not None:
+                _check_fit(path, sizes, reference)
+            config = _network_config(sizes) if reference is None else reference.config.network
+            network = Network(sizes[0], sizes[-1], config, threads=threads, trainable=moments)
+            for i, layer in enumerate((*network.hidden, network.output)):
+                _take(path, arrays, i, layer, (sizes[i + 1], sizes[i]), step if moments else None)
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file; expected weights that the C++ program saved (.npz)") from None
+    except DAMAGE as error:
+        raise DataError(f"{path}: the archive is damaged, or is none ({error})") from None
+    if moments:
+        network.optimizer.resume(step)
+    return network
+
+
+def _sizes(path, archive):
+    """The numbers of features, of units of each hidden layer and of labels, from the arrays' headers."""
+    names = archive.namelist()
+    n_layers = sum(re.fullmatch(r"w_layer_\d+\.npy", name) is not None for name in names)
+    if n_layers < 2:
+        raise DataError(
+            f"{path}: expected the arrays w_layer_0, w_layer_1 and so on, one for each of two layers or more; it has "
+            f"{', '.join(sorted(names)[:8]) or 'nothing'}"
+        )
+    sizes = []
+    for i in range(n_layers):
+        name = f"w_layer_{i}"
+        if f"{name}.npy" not in names:
+            raise DataError(f"{path}: there is no array {name}, but {n_layers} of that kind; expected no gaps")
+        with archive.open(f"{name}.npy") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        if len(shape) != 2 or dtype.kind != "f" or 0 in shape:
+            raise DataError(
+                f"{path}: {name} has shape {list(shape)} and dtype {dtype}; expected float32 numbers, neurons x inputs"
+            )
+        sizes = sizes or [shape[1]]
+        if shape[1] != sizes[-1]:
+            raise DataError(
+                f"{path}: {name} reads {shape[1]:,} inputs, and layer {i - 1} has {sizes[-1]:,} neurons"
+            )
+        sizes.append(shape[0])
+    return sizes
+
+
+def _check_fit(path, sizes, reference):
+    units = [layer.units for layer in reference.config.network.hidden]
+    expected = [reference.n_features, *units, reference.n_labels]
+    if sizes != expected:
+        found, wanted = (" - ".join(f"{size:,}" for size in row) for row in (sizes, expected))
+        raise DataError(
+            f"{path}: the layers go {found}, those of {reference.path} (InputDim, sizesOfLayers) {wanted}: they do not "
+            "belong together"
+        )
+
+
+def _network_config(sizes):
+    return NetworkConfig(
+        hidden=tuple(HiddenConfig(units=units, activation="relu", dropout=0.0) for units in sizes[1:-1]),
+        output=OutputConfig(candidates="full", correction="none", loss="softmax"),
+        optimizer=OptimizerConfig(name="adam", lr=1e-4),
+        normalize=False,
+    )
+
+
+def _take(path, arrays, i, layer, shape, step):
+    """Copy the arrays of one layer; without a step leave the moments."""
+    state = layer.state()
+    # Rows are neurons, but for a first layer that computes all of them: there they are features.
+    turned = isinstance(layer, InputLayer)
+
+    def table(name):
+        array = _array(path, arrays, name, shape)
+        return array.T if turned else array
+
+    state["weights"][...] = table(f"w_layer_{i}")
+    state["bias"][...] = _array(path, arrays, f"b_layer_{i}", shape[:1])
+    if step is not None:
+        state["m"][...] = -table(f"am_layer_{i}")
+        state["v"][...] = table(f"av_layer_{i}")
+        # Adam has moved every row at every step.
+        state["last_step"][...] = step
+
+
+def _array(path, arrays, name, shape):
+    """An array of the archive, checked."""
+    if name not in arrays.files:
+        raise DataError(f"{path}: there is no array {name}; the archive was not saved completely, or is another one")
+    array = arrays[name]
+    if array.dtype.kind != "f" or array.shape != shape:
+        raise DataError(
+            f"{path}: {name} has shape {list(array.shape)} and dtype {array.dtype}; expected {list(shape)} float32 "
+            "numbers"
+        )
+    # The sum is finite if all are, and needs no array of its own.
+    with np.errstate(invalid="ignore", over="ignore"):
+        if not np.isfinite(array.sum(dtype=np.float64)):
+            raise DataError(f"{path}: {name} has values that are not finite")
+    return array.astype(dtypes.VALUE, copy=False)
