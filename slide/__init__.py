@@ -14,7 +14,8 @@ The house has two floors; imports run downward only::
       cli.py             the `slide` command; commands/ has a module for each, console.py shows what they do
       training.py        fit: epochs, shuffling, evaluation on the way, early stopping
       callbacks.py       Callback: what is told how a run gets on, and may end it
-      history.py         the history of a run as JSON lines
+      history.py         the history of a run as JSON lines; comparison.py a table of several, plots.py their curves
+      tensorboard.py     the same for TensorBoard
       learning_rate.py   how the learning rate goes over a run
       stopping.py        which epoch was best, and when to stop waiting for a better one
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
@@ -44,6 +45,7 @@ The house has two floors; imports run downward only::
                          settings.py makes them plain values
       buffers.py         named large memory
       footprint.py       what a network will take in memory, and whether it fits
+      extras.py          packages that only some things need
       info.py            version, threads, instruction set, hugepages: what `slide info` tells of the machine
       hugepages/         the pages a system gives, what a process got, and what they are worth: `slide hugepages`
       blas.py            one thread for BLAS

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slide import checkpoint, metrics
+from slide import checkpoint, metrics, plots
 from slide.callbacks import Callback
 from slide.commands.inputs import load, load_as
 from slide.commands.options import (
@@ -28,11 +28,12 @@ from slide.config import CANDIDATES, SCHEDULES, UPDATES, RunConfig
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import make_extreme
 from slide.footprint import BatchShape, arithmetic, check_fit, n_parameters, resident
-from slide.history import HistoryFile
+from slide.history import HistoryFile, read_history
 from slide.info import peak_rss_bytes
 from slide.kernels.rows import PRECISIONS
 from slide.network import Network
 from slide.settings import from_dict, to_dict
+from slide.tensorboard import TensorBoard
 from slide.training import Progress, known_propensities
 
 KS = (1, 3, 5)
@@ -82,6 +83,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--out", metavar="MODEL", type=Path, default=Path("slide-model"), help="folder to save the network in"
     )
     add_threads(course)
+    course.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the run's curves, as slide plot does")
+    course.add_argument("--tensorboard", metavar="FOLDER", type=Path, help="write what TensorBoard reads")
     add_json(course)
     settings = parser.add_argument_group("settings")
     settings.add_argument("--epochs", metavar="N", type=int, help="passes over the data")
@@ -127,6 +130,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def _check(args):
     if args.test is not None and args.train is None:
         return "--test needs the training data too: slide train TRAIN --test FILE"
+    if args.tensorboard is not None and args.tensorboard.resolve().is_relative_to(args.out.resolve()):
+        return "--tensorboard must not name a folder in that of --out, which is replaced when the network is saved"
     return None
 
 
@@ -144,7 +149,10 @@ def run(args: argparse.Namespace) -> int:
             f"{config.training.eval_points:,}",
         )
     _check_destination(args.out)
+    if args.plot is not None:
+        plots.check(args.plot)
     history_file = HistoryFile(args.out / checkpoint.HISTORY, data=_data_names(args))
+    callbacks = [history_file] if args.tensorboard is None else [history_file, TensorBoard(args.tensorboard)]
     data, test = _training_data(args)
     _check_memory(data, config)
     network = Network(data.n_features, data.n_labels, config.network, threads=args.threads)
@@ -158,7 +166,7 @@ def run(args: argparse.Namespace) -> int:
             config=config.training,
             validation=None if test is None or config.training.holdout else (test.X, test.Y),
             mask_inputs=args.mask_inputs,
-            callbacks=[history_file, display, stop],
+            callbacks=[*callbacks, display, stop],
         )
     if stop.signum is not None:
         name = signal.Signals(stop.signum).name
@@ -189,6 +197,9 @@ def run(args: argparse.Namespace) -> int:
         )
         if quality:
             print(quality_table(quality, KS, popular))
+    if args.plot is not None:
+        plots.draw([read_history(args.out)], args.plot)
+        log.info("drew %s", args.plot)
     return 0 if stop.signum is None else 128 + stop.signum
 
 
