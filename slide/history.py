@@ -96,20 +96,26 @@ class HistoryFile(Callback):
     def __init__(self, path: str | os.PathLike, *, data: dict[str, str] | None = None) -> None:
         self.path = Path(path)
         self._data = dict(data or {})
-        self._broken = False
 
     def on_start(self, run: Run) -> None:
-        """Begin the file, or append to it; raises OSError if that cannot be."""
-        self._run, self._pace = run, Pace(run.progress.batches)
+        """Begin the file, or append to it.
+
+        Raises
+        ------
+        FileExistsError
+            There is a file of that name that is no history.
+        OSError
+            The file cannot be written.
+        """
+        self._run, self._pace, self._broken = run, Pace(run.progress.batches), False
         self._process = psutil.Process()
-        folder, goes_on = self.path.parent, run.progress.batch > 0
-        folder.mkdir(parents=True, exist_ok=True)
-        if not goes_on and self.path.exists():
-            former = folder / FORMER_HISTORY
-            if self.path.name == HISTORY and (folder / MANIFEST).is_file() and not former.exists():
-                self.path.rename(former)
-            else:
-                self.path.unlink()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            content = self.path.read_bytes()
+            if content and not content.startswith(RUN.encode()):
+                raise FileExistsError(f"{self.path} exists and is no history of a run; choose another name or remove it")
+            if run.progress.batch == 0:
+                self._make_way()
         network = run.network
         header = {
             "kind": "run",
@@ -186,6 +192,14 @@ class HistoryFile(Callback):
         except OSError as error:
             self._broken = True
             log.warning("%s: %s; the run goes on, its history ends here", self.path, error.strerror)
+
+    def _make_way(self):
+        """Put the history of the network that is saved here aside; any other goes."""
+        former = self.path.with_name(FORMER_HISTORY)
+        if self.path.name == HISTORY and self.path.with_name(MANIFEST).is_file() and not former.exists():
+            self.path.rename(former)
+        else:
+            self.path.unlink()
 
     def _append(self, text):
         # Opened every time: the folder may be replaced meanwhile, when a network is saved there.
@@ -291,8 +305,11 @@ def read_history(path: str | os.PathLike) -> RecordedRun:
             run.end = record
         elif kind == "test":
             run.test = record["quality"]
+        elif kind == "batch":
+            run.batches.append(record)
         else:
-            (run.batches if kind == "batch" else run.epochs).append(record)
+            # An epoch that was cut short is over once more where the run goes on.
+            run.epochs = [epoch for epoch in run.epochs if epoch["epoch"] != record["epoch"]] + [record]
     if run is None:
         raise HistoryError(f"{file}: the file is empty; a history begins with a line of kind 'run'")
     if run.cut_short:

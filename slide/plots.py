@@ -64,7 +64,7 @@ def draw(runs: Sequence[RecordedRun], path: str | os.PathLike) -> None:
     for run in runs:
         if not run.batches:
             raise HistoryError(f"{run.path}: there is nothing to draw: the run has no batches yet")
-    figure = _new_figure(figsize=(12, 7), layout="constrained")
+    figure = _new_figure(figsize=(12, 6.8), layout="constrained")
     panels = figure.subplots(2, 3)
     seconds, unit = _time_unit(max(run.last["seconds"] for run in runs))
     memory, memory_unit = _memory_unit(max(run.column("rss_bytes").max() for run in runs))
@@ -88,7 +88,8 @@ def draw(runs: Sequence[RecordedRun], path: str | os.PathLike) -> None:
             rehash.plot(times, 100 * run.column("rehash_seconds") / run.column("seconds"), **look)
         rss.plot(times, run.column("rss_bytes") / memory, **look)
     _finish(figure, panels, runs, unit, memory_unit)
-    figure.savefig(path, dpi=100)
+    smaller = {"pil_kwargs": {"optimize": True}} if Path(path).suffix.lower() == ".png" else {}
+    figure.savefig(path, dpi=90, **smaller)
 
 
 def _finish(figure, panels, runs, unit, memory_unit):

@@ -14,7 +14,7 @@ from slide.config import RunConfig
 from slide.data import make_extreme, save_xc
 from slide.history import HistoryError, HistoryFile, read_history
 from slide.settings import from_dict
-from slide.training import Progress
+from slide.training import Epoch, Progress
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +94,8 @@ def test_a_new_run_begins_a_new_file(tmp_path):
     assert os.listdir(tmp_path) == ["h.jsonl"]
 
 
-def go_on(path, batch, do=lambda progress: None):
-    """Have a history file told that a run goes on after a batch, and of one batch and one epoch."""
+def go_on(path, batch):
+    """Have a history file told that a run goes on after a batch, and of the next."""
     network = SimpleNamespace(n_features=100, n_labels=50, threads=1, config=RunConfig().network)
     progress = Progress(batch=batch, batches=8, epoch=2, samples=100 * batch, loss=1.0, precision=0.5, active=20.0)
     run = SimpleNamespace(
@@ -116,6 +116,19 @@ def test_a_run_that_goes_on_appends(written, copied):
     assert [line["batch"] for line in run.batches] == [1, 2, 3, 4, 5, 6, 7]
     assert [line["batch"] for line in run.epochs] == [4]
     assert (run.end, run.header["batch"], run.batches[-1]["loss"]) == (None, 6, 1.0)
+
+
+def test_an_epoch_that_was_cut_short_counts_once(tmp_path):
+    path = tmp_path / "h.jsonl"
+    train([HistoryFile(path), lambda progress: progress.batch == 6])
+    assert [(line["epoch"], line["batch"]) for line in read_history(path).epochs] == [(1, 4), (2, 6)]
+    file = go_on(path, 6)
+    progress = file._run.progress
+    progress.batch, progress.finished = 8, Epoch(2, 4, 1.0, 0.5, 20.0, 1.0, {"P@1": 0.5})
+    file.on_epoch(progress)
+    epochs = read_history(path).epochs
+    assert [(line["epoch"], line["batch"]) for line in epochs] == [(1, 4), (2, 8)]
+    assert epochs[1]["quality"] == {"P@1": 0.5}
 
 
 def test_a_run_that_goes_on_without_its_file_begins_one(tmp_path):
@@ -164,6 +177,20 @@ def test_a_place_that_cannot_be_written_to_is_told_at_once(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError):
         train([HistoryFile(tmp_path / "file" / "h.jsonl")])
+
+
+def test_what_is_no_history_is_not_replaced(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"notes.txt exists and is no history of a run; choose another name"):
+        write_history(tmp_path / "notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_history_file_serves_several_runs_in_turn(tmp_path):
+    file = HistoryFile(tmp_path / "h.jsonl")
+    for epochs in (2, 1):
+        train([file], epochs=epochs)
+    assert len(read_history(tmp_path / "h.jsonl").epochs) == 1
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path):

@@ -130,8 +130,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def _check(args):
     if args.test is not None and args.train is None:
         return "--test needs the training data too: slide train TRAIN --test FILE"
-    if args.tensorboard is not None and args.tensorboard.resolve().is_relative_to(args.out.resolve()):
-        return "--tensorboard must not name a folder in that of --out, which is replaced when the network is saved"
     return None
 
 
@@ -148,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
             f"{HOLDOUT:.0%}",
             f"{config.training.eval_points:,}",
         )
-    _check_destination(args.out)
+    _check_destination(args.out, args.tensorboard)
     if args.plot is not None:
         plots.check(args.plot)
     history_file = HistoryFile(args.out / checkpoint.HISTORY, data=_data_names(args))
@@ -203,8 +201,10 @@ def run(args: argparse.Namespace) -> int:
     return 0 if stop.signum is None else 128 + stop.signum
 
 
-def _check_destination(path):
+def _check_destination(path, tensorboard):
     """Refuse, before hours of training, a place where the network could not be saved."""
+    if tensorboard is not None and tensorboard.resolve().is_relative_to(path.resolve()):
+        raise ValueError(f"--tensorboard {tensorboard} is in the folder {path}, which saving replaces; choose another")
     checkpoint.check_destination(path)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
