@@ -113,7 +113,7 @@ class HistoryFile(Callback):
         if self.path.exists():
             content = self.path.read_bytes()
             if content and not content.startswith(RUN.encode()):
-                raise FileExistsError(f"{self.path} exists and is no history of a run; choose another name or remove it")
+                raise FileExistsError(f"{self.path} exists and is no history of a run; choose another name")
             if run.progress.batch == 0:
                 self._make_way()
         network = run.network
