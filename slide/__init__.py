@@ -12,7 +12,10 @@ The house has two floors; imports run downward only::
       labels.py          labels as users have them, and those of a network's outputs; features.py: features likewise
       scoring.py         scores of all labels, or a point's best, as logits or probabilities
       cli.py             the `slide` command; commands/ has a module for each, console.py shows what they do
-      training.py        fit: epochs, shuffling, evaluation on the way, early stopping, history
+      training.py        fit: epochs, shuffling, evaluation on the way, early stopping
+      callbacks.py       Callback: what is told how a run gets on, and may end it
+      history.py         the history of a run as JSON lines; comparison.py a table of several, plots.py their curves
+      tensorboard.py     the same for TensorBoard
       learning_rate.py   how the learning rate goes over a run
       stopping.py        which epoch was best, and when to stop waiting for a better one
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
@@ -45,6 +48,7 @@ The house has two floors; imports run downward only::
       reference.py       configuration files of the authors' C++ program; reference_weights.py: what it saves
       buffers.py         named large memory
       footprint.py       what a network will take in memory, and whether it fits
+      extras.py          packages that only some things need
       info.py            version, threads, instruction set, hugepages: what `slide info` tells of the machine
       hugepages/         the pages a system gives, what a process got, and what they are worth: `slide hugepages`
       blas.py            one thread for BLAS
@@ -79,6 +83,8 @@ The road of a batch: tables rebuilt if due (`index`) -> CSR rows -> hidden activ
 each row (`optim.step_groups`, `dense.shared_step`) -> the same for the rows of the features. Where skipped rows owe
 something (`optimizer`), the kernel that is about to read them lets them pay first (`catch_up`).
 """
+
+import logging
 
 from slide.config import (
     ConfigError,
@@ -119,6 +125,9 @@ __all__ = [
     "register_family",
     "show_config",
 ]
+
+# A program that sets up no logging is told nothing; `slide.cli` shows the log on standard error.
+logging.getLogger("slide").addHandler(logging.NullHandler())
 
 
 def __getattr__(name):

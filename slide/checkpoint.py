@@ -27,6 +27,9 @@ from slide.settings import from_dict, to_dict
 FORMAT = "slide-network"
 VERSION = 1
 MANIFEST = "network.json"
+HISTORY, FORMER_HISTORY = "history.jsonl", "history.former.jsonl"
+"""Histories of training (`slide.history`): of the last run, and of the network saved before where that run has yet to
+save one."""
 
 
 class CheckpointError(ValueError):
@@ -55,13 +58,12 @@ def save(
     Raises
     ------
     FileExistsError
-        `path` exists and is not a saved network.
+        `path` exists and is no saved network, nor empty or with a history alone.
     OSError
         The folder cannot be written; what was at `path` before is as it was.
     """
     path = Path(path)
-    if path.exists() and not (path / MANIFEST).is_file():
-        raise FileExistsError(f"{path} exists and is not a saved network; choose another name or remove it")
+    check_destination(path)
     network.settle()
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -87,6 +89,26 @@ def save(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def check_destination(path: str | os.PathLike) -> None:
+    """Refuse a place where something is that is neither a saved network nor left by a run that has yet to save one.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Raises
+    ------
+    FileExistsError
+        Such a place.
+    """
+    path = Path(path)
+    if not path.exists() or (path / MANIFEST).is_file():
+        return
+    # A run that was killed has left no more than its history.
+    if not path.is_dir() or any(file.name not in (HISTORY, FORMER_HISTORY) for file in path.iterdir()):
+        raise FileExistsError(f"{path} exists and is not a saved network; choose another name or remove it")
 
 
 def load(path: str | os.PathLike, *, threads: int | None = None) -> Network:

@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 
-from slide.commands import evaluate, import_reference, info, predict, train, tune
+from slide.commands import compare, evaluate, import_reference, info, plot, predict, train, tune
 from slide.console import logging_to_stderr
+from slide.extras import MissingExtra
 from slide.hugepages.commands import main as hugepages
 from slide.info import __version__
 
-COMMANDS = (train, evaluate, predict, info, tune, import_reference)
+COMMANDS = (train, evaluate, predict, plot, compare, info, tune, import_reference)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("slide: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except (ValueError, OSError, MemoryError, FloatingPointError) as error:
+    except (ValueError, OSError, MemoryError, FloatingPointError, MissingExtra) as error:
         print(f"slide: error: {_message(error)}", file=sys.stderr)
         return 1
 

@@ -6,34 +6,66 @@ import contextlib
 import json
 import logging
 import math
+import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from slide.training import Progress
+from slide.callbacks import Callback, Run
+
+if TYPE_CHECKING:
+    from slide.training import History, Progress
 
 log = logging.getLogger("slide")
 
 LOG_SECONDS = 10.0
 """Time between two log lines of training where there is no terminal to draw a bar on."""
 
+TIME = "%H:%M:%S"
+TIME_LENGTH = len("00:00:00")
+
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+BAR_LENGTH = 10
+"""The fewest characters of the bar itself."""
+
 METRICS = ("P", "nDCG", "PSP", "R")
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to what is standard error at that moment, above a progress bar if there is one."""
+    """Writes to what is standard error at that moment, above a progress bar if there is one.
+
+    On a terminal a line is broken between words, and the rest stands under its text; elsewhere a line is a line.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        text = self.format(record)
+        if sys.stderr.isatty():
+            indent = " " * (TIME_LENGTH + 1)
+            text = textwrap.fill(
+                text, _columns(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+            )
+        tqdm.write(text, file=sys.stderr)
+
+
+def _columns():
+    """How many characters may stand in a line of the terminal; some break a line that is filled to the last."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        columns = shutil.get_terminal_size().columns
+    return max(columns, 20) - 1
 
 
 @contextlib.contextmanager
 def logging_to_stderr() -> Iterator[None]:
     """Show the package's log on standard error for the time of a block."""
     handler = _StderrHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", TIME))
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -44,7 +76,7 @@ def logging_to_stderr() -> Iterator[None]:
         log.removeHandler(handler)
 
 
-class TrainingDisplay:
+class TrainingDisplay(Callback):
     """Shows how training gets on: a bar if standard error is a terminal, else a log line every few seconds.
 
     Parameters
@@ -56,60 +88,77 @@ class TrainingDisplay:
 
     Attributes
     ----------
-    progress : Progress
-        The last that was shown.
+    progress : Progress or None
+        Of the run that is, or was last, shown.
     """
 
     def __init__(self, measured_on: str = "test", monitor: str = "P@1") -> None:
-        self.progress = Progress()
+        self.progress: Progress | None = None
         self._measured_on = measured_on
         self._monitor = monitor
-        self._bar = tqdm(unit="batch", file=sys.stderr, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+    def on_start(self, run: Run) -> None:
+        """Show an empty bar."""
+        self.progress = run.progress
+        self._bar = tqdm(
+            total=run.progress.batches,
+            initial=run.progress.batch,
+            unit="batch",
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            bar_format=BAR,
+        )
         self._due = time.monotonic() + LOG_SECONDS
 
-    def __enter__(self) -> TrainingDisplay:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
-
-    def batch_done(self, progress: Progress) -> None:
-        """Show how things stand after a batch.
-
-        Parameters
-        ----------
-        progress : Progress
-            As ``fit`` hands it to callbacks.
-        """
-        self.progress = progress
+    def on_batch(self, progress: Progress) -> None:
+        """Show how things stand after a batch."""
         if not self._bar.disable:
-            self._bar.total = progress.batches
-            self._bar.set_postfix_str(self._summary(progress), refresh=False)
-            self._bar.update(progress.batch - self._bar.n)
+            self._draw(progress)
         elif time.monotonic() >= self._due:
             log.info("batch %s of %s: %s", f"{progress.batch:,}", f"{progress.batches:,}", self._summary(progress))
             self._due = time.monotonic() + LOG_SECONDS
 
-    def epoch_done(self, progress: Progress) -> None:
-        """Log the end of an epoch.
-
-        Parameters
-        ----------
-        progress : Progress
-            As ``fit`` hands it to callbacks.
-        """
-        log.info("epoch %d, %.1f s: %s", progress.epoch, progress.seconds, self._summary(progress))
+    def on_epoch(self, progress: Progress) -> None:
+        """Log the end of an epoch."""
+        head = f"epoch {progress.epoch}, {progress.seconds:.1f} s: "
+        room = math.inf if self._bar.disable else _columns() - TIME_LENGTH - 1 - len(head)
+        log.info("%s%s", head, self._summary(progress, room))
         self._due = time.monotonic() + LOG_SECONDS
+        if not self._bar.disable:
+            self._draw(progress)
 
-    def _summary(self, progress):
-        parts = [f"loss {progress.loss:.3f}", f"P@1 {progress.precision:.1%} in training"]
+    def on_end(self, history: History) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+    def _draw(self, progress):
+        frame = len("100%||  [00:00:00<00:00:00, ]") + len(f"{progress.batches}/{progress.batches}")
+        summary = self._summary(progress, _columns() - frame - BAR_LENGTH)
+        self._bar.set_postfix_str(summary, refresh=False)
+        self._bar.update(progress.batch - self._bar.n)
+
+    def _summary(self, progress, room=math.inf):
+        """How things stand, in no more characters than there is room for: what matters least is left out."""
+        measured, throughput = [], []
         if progress.quality:
-            parts.append(f"{progress.quality['P@1']:.1%} in {self._measured_on}")
+            measured.append(f"{progress.quality['P@1']:.1%} in {self._measured_on}")
             if self._monitor != "P@1":
-                parts.append(f"{self._monitor} {progress.quality[self._monitor]:.1%}")
+                measured.append(f"{self._monitor} {progress.quality[self._monitor]:.1%}")
         if progress.seconds > 0:
-            parts.append(f"{progress.samples / progress.seconds:,.0f} samples/s")
-        return ", ".join(parts)
+            throughput.append(f"{progress.samples / progress.seconds:,.0f} samples/s")
+        loss, precision = f"loss {progress.loss:.3f}", f"P@1 {progress.precision:.1%}"
+        in_training = [loss, f"{precision} in training"]
+        for parts in (
+            [*in_training, *measured, *throughput],
+            [*in_training, *measured],
+            [precision, *measured],
+            [loss, precision],
+        ):
+            text = ", ".join(parts)
+            if len(text) <= room:
+                return text
+        return precision if len(precision) <= room else ""
 
 
 def quality_table(

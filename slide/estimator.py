@@ -185,7 +185,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.n_jobs = n_jobs
 
-    def fit(self, X, y, **unsupported) -> SlideClassifier:
+    def fit(self, X, y, *, callbacks=(), **unsupported) -> SlideClassifier:
         """Train from the beginning.
 
         Parameters
@@ -193,6 +193,8 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         X : matrix or data frame, shape (n, n_features)
         y : labels
             In any form that the class names.
+        callbacks : list of Callback or callable, optional
+            Told how training gets on; see `slide.callbacks`.
 
         Raises
         ------
@@ -201,14 +203,14 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         DataError
             `X` or `y` cannot be used, or they do not fit together; a ValueError.
         TypeError
-            An argument is not supported, such as ``sample_weight``.
+            An argument is not supported, such as ``sample_weight``, or `callbacks` are not a list of callbacks.
         """
         data, targets = self._read(X, y, unsupported)
         run = self._run_config(targets.single)
         self._start(X, data, LabelSpace(targets.labels, targets.form, targets.dtype), run)
-        return self._train(data, targets, run)
+        return self._train(data, targets, run, callbacks)
 
-    def partial_fit(self, X, y, classes=None, **unsupported) -> SlideClassifier:
+    def partial_fit(self, X, y, classes=None, *, callbacks=(), **unsupported) -> SlideClassifier:
         """Train on from where the last call ended: one pass over these points, at a learning rate that does not fall.
 
         Labels not known so far get outputs of their own; the others keep what they have learnt. A network that is then
@@ -223,6 +225,8 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         classes : array of labels, optional
             More labels to make outputs for now: growing takes time in proportion to the labels there are, so name all
             that are known. Unlike elsewhere in scikit-learn, others may follow.
+        callbacks : list of Callback or callable, optional
+            As for ``fit``.
 
         Raises
         ------
@@ -247,7 +251,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         training = dataclasses.replace(
             run.training, epochs=1, schedule="constant", warmup=0, holdout=0, patience=None, keep_best=None
         )
-        return self._train(data, targets, dataclasses.replace(run, training=training))
+        return self._train(data, targets, dataclasses.replace(run, training=training), callbacks)
 
     def predict(self, X):
         """Return the labels of some points, in the form that `y` had in training.
@@ -536,9 +540,9 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self._labels, self.classes_, self._seen = labels, labels.classes, (0, 0)
         self.network_ = network
 
-    def _train(self, data, targets, run):
+    def _train(self, data, targets, run, callbacks):
         Y = self._labels.indicator(targets)
-        self.history_ = self._network().fit(data, Y, config=run.training)
+        self.history_ = self._network().fit(data, Y, config=run.training, callbacks=callbacks)
         points, named = self._seen
         self._seen = (points + Y.shape[0], named + Y.nnz)
         return self

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import platform
+import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import numpy as np
+import psutil
 
 from slide.kernels import parallel
 
@@ -13,6 +18,7 @@ try:
 except PackageNotFoundError:  # a source tree that was built in place
     __version__ = "0+unknown"
 
+CPUINFO = Path("/proc/cpuinfo")
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -36,6 +42,36 @@ def config_facts() -> dict:
         "isa_supported": parallel.isa_supported(),
         "hugepages": hugepage_mode(),
     }
+
+
+def machine_facts() -> dict:
+    """Return what a measurement depends on besides the program: nothing that names the machine or its user."""
+    facts = config_facts()
+    return {
+        "processor": _processor(),
+        "cores": psutil.cpu_count(logical=False),
+        "cpus": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": platform.system(),
+        "numpy": np.__version__,
+        **{name: facts[name] for name in ("python", "openmp", "isa", "hugepages")},
+    }
+
+
+def peak_rss_bytes() -> int:
+    """Return the most memory that this process has had at a time."""
+    # ru_maxrss counts KiB, on macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _processor():
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def show_config(file=None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from slide import initial, metrics
 from slide.blas import one_blas_thread
+from slide.callbacks import Callback, Callbacks, Run
 from slide.config import ConfigError, TrainingConfig
 from slide.data.batches import epoch_order
 from slide.data.dataset import DataError, Dataset
@@ -39,10 +40,16 @@ class Progress:
         Seen so far, over all epochs.
     loss, precision, active : float
         Running means of the batches' loss, of P@1 among the active neurons, and of active neurons a sample.
+    lr : float
+        Learning rate of the last batch.
     seconds : float
-        Spent on training, evaluation not counted.
+        Spent on training, evaluation and callbacks not counted.
+    rehash_seconds : float
+        Of these, spent on the hash tables of all layers.
     quality : dict
         Metrics of the last evaluation, such as ``{"P@1": 0.5}``; empty before the first.
+    finished : Epoch or None
+        The last epoch that is over.
     """
 
     epoch: int = 0
@@ -52,8 +59,11 @@ class Progress:
     loss: float = float("nan")
     precision: float = float("nan")
     active: float = float("nan")
+    lr: float = float("nan")
     seconds: float = 0.0
+    rehash_seconds: float = 0.0
     quality: dict[str, float] = field(default_factory=dict)
+    finished: Epoch | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,8 @@ class History:
         The epoch that was best by ``config.monitor``; None before one was measured.
     best_quality : dict
         Its metrics; empty before one was measured.
+    error : str or None
+        The exception that ended the run, for the callbacks to see.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -115,6 +127,7 @@ class History:
     out_of_patience: bool = False
     best_epoch: int | None = None
     best_quality: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
 
     @property
     def ms_per_batch(self) -> float:
@@ -127,9 +140,6 @@ class History:
         return self.rehash_seconds / self.train_seconds if self.train_seconds else 0.0
 
 
-Callback = Callable[[Progress], "bool | None"]
-
-
 def fit(
     network,
     X: csr_matrix,
@@ -139,8 +149,7 @@ def fit(
     validation: tuple[csr_matrix, csr_matrix] | None = None,
     mask_inputs: bool = False,
     label_weights: np.ndarray | None = None,
-    on_batch: Callback | None = None,
-    on_epoch: Callback | None = None,
+    callbacks: Iterable[Callback | Callable[[Progress], bool | None]] = (),
 ) -> History:
     """Train a network.
 
@@ -161,9 +170,9 @@ def fit(
     label_weights : float array [n_labels], optional
         What each label's target, or with one-vs-all losses its own term, is multiplied by: finite, 0 or more, and used
         as they are. They take the place of those that ``network.config.output.label_weights`` names.
-    on_batch, on_epoch : callable, optional
-        Called with the `Progress` after every batch and, once quality is measured, every epoch. Training ends
-        after the batch if one returns True.
+    callbacks : iterable of Callback or callable, optional
+        Told of the start, of every batch and epoch, and of the end; each may end the run. A plain function is called
+        with the `Progress` after every batch, and ends the run if it returns True. See `slide.callbacks`.
 
     Returns
     -------
@@ -180,6 +189,8 @@ def fit(
         The loss became NaN or infinite.
     ValueError
         `label_weights` are not as they should be, or there are too few points to estimate propensities.
+    TypeError
+        `callbacks` are not a list of callbacks.
 
     Notes
     -----
@@ -197,6 +208,7 @@ def fit(
     many epochs to plan for one without `patience`.
     """
     config = config or TrainingConfig()
+    callbacks = Callbacks(callbacks)
     if config.needs_validation and validation is None and not config.holdout:
         raise ConfigError(
             "TrainingConfig.patience and keep_best need points to measure quality on: give fit validation=(X, Y), or "
@@ -228,24 +240,25 @@ def fit(
     per_epoch = -(-data.n_points // config.batch_size)
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))
     history, best = History(), BestEpoch(config)
-    rehashed_before = network.rehash_seconds
-    while progress.batch < progress.batches and not (history.stopped or history.out_of_patience):
-        progress.epoch += 1
-        with one_blas_thread():
-            record = _run_epoch(network, data, reader, config, progress, history, on_batch)
-        history.rehash_seconds = network.rehash_seconds - rehashed_before
-        quality = {}
-        due = progress.epoch % config.eval_every == 0 or progress.batch == progress.batches
-        if probe is not None and due and not history.stopped:
-            quality = network.evaluate(probe.X, probe.Y, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
-            progress.quality = quality
-            history.out_of_patience = best.measured(progress.epoch, quality, network)
-            history.best_epoch, history.best_quality = best.epoch, best.quality
-        history.epochs.append(Epoch(**record, quality=quality))
-        log.debug("epoch %d: %s", progress.epoch, history.epochs[-1])
-        if on_epoch is not None and on_epoch(progress):
-            history.stopped = True
-    best.put_back(network)
+    run = Run(network, config, data.n_points, 0 if probe is None else probe.n_points, progress)
+    with callbacks.following(run, history):
+        while progress.batch < progress.batches and not (history.stopped or history.out_of_patience):
+            progress.epoch += 1
+            with one_blas_thread():
+                record = _run_epoch(network, data, reader, config, progress, history, callbacks)
+            quality = {}
+            due = progress.epoch % config.eval_every == 0 or progress.batch == progress.batches
+            if probe is not None and due and not history.stopped:
+                quality = network.evaluate(probe.X, probe.Y, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
+                progress.quality = quality
+                history.out_of_patience = best.measured(progress.epoch, quality, network)
+                history.best_epoch, history.best_quality = best.epoch, best.quality
+            progress.finished = Epoch(**record, quality=quality)
+            history.epochs.append(progress.finished)
+            log.debug("epoch %d: %s", progress.epoch, progress.finished)
+            if callbacks.on_epoch(progress):
+                history.stopped = True
+        best.put_back(network)
     return history
 
 
@@ -271,7 +284,7 @@ def _hold_out(data, config, seed):
     return data.subset(np.sort(order[held:])), data.subset(np.sort(order[:held]))
 
 
-def _run_epoch(network, data, reader, config, progress, history, on_batch):
+def _run_epoch(network, data, reader, config, progress, history, callbacks):
     """Train on one pass over the data, or what is left of the run; return the fields of its Epoch but the quality."""
     if config.shuffle:
         order = epoch_order(data.n_points, network.config.seed, progress.epoch)
@@ -280,6 +293,7 @@ def _run_epoch(network, data, reader, config, progress, history, on_batch):
     per_epoch = -(-data.n_points // config.batch_size)
     totals = np.zeros(3)
     batches, began = 0, progress.seconds
+    rehashed_before = network.rehash_seconds - progress.rehash_seconds
     for first in range(0, data.n_points, config.batch_size):
         if progress.batch >= progress.batches:
             break
@@ -288,6 +302,8 @@ def _run_epoch(network, data, reader, config, progress, history, on_batch):
         factor = lr_factor(config, progress.batch, progress.batches, per_epoch)
         stats = network.train_batch(reader.read(rows), lr_factor=factor)
         progress.seconds += time.perf_counter() - start
+        progress.rehash_seconds = network.rehash_seconds - rehashed_before
+        progress.lr = network.config.optimizer.lr * factor
         batches += 1
         progress.batch += 1
         progress.samples += len(rows)
@@ -299,7 +315,7 @@ def _run_epoch(network, data, reader, config, progress, history, on_batch):
             past = np.array([progress.loss, progress.precision, progress.active])
             running = SMOOTHING * past + (1 - SMOOTHING) * figures
         progress.loss, progress.precision, progress.active = map(float, running)
-        if on_batch is not None and on_batch(progress):
+        if callbacks.on_batch(progress):
             history.stopped = True
             break
     # Whether or not anything evaluates the network here: looking at a run must not change it.
@@ -309,6 +325,7 @@ def _run_epoch(network, data, reader, config, progress, history, on_batch):
     history.active_per_sample += float(totals[2] - batches * history.active_per_sample) / progress.batch
     history.batches = progress.batch
     history.train_seconds = progress.seconds
+    history.rehash_seconds = progress.rehash_seconds
     loss, precision, active = map(float, totals / batches)
     return {
         "epoch": progress.epoch,

@@ -194,19 +194,30 @@ def test_network_without_tables_describes_none(make_network, tmp_path):
 # --- Saving that does not work
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "empty folder"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_is_not_a_network_is_not_replaced(make_network, tmp_path, kind):
     path = tmp_path / "net"
     if kind == "file":
         path.write_text("precious")
     else:
         path.mkdir()
-        if kind == "folder":
-            (path / "precious").touch()
+        (path / "history.jsonl").touch()
+        (path / "precious").touch()
     with pytest.raises(FileExistsError, match="is not a saved network"):
         make_network().save(path)
     assert list(tmp_path.iterdir()) == [path]
-    assert kind != "file" or path.read_text() == "precious"
+    assert path.read_text() == "precious" if kind == "file" else (path / "precious").exists()
+
+
+@pytest.mark.parametrize("names", [[], ["history.jsonl"], ["history.jsonl", "history.former.jsonl"]])
+def test_what_a_run_leaves_that_never_saved_is_replaced(make_network, tmp_path, names):
+    path = tmp_path / "net"
+    path.mkdir()
+    for name in names:
+        (path / name).touch()
+    make_network().save(path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert not any((path / name).exists() for name in names)
 
 
 @pytest.mark.parametrize("exists", [False, True])

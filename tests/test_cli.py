@@ -19,6 +19,7 @@ from slide import cli, console, metrics
 from slide.commands import predict, train
 from slide.config import HiddenConfig, TrainingConfig
 from slide.data import Dataset, load, make_extreme, save_npz, save_xc
+from slide.history import read_history
 from slide.network import Network
 
 SIZES = {"n_features": 200, "n_labels": 60}
@@ -83,7 +84,7 @@ def test_train_learns_saves_and_reports(run, data):
     options = ["--threads", 2, "--epochs", 4, "--lr", 0.02]
     result = run("train", data / "train.txt", "--test", data / "test.txt", *options)
     assert result.status == 0
-    table = dict(line.rsplit(maxsplit=3)[:2] for line in result.out.splitlines()[1:])
+    table = dict(line.rsplit(maxsplit=3)[:2] for line in result.out.splitlines()[2:])
     assert list(table) == ["%", "P", "nDCG", "PSP", "R", "P, most popular labels"]
     assert float(table["P"]) > 1.5 * float(table["P, most popular labels"])
     assert "epoch 4" in result.err
@@ -327,6 +328,7 @@ def test_test_data_of_other_sizes(refused, data):
 
 def test_bad_destinations_are_refused_before_anything_is_read(refused, tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").touch()
     (tmp_path / "file").write_text("")
     assert "folder exists and is not a saved network" in refused("train", "absent.txt", "--out", "folder")
     assert "file exists and is not a saved network" in refused("train", "absent.txt", "--out", "file")
@@ -421,7 +423,11 @@ def test_a_second_signal_interrupts_at_once(run, data, tmp_path, signals_in_batc
     result = run("train", data / "train.txt")
     assert result.status == 130
     assert result.err.endswith("slide: interrupted\n")
-    assert not (tmp_path / "slide-model").exists()
+    # Nothing but the history was written, and nothing stands in the way of the next run.
+    assert [file.name for file in (tmp_path / "slide-model").iterdir()] == ["history.jsonl"]
+    assert read_history(tmp_path / "slide-model").end["error"] == "KeyboardInterrupt"
+    assert run("train", data / "train.txt", "--max-batches", 1).status == 0
+    assert len(read_history(tmp_path / "slide-model").batches) == 1
 
 
 def start(*arguments, **options):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
+from slide.callbacks import Callback
 from slide.config import (
     ConfigError,
     HiddenConfig,
@@ -116,7 +117,7 @@ def test_validation_data_goes_before_holding_out(data):
         train.Y,
         config=config,
         validation=(test.X, test.Y),
-        on_batch=lambda progress: seen.append(progress.samples),
+        callbacks=[lambda progress: seen.append(progress.samples)],
     )
     assert seen == [1000]
 
@@ -204,12 +205,14 @@ def test_the_weights_of_the_best_epoch_are_put_back(data, monkeypatch, fields, k
     assert net.step == history.batches == 2 * len(history.epochs)
 
 
-@pytest.mark.parametrize("callback", ["on_batch", "on_epoch"])
-def test_a_callback_that_stops_the_run_gets_the_best_epoch_too(data, monkeypatch, callback):
+@pytest.mark.parametrize("event", ["on_batch", "on_epoch"])
+def test_a_callback_that_stops_the_run_gets_the_best_epoch_too(data, monkeypatch, event):
     weights = scripted(monkeypatch, [0.3, 0.1, 0.1, 0.1])
     net = make_network()
     config = TrainingConfig(epochs=5, batch_size=500, holdout=0.1, keep_best=True)
-    history = fit(net, data[0].X, data[0].Y, config=config, **{callback: lambda progress: progress.batch == 4})
+    callback = Callback()
+    setattr(callback, event, lambda progress: progress.batch == 4)
+    history = fit(net, data[0].X, data[0].Y, config=config, callbacks=[callback])
     assert history.stopped
     assert not history.out_of_patience
     for name, array in net._weights().items():
@@ -219,7 +222,7 @@ def test_a_callback_that_stops_the_run_gets_the_best_epoch_too(data, monkeypatch
 def test_a_run_stopped_before_anything_is_measured_keeps_what_it_has(data):
     net = make_network()
     config = TrainingConfig(batch_size=100, holdout=0.1, patience=1)
-    history = fit(net, data[0].X, data[0].Y, config=config, on_batch=lambda progress: True)
+    history = fit(net, data[0].X, data[0].Y, config=config, callbacks=[lambda progress: True])
     assert (net.step, history.best_epoch, history.best_quality) == (1, None, {})
 
 
@@ -231,15 +234,14 @@ def test_early_stopping_for_real(data, hidden):
     output = OutputConfig("lsh+tail", budget=20, tail=20, loss="softmax", lsh=LSHConfig(l=10))
     network_config = NetworkConfig(hidden, output, OptimizerConfig(lr=0.1, lazy="sparse"))
     predictions, weights = [], []
+
+    class Predicting(Callback):
+        def on_epoch(self, progress):
+            predictions.append(net.predict(test.X))
+
     for threads in (1, 2):
         net = Network(N_FEATURES, N_LABELS, network_config, threads=threads)
-        history = fit(
-            net,
-            train.X,
-            train.Y,
-            config=config,
-            on_epoch=lambda progress, net=net: predictions.append(net.predict(test.X)) and None,
-        )
+        history = fit(net, train.X, train.Y, config=config, callbacks=[Predicting()])
         assert history.out_of_patience
         assert len(history.epochs) == history.best_epoch + 2 < 30
         scores = [epoch.quality["P@1"] for epoch in history.epochs]

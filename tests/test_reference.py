@@ -380,4 +380,5 @@ def test_import_on_the_command_line(run, tmp_path, rng, write):
     assert "--moments needs their age" in run("import-reference", "w.npz", "--moments").err
     assert "it needs --moments" in run("import-reference", "w.npz", "--step", 3).err
     (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").touch()
     assert "is not a saved network" in run("import-reference", "w.npz", "--out", "taken").err

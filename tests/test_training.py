@@ -5,6 +5,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from slide import metrics, training
+from slide.callbacks import Callback
 from slide.config import (
     MONITORS,
     HiddenConfig,
@@ -189,7 +190,7 @@ def test_progress(data):
         data[0].X,
         data[0].Y,
         config=TrainingConfig(epochs=2, batch_size=600),
-        on_batch=on_batch,
+        callbacks=[on_batch],
     )
     assert seen == [(1, 1, 4, 600), (1, 2, 4, 1000), (2, 3, 4, 1600), (2, 4, 4, 2000)]
     second = 2 * history.epochs[0].loss - losses[0]
@@ -201,7 +202,7 @@ def test_callback_stops_after_a_batch(data, stop_at, epochs):
     net = make_network()
     config = TrainingConfig(epochs=5, batch_size=500)
     history = fit(
-        net, data[0].X, data[0].Y, config=config, on_batch=lambda progress: progress.batch == stop_at
+        net, data[0].X, data[0].Y, config=config, callbacks=[lambda progress: progress.batch == stop_at]
     )
     assert history.stopped
     assert net.step == history.batches == stop_at
@@ -211,14 +212,15 @@ def test_callback_stops_after_a_batch(data, stop_at, epochs):
 def test_callback_stops_after_an_epoch(data):
     qualities = []
 
-    def on_epoch(progress):
-        qualities.append(progress.quality["P@1"])
-        return progress.epoch == 2
+    class Second(Callback):
+        def on_epoch(self, progress):
+            qualities.append(progress.quality["P@1"])
+            return progress.epoch == 2
 
     train, test = data
     config = TrainingConfig(epochs=9, batch_size=500)
     history = fit(
-        make_network(), train.X, train.Y, config=config, validation=(test.X, test.Y), on_epoch=on_epoch
+        make_network(), train.X, train.Y, config=config, validation=(test.X, test.Y), callbacks=[Second()]
     )
     assert history.stopped
     assert [epoch.quality["P@1"] for epoch in history.epochs] == qualities
@@ -353,7 +355,7 @@ def test_some_points_may_lack_labels_or_features(data):
 def test_an_epoch_cut_short_has_no_quality(data):
     train, test = data
     config = TrainingConfig(epochs=5, batch_size=500)
-    stop = {"on_batch": lambda progress: progress.batch == 3}
+    stop = {"callbacks": [lambda progress: progress.batch == 3]}
     history = fit(make_network(), train.X, train.Y, config=config, validation=(test.X, test.Y), **stop)
     assert [bool(epoch.quality) for epoch in history.epochs] == [True, False]
 

@@ -190,6 +190,13 @@ def add_threads(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
     )
 
 
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the runs that are looked at."""
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="folder of a network that slide train saved, or a history"
+    )
+
+
 def add_json(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--json``."""
     parser.add_argument(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import signal
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from slide import checkpoint, metrics
+from slide import checkpoint, metrics, plots
+from slide.callbacks import Callback
 from slide.commands.inputs import load, load_as
 from slide.commands.options import (
     SETTINGS,
@@ -30,9 +29,12 @@ from slide.config import CANDIDATES, SCHEDULES, UPDATES, RunConfig
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import make_extreme
 from slide.footprint import BatchShape, arithmetic, check_fit, n_parameters, resident
+from slide.history import HistoryFile, read_history
+from slide.info import peak_rss_bytes
 from slide.kernels.rows import PRECISIONS
 from slide.network import Network
 from slide.settings import from_dict, to_dict
+from slide.tensorboard import TensorBoard
 from slide.training import Progress, known_propensities
 
 KS = (1, 3, 5)
@@ -40,6 +42,9 @@ KS = (1, 3, 5)
 
 HOLDOUT = 0.1
 """Share of the training points that is held out where quality decides something and nothing else is said."""
+
+WORTH_A_SUM = 1 << 28
+"""Bytes from which on the log says what takes them."""
 
 SYNTHETIC = {
     "n_points": 100_000,
@@ -85,6 +90,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--out", metavar="MODEL", type=Path, default=Path("slide-model"), help="folder to save the network in"
     )
     add_threads(course)
+    course.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the run's curves, as slide plot does")
+    course.add_argument("--tensorboard", metavar="FOLDER", type=Path, help="write what TensorBoard reads")
     add_json(course)
     settings = parser.add_argument_group("settings")
     settings.add_argument("--epochs", metavar="N", type=int, help="passes over the data")
@@ -149,38 +156,32 @@ def run(args: argparse.Namespace) -> int:
             f"{HOLDOUT:.0%}",
             f"{config.training.eval_points:,}",
         )
-    check_destination(args.out)
+    check_destination(args.out, args.tensorboard)
+    if args.plot is not None:
+        plots.check(args.plot)
+    history_file = HistoryFile(args.out / checkpoint.HISTORY, data=_data_names(args, settings))
+    callbacks = [history_file] if args.tensorboard is None else [history_file, TensorBoard(args.tensorboard)]
     data, test = _training_data(args) if settings is None else reference_data(args, settings)
     _check_memory(data, config)
     network = Network(data.n_features, data.n_labels, config.network, threads=args.threads)
     log.info("training on %r, threads: %d", data, network.threads)
 
-    measured_on = "validation" if config.training.holdout else "test"
-    with _StopSignals() as stop, TrainingDisplay(measured_on, config.training.monitor) as display:
-
-        def on_batch(progress: Progress) -> bool:
-            display.batch_done(progress)
-            return stop.signum is not None
-
-        def on_epoch(progress: Progress) -> bool:
-            display.epoch_done(progress)
-            return stop.signum is not None
-
+    display = TrainingDisplay("validation" if config.training.holdout else "test", config.training.monitor)
+    with _StopSignals() as stop:
         history = network.fit(
             data.X,
             data.Y,
             config=config.training,
             validation=None if test is None or config.training.holdout else (test.X, test.Y),
             mask_inputs=args.mask_inputs,
-            on_batch=on_batch,
-            on_epoch=on_epoch,
+            callbacks=[*callbacks, display, stop],
         )
     if stop.signum is not None:
         name = signal.Signals(stop.signum).name
         log.warning("stopped by %s after %s batches; saving what was learnt", name, f"{history.batches:,}")
     if config.training.needs_validation and history.best_epoch is not None:
         log.info("%s", _course(history, config.training))
-    network.save(args.out)
+    checkpoint.save(network, args.out, beside=_beside(history_file.path))
     log.info("saved %r in %s", network, args.out)
 
     quality, popular = {}, None
@@ -190,6 +191,7 @@ def run(args: argparse.Namespace) -> int:
         quality = network.evaluate(
             test.X, test.Y, ks=KS, inv_propensity=inv_propensity, mask_inputs=args.mask_inputs
         )
+        history_file.tested(quality, test.n_points)
         if not args.mask_inputs:
             popular = _popular_baseline(data, test)
     if args.json:
@@ -198,18 +200,22 @@ def run(args: argparse.Namespace) -> int:
         rehashing = f", {history.rehash_share:.0%} of it rehashing" if history.rehash_seconds else ""
         print(
             f"{history.batches:,} batches in {history.train_seconds:.1f} s, "
-            f"{history.ms_per_batch:.2f} ms each{rehashing}; "
+            f"{history.ms_per_batch:.2f} ms each{rehashing}\n"
             f"{history.active_per_sample:,.0f} of {network.n_labels:,} outputs active for a sample"
         )
         if quality:
             print(quality_table(quality, KS, popular))
+    if args.plot is not None:
+        plots.draw([read_history(args.out)], args.plot)
+        log.info("drew %s", args.plot)
     return 0 if stop.signum is None else 128 + stop.signum
 
 
-def check_destination(path):
+def check_destination(path, tensorboard=None):
     """Refuse, before hours of training, a place where the network could not be saved."""
-    if path.exists() and not (path / checkpoint.MANIFEST).is_file():
-        raise FileExistsError(f"{path} exists and is not a saved network; choose another name or remove it")
+    if tensorboard is not None and tensorboard.resolve().is_relative_to(path.resolve()):
+        raise ValueError(f"--tensorboard {tensorboard} is in the folder {path}, which saving replaces; choose another")
+    checkpoint.check_destination(path)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(
@@ -230,6 +236,23 @@ def _training_data(args):
     return train, test
 
 
+def _data_names(args, settings):
+    """The names of the data, for the history: files without their folders."""
+    files = {"train": args.train, "test": args.test}
+    if settings is not None:
+        files = {"train": args.train or settings.train, "test": args.test or settings.test}
+    return {what: path.name for what, path in files.items() if path is not None} or {"train": "synthetic"}
+
+
+def _beside(path):
+    """What is saved beside the network: the history, if nobody has taken it away meanwhile."""
+    try:
+        return {checkpoint.HISTORY: path.read_bytes()}
+    except OSError as error:
+        log.warning("%s: %s; the network is saved without its history", path, error.strerror)
+        return {}
+
+
 def _check_memory(data, config):
     """Refuse a network that is clearly larger than the memory this machine has left."""
     batch = BatchShape.of(data.X, data.Y, config.training.batch_size)
@@ -237,7 +260,8 @@ def _check_memory(data, config):
     if config.training.keeps_best:
         units = [layer.units for layer in config.network.hidden]
         needs["copy of the best weights"] = 4 * n_parameters([data.n_features, *units, data.n_labels])
-    log.info("the network takes %s", arithmetic(needs, resident(needs, config.network.hugepages)))
+    total = resident(needs, config.network.hugepages)
+    log.info("the network takes %s", arithmetic(needs, total) if total >= WORTH_A_SUM else f"{total / 2**20:.0f} MiB")
     check_fit(needs, config.network.hugepages)
 
 
@@ -259,8 +283,6 @@ def _popular_baseline(train, test):
 
 def _training_report(network, history, progress, quality, popular, path):
     """What ``slide train --json`` prints."""
-    # ru_maxrss counts KiB, on macOS bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
     return {
         **{f"P@{k}": None for k in KS},
         **quality,
@@ -270,7 +292,7 @@ def _training_report(network, history, progress, quality, popular, path):
         "rehash_share": history.rehash_share,
         "samples_per_second": progress.samples / history.train_seconds,
         "active_per_sample": history.active_per_sample,
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_rss_bytes": peak_rss_bytes(),
         "batches": history.batches,
         "epochs": len(history.epochs),
         "loss": history.epochs[-1].loss,
@@ -284,8 +306,8 @@ def _training_report(network, history, progress, quality, popular, path):
     }
 
 
-class _StopSignals:
-    """While in use, the first SIGINT or SIGTERM is only noted, in `signum`; the next acts as ever."""
+class _StopSignals(Callback):
+    """Ends a run after the first SIGINT or SIGTERM that comes while this is in use; the next acts as ever."""
 
     def __init__(self):
         self.signum = None
@@ -301,6 +323,12 @@ class _StopSignals:
 
     def __exit__(self, *exception):
         self._restore()
+
+    def on_batch(self, progress: Progress) -> bool:
+        return self.signum is not None
+
+    def on_epoch(self, progress: Progress) -> bool:
+        return self.signum is not None
 
     def _note(self, signum, frame):
         self.signum = signum

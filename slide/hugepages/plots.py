@@ -1,4 +1,4 @@
-"""Each command's result as a figure; matplotlib is an extra (``plot``)."""
+"""Each command's result as a figure; matplotlib is an extra (``plots``)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def save(command: str, result: dict, path: str | os.PathLike) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError("--plot needs matplotlib: pip install matplotlib (or the extra slide-xc[plot])") from None
+        raise ValueError("--plot needs matplotlib: pip install matplotlib (or the extra slide-xc[plots])") from None
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     DRAW[command](figure.subplots(), result)
     figure.savefig(path)

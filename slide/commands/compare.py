@@ -1,0 +1,31 @@
+"""``slide compare``: a table of training runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from slide.commands.options import add_command, add_json, add_runs
+from slide.comparison import compare, comparison_table
+from slide.console import as_json
+from slide.history import read_history
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command's options."""
+    parser = add_command(
+        commands,
+        "compare",
+        run,
+        "print a table of training runs",
+        "Print a table of training runs, in Markdown: the settings in which they differ, what they cost and the "
+        "quality that they reached.",
+    )
+    add_runs(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare runs."""
+    runs = [read_history(path) for path in args.runs]
+    print(as_json({"runs": compare(runs)}) if args.json else comparison_table(runs))
+    return 0

@@ -1,0 +1,34 @@
+"""``slide plot``: the curves of training runs as a figure."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from slide import plots
+from slide.commands.options import add_command, add_runs
+from slide.console import log
+from slide.history import read_history
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command's options."""
+    parser = add_command(
+        commands,
+        "plot",
+        run,
+        "draw the curves of training runs",
+        "Draw loss, P@1, active neurons, the share of rehashing and memory of training runs, laid over each other. "
+        "Runs that still go on, or were killed, are drawn as far as they came.",
+    )
+    add_runs(parser)
+    parser.add_argument(
+        "--out", metavar="FILE.png", type=Path, default=Path("run.png"), help="figure, in the format of its name"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw runs."""
+    plots.draw([read_history(path) for path in args.runs], args.out)
+    log.info("drew %s", args.out)
+    return 0

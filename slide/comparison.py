@@ -1,0 +1,171 @@
+"""Runs side by side: the settings in which they differ, what they cost and what they reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from slide.history import RecordedRun
+
+COMPLETE = "complete"
+"""How a run ends that nothing ends before its time."""
+
+
+def compare(runs: Sequence[RecordedRun]) -> list[dict]:
+    """Return what there is to compare of each run, as plain values.
+
+    Parameters
+    ----------
+    runs : sequence of RecordedRun
+
+    Returns
+    -------
+    list of dict
+        Of each its ``name``, ``settings`` (those in which the runs differ, by their path in the configuration, with
+        the sizes, the threads and the data), ``ended`` (how), ``batches``, ``ms_per_batch``, ``seconds``,
+        ``rehash_share``, ``active``, ``best`` and ``last`` (P@1 of the best and the last measured epoch), ``test``
+        (that on test data) and ``peak_rss_bytes``; what is not known is None.
+    """
+    settings = [_settings(run) for run in runs]
+    paths = dict.fromkeys(path for one in settings for path in one)
+    differ = [path for path in paths if any(one.get(path) != settings[0].get(path) for one in settings)]
+    return [
+        {"name": name, "settings": {path: one.get(path) for path in differ}, **_figures(run)}
+        for run, name, one in zip(runs, names_of(runs), settings, strict=True)
+    ]
+
+
+def names_of(runs: Sequence[RecordedRun]) -> list[str]:
+    """Return a name for each run: its own or, where several have that, as much of the path as tells them apart.
+
+    Parameters
+    ----------
+    runs : sequence of RecordedRun
+    """
+    names = [run.name for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    # Below the last folder that all have in common.
+    paths = [run.path.absolute().parent if run.path.parent.name == run.name else run.path.absolute() for run in runs]
+    parts = [path.parts for path in paths]
+    shared = 0
+    while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
+        shared += 1
+    return [str(Path(*part[shared:])) for part in parts]
+
+
+def comparison_table(runs: Sequence[RecordedRun]) -> str:
+    """Return runs as a table in Markdown, aligned for reading as it is, a row for each run.
+
+    Parameters
+    ----------
+    runs : sequence of RecordedRun
+    """
+    compared = compare(runs)
+    paths = list(compared[0]["settings"])
+    header = ["run", *_short(paths), *(title for title, _ in COLUMNS)]
+    rows = [
+        [one["name"], *(_plain(one["settings"][path]) for path in paths), *(show(one) for _, show in COLUMNS)]
+        for one in compared
+    ]
+    # A column that is empty says nothing.
+    keep = [i for i in range(len(header)) if i == 0 or any(row[i] for row in rows)]
+    rows = [[row[i] for i in keep] for row in ([header, *rows])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_line([rows[0][0].ljust(widths[0]), *map(str.rjust, rows[0][1:], widths[1:])])]
+    lines.append(_line(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]))
+    lines += [_line([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows[1:]]
+    return "\n".join(lines)
+
+
+def _line(cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def _settings(run):
+    """All settings by their path, with what else a run was made of."""
+    header = run.header
+    of_data = {f"data.{what}": name for what, name in header["data"].items()}
+    sizes = {name: header[name] for name in ("points", "n_features", "n_labels", "threads")}
+    machine = {f"machine.{name}": header["machine"].get(name) for name in ("processor", "isa")}
+    return {**_flat(header["config"]), **of_data, **sizes, **machine, "slide": header.get("slide")}
+
+
+def _flat(values, path=""):
+    """Nested dictionaries and lists as one dictionary of dotted paths."""
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    out = {}
+    for name, value in items:
+        below = f"{path}.{name}" if path else str(name)
+        out.update(_flat(value, below) if isinstance(value, (dict, list)) else {below: value})
+    return out
+
+
+def _figures(run):
+    end, last = run.end or {}, run.last
+    batches, seconds = (end or last).get("batch"), (end or last).get("seconds")
+    rehashing = (end or last).get("rehash_seconds")
+    measured = [epoch["quality"]["P@1"] for epoch in run.measured if "P@1" in epoch["quality"]]
+    best = {epoch["epoch"]: epoch["quality"].get("P@1") for epoch in run.epochs}.get(end.get("best_epoch"))
+    return {
+        "ended": _ended(run),
+        "batches": batches,
+        "ms_per_batch": 1e3 * seconds / batches if batches else None,
+        "seconds": seconds,
+        "rehash_share": rehashing / seconds if seconds else None,
+        "active": (end or last).get("active"),
+        "best": max(measured, default=None) if best is None else best,
+        "last": measured[-1] if measured else None,
+        "test": run.test.get("P@1"),
+        "peak_rss_bytes": end.get("peak_rss_bytes", max((line["rss_bytes"] for line in run.batches), default=None)),
+    }
+
+
+def _ended(run):
+    if run.end is None:
+        return "not ended"
+    if run.end.get("error"):
+        return run.end["error"].partition(":")[0]
+    if run.end.get("stopped"):
+        return "stopped"
+    return "out of patience" if run.end.get("out_of_patience") else COMPLETE
+
+
+def _short(paths):
+    """The last part of each path, or as many as tell it from the others."""
+    out = []
+    for path in paths:
+        parts = path.split(".")
+        for n in range(1, len(parts) + 1):
+            short = ".".join(parts[-n:])
+            if not short.isdecimal() and sum(other == short or other.endswith(f".{short}") for other in paths) == 1:
+                break
+        out.append(short)
+    return out
+
+
+def _plain(value):
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _number(name, form, scale=1):
+    return lambda one: "" if one[name] is None else format(scale * one[name], form)
+
+
+COLUMNS = (
+    ("ended", lambda one: "" if one["ended"] == COMPLETE else one["ended"]),
+    ("batches", _number("batches", ",")),
+    ("ms/batch", _number("ms_per_batch", ".2f")),
+    ("seconds", _number("seconds", ".1f")),
+    ("rehash, %", lambda one: _number("rehash_share", ".0f", 100)(one) if one["rehash_share"] else ""),
+    ("active", _number("active", ",.0f")),
+    ("best P@1, %", _number("best", ".2f", 100)),
+    ("last", _number("last", ".2f", 100)),
+    ("test", _number("test", ".2f", 100)),
+    ("MiB", _number("peak_rss_bytes", ",.0f", 2**-20)),
+)
+"""The columns of the table after those of the settings: their titles, and what they show of a run."""
