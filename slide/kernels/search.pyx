@@ -46,12 +46,39 @@ cdef extern from "sketch.h" nogil:
                                          int64_t, float *, int64_t) noexcept nogil
     slide_sketch_scorer slide_sketch_scorer_for(int level)
 
+cdef extern from "score.h" nogil:
+    enum: SLIDE_SCORE_ROWS
+    enum: SLIDE_SCORE_SAMPLES
+
+    ctypedef struct slide_score_rows:
+        const float *w
+        const float *bias
+        int64_t stride
+        int64_t bias_stride
+        int64_t dp
+
+    ctypedef struct slide_score_tile:
+        float score[6][64]
+        uint64_t above[6]
+        int64_t first
+        int rows
+
+    ctypedef void (*slide_scorer)(const slide_score_rows *, int64_t, int64_t, const float *, int, const float *,
+                                  slide_score_tile *) noexcept nogil
+    slide_scorer slide_scorer_for(int level)
+
+cdef extern from *:
+    int __builtin_ctzll(unsigned long long x) nogil
+
+cdef slide_scorer SCORER = slide_scorer_for(slide_isa_level())
 cdef slide_sketch_scorer SKETCH_SCORES = slide_sketch_scorer_for(slide_isa_level())
 
 cdef enum:
     _SAMPLE_BLOCK = 128    # samples and rows of one product
     _ROW_BLOCK = 512
     _FEW = 3               # samples that are quicker scored row by row: BLAS would copy the rows first
+    _SCAN_SAMPLES = 256    # samples that read a row while it is in the caches, and rows they read in turns
+    _SCAN_ROWS = 192
     _TASKS = 16            # tasks a search among all rows is cut into, at least, if it has the row blocks
 
 ctypedef struct _LogSum:   # of exponentials: exp(top) * sum
@@ -243,21 +270,25 @@ def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] ex
 cdef _search_all(const _Source *source, const _Exclusions *exclusions, int32_t[:, ::1] out_ids,
                  float[:, ::1] out_scores, float[::1] log_partition, int num_threads):
     cdef int64_t n = out_ids.shape[0], k = out_ids.shape[1], i, j, t, block, place
-    cdef int64_t sample_blocks = (n + _SAMPLE_BLOCK - 1) // _SAMPLE_BLOCK
-    cdef int64_t row_blocks = (source.n_rows + _ROW_BLOCK - 1) // _ROW_BLOCK
+    cdef bint with_sums = log_partition is not None
+    cdef bint scans = SCORER != NULL and source.table != NULL and n > _FEW and not with_sums
+    cdef int64_t width = _SCAN_SAMPLES if scans else _SAMPLE_BLOCK, height = _SCAN_ROWS if scans else _ROW_BLOCK
+    cdef int64_t sample_blocks = (n + width - 1) // width
+    cdef int64_t row_blocks = (source.n_rows + height - 1) // height
     # Few samples: the rows are cut as well. The cut follows from the sizes alone, never from the thread count.
     cdef int64_t segments = min(row_blocks, (_TASKS + sample_blocks - 1) // sample_blocks)
     cdef bint widens = source.table != NULL and source.table.format == SLIDE_BF16
     # Behind a slot's logits there is room for the rows that are widened.
-    cdef int64_t tasks = sample_blocks * segments, slot = (_SAMPLE_BLOCK + (source.dp if widens else 0)) * _ROW_BLOCK
+    cdef int64_t tasks = sample_blocks * segments, slot = (width + (source.dp if widens else 0)) * height
+    if scans:
+        slot = width * (source.dp + 1) + (source.dp * height if widens else 0)
     cdef int threads = threads_for(num_threads, n * source.n_rows * source.dp, 1 << 21)
     cdef Scratch scratch = Scratch(threads * slot * 4)
     # Where no rows are cut a block of samples is one task's, and done with at its end.
-    cdef int64_t held = segments * n if segments > 1 else threads * _SAMPLE_BLOCK
+    cdef int64_t held = segments * n if segments > 1 else threads * width
     cdef Scratch buffers = Scratch(held * best_room(k) * 8)
     cdef Scratch heads = Scratch(held * sizeof(BestK))
     cdef Scratch merged = Scratch(threads * segments * best_room(k) * 8 if segments > 1 else 0)
-    cdef bint with_sums = log_partition is not None
     cdef Scratch partial = Scratch(segments * n * sizeof(_LogSum) if with_sums else 0)
     cdef float *work = <float *>scratch.data
     cdef uint64_t *keys = <uint64_t *>buffers.data
@@ -270,13 +301,18 @@ cdef _search_all(const _Source *source, const _Exclusions *exclusions, int32_t[:
     cdef float *scores = &out_scores[0, 0] if k else NULL
     for t in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         block = t // segments
-        place = (t % segments) * n + block * _SAMPLE_BLOCK if segments > 1 else threadid() * _SAMPLE_BLOCK
-        _search_task(source, block * _SAMPLE_BLOCK, min((block + 1) * _SAMPLE_BLOCK, n),
-                     (t % segments) * row_blocks // segments, (t % segments + 1) * row_blocks // segments, exclusions,
-                     counting, k, work + threadid() * slot, best + place, keys + place * best_room(k),
-                     <_LogSum *>NULL if sums == NULL else sums + (t % segments) * n)
+        place = (t % segments) * n + block * width if segments > 1 else threadid() * width
+        if scans:
+            _scan_task(source, block * width, min((block + 1) * width, n), (t % segments) * row_blocks // segments,
+                       (t % segments + 1) * row_blocks // segments, exclusions, k, work + threadid() * slot,
+                       best + place, keys + place * best_room(k))
+        else:
+            _search_task(source, block * width, min((block + 1) * width, n), (t % segments) * row_blocks // segments,
+                         (t % segments + 1) * row_blocks // segments, exclusions, counting, k,
+                         work + threadid() * slot, best + place, keys + place * best_room(k),
+                         <_LogSum *>NULL if sums == NULL else sums + (t % segments) * n)
         if segments == 1 and k > 0:
-            _finish_block(best + place, block * _SAMPLE_BLOCK, min((block + 1) * _SAMPLE_BLOCK, n), k, ids, scores)
+            _finish_block(best + place, block * width, min((block + 1) * width, n), k, ids, scores)
     if segments > 1 and k > 0:
         for i in prange(n, nogil=True, num_threads=threads, schedule="static"):
             _merge(best + i, n, segments, merging + threadid() * segments * best_room(k), k, ids + i * k,
@@ -314,6 +350,69 @@ cdef void _search_task(const _Source *source, int64_t first, int64_t last, int64
             if sums != NULL:
                 top = KERNELS.max(line, n, -INFINITY)
                 _add_sum(&sums[s], top, KERNELS.exp_sum(line, n, top))
+
+
+cdef void _scan_task(const _Source *source, int64_t first, int64_t last, int64_t first_block, int64_t last_block,
+                     const _Exclusions *exclusions, int64_t k, float *work, BestK *best,
+                     uint64_t *keys) noexcept nogil:
+    """Offer the rows of some blocks to samples first..last, storing no scores but those that may be wanted."""
+    cdef const slide_table *table = source.table
+    cdef int64_t n = last - first, groups = (n + SLIDE_SCORE_SAMPLES - 1) // SLIDE_SCORE_SAMPLES, s, g, j, block
+    cdef int64_t group_floats = table.dp * SLIDE_SCORE_SAMPLES, begin, end, row
+    cdef float *bars = work + groups * group_floats
+    cdef float *wide = bars + _SCAN_SAMPLES
+    cdef const float *h
+    cdef slide_score_rows rows
+    cdef slide_score_tile tile
+    # Samples in lanes; lanes without a sample have a bar that nothing is above.
+    memset(work, 0, groups * group_floats * sizeof(float))
+    for s in range(groups * SLIDE_SCORE_SAMPLES):
+        bars[s] = INFINITY
+    for s in range(n):
+        best_start(&best[s], keys + s * best_room(k), k)
+        bars[s] = best[s].scan
+        h = source.hidden + (first + s) * table.dp
+        for j in range(table.dp):
+            work[s // SLIDE_SCORE_SAMPLES * group_floats + j * SLIDE_SCORE_SAMPLES + s % SLIDE_SCORE_SAMPLES] = h[j]
+    rows.dp = table.dp
+    rows.bias_stride = table.stride
+    for block in range(first_block, last_block):
+        begin = block * _SCAN_ROWS
+        end = min(source.n_rows, begin + _SCAN_ROWS)
+        rows.bias = table.base + begin * table.stride + SLIDE_BIAS
+        rows.w = table.base + begin * table.stride + SLIDE_HEADER
+        rows.stride = table.stride
+        if table.format == SLIDE_BF16:
+            KERNELS.widen(table, NULL, begin, end, wide)
+            rows.w = wide
+            rows.stride = table.dp
+        for g in range(groups):
+            row = 0
+            while True:
+                SCORER(&rows, row, end - begin, work + g * group_floats,
+                       <int>((min(n - g * SLIDE_SCORE_SAMPLES, SLIDE_SCORE_SAMPLES) + SLIDE_LANES - 1) // SLIDE_LANES),
+                       bars + g * SLIDE_SCORE_SAMPLES, &tile)
+                if tile.rows == 0:
+                    break
+                _offer_tile(&tile, begin, exclusions, first + g * SLIDE_SCORE_SAMPLES, best + g * SLIDE_SCORE_SAMPLES,
+                            bars + g * SLIDE_SCORE_SAMPLES)
+                row = tile.first + tile.rows
+
+
+cdef void _offer_tile(const slide_score_tile *tile, int64_t begin, const _Exclusions *exclusions, int64_t sample,
+                      BestK *best, float *bars) noexcept nogil:
+    cdef uint64_t above
+    cdef int32_t row
+    cdef int r, s
+    for r in range(tile.rows):
+        row = <int32_t>(begin + tile.first + r)
+        above = tile.above[r]
+        while above:
+            s = __builtin_ctzll(above)
+            above = above & (above - 1)
+            if best_takes(&best[s], tile.score[r][s], row) and not _excluded(exclusions, sample + s, row):
+                best_add(&best[s], tile.score[r][s], row)
+                bars[s] = best[s].scan
 
 
 cdef void _finish_block(BestK *best, int64_t first, int64_t last, int64_t k, int32_t *ids,

@@ -108,7 +108,9 @@ def test_log_partition_twin(rng, make_table, make_hidden, threads, n_rows, sampl
         log_partition = np.full(samples, np.nan, np.float32)
         exact_topk(table, hidden, *excludes, *found, threads, log_partition=log_partition)
         np.testing.assert_allclose(log_partition, logsumexp(logits, axis=1), rtol=1e-5)
-        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+        np.testing.assert_array_equal(found[0], expected[0])
+        # Products that are stored are added up in another order.
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-5)
 
 
 def test_log_partition_does_not_depend_on_threads(make_table, make_hidden):
