@@ -130,6 +130,15 @@ cdef inline void best_cut(BestK *best) noexcept nogil:
     best.scan = nextafterf(score_of(best.bar), -INFINITY)
 
 
+cdef inline void best_restart(BestK *best, int64_t k) noexcept nogil:
+    """Empty a buffer whose best so far become the bar, if it has as many as it should, to have room for another k."""
+    best_cut(best)
+    if best.count < best.k:
+        best_start(best, best.keys, k)
+    best.count = 0
+    best.k = k
+
+
 cdef inline bint best_takes(const BestK *best, float score, int32_t id_) noexcept nogil:
     return score > best.scan and key_of(score, id_) > best.bar    # a NaN is above nothing
 

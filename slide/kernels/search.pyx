@@ -7,14 +7,14 @@ on any number, and the best of a set are the same in any order.
 
 cimport cython
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY, exp, fabsf, log, rintf
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
+from libc.math cimport INFINITY, exp, fabsf, log, rintf, sqrt
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 from scipy.linalg.cython_blas cimport sgemm
 
 import numpy as np
 
-from slide.kernels.best cimport BestK, best_add, best_finish, best_room, best_start, best_takes
+from slide.kernels.best cimport BestK, best_add, best_finish, best_restart, best_room, best_start, best_takes
 from slide.kernels.memory cimport HugeBuffer, Scratch
 from slide.kernels.parallel cimport slide_isa_level, threads_for
 from slide.kernels.rows cimport (
@@ -41,10 +41,22 @@ cdef extern from "sketch.h" nogil:
     ctypedef struct slide_sketch_queries:
         const int8_t *codes
         const float *scale
+        const int32_t *start
+    int32_t slide_sketch_start(const int8_t *query, int64_t dp)
 
     ctypedef void (*slide_sketch_scorer)(const slide_sketch *, int64_t, int64_t, const slide_sketch_queries *, int64_t,
                                          int64_t, float *, int64_t) noexcept nogil
     slide_sketch_scorer slide_sketch_scorer_for(int level)
+
+    ctypedef struct slide_sketch_tile:
+        float score[2][8][16]
+        uint16_t above[2][8]
+        int64_t first
+        int blocks
+
+    ctypedef void (*slide_sketch_scanner)(const slide_sketch *, int64_t, int64_t, const slide_sketch_queries *, int64_t,
+                                          int, const float *, slide_sketch_tile *) noexcept nogil
+    slide_sketch_scanner slide_sketch_scanner_for(int level)
 
 cdef extern from "score.h" nogil:
     enum: SLIDE_SCORE_ROWS
@@ -71,6 +83,7 @@ cdef extern from *:
     int __builtin_ctzll(unsigned long long x) nogil
 
 cdef slide_scorer SCORER = slide_scorer_for(slide_isa_level())
+cdef slide_sketch_scanner SKETCH_SCANNER = slide_sketch_scanner_for(slide_isa_level())
 cdef slide_sketch_scorer SKETCH_SCORES = slide_sketch_scorer_for(slide_isa_level())
 
 cdef enum:
@@ -79,6 +92,7 @@ cdef enum:
     _FEW = 3               # samples that are quicker scored row by row: BLAS would copy the rows first
     _SCAN_SAMPLES = 256    # samples that read a row while it is in the caches, and rows they read in turns
     _SCAN_ROWS = 192
+    _SKETCH_PART = 32      # rows of every block that foretell a bar
     _TASKS = 16            # tasks a search among all rows is cut into, at least, if it has the row blocks
 
 ctypedef struct _LogSum:   # of exponentials: exp(top) * sum
@@ -306,6 +320,10 @@ cdef _search_all(const _Source *source, const _Exclusions *exclusions, int32_t[:
             _scan_task(source, block * width, min((block + 1) * width, n), (t % segments) * row_blocks // segments,
                        (t % segments + 1) * row_blocks // segments, exclusions, k, work + threadid() * slot,
                        best + place, keys + place * best_room(k))
+        elif source.sketch != NULL and SKETCH_SCANNER != NULL:
+            _sketch_task(source, block * width, min((block + 1) * width, n), (t % segments) * row_blocks // segments,
+                         (t % segments + 1) * row_blocks // segments, exclusions, k, best + place,
+                         keys + place * best_room(k))
         else:
             _search_task(source, block * width, min((block + 1) * width, n), (t % segments) * row_blocks // segments,
                          (t % segments + 1) * row_blocks // segments, exclusions, counting, k,
@@ -350,6 +368,73 @@ cdef void _search_task(const _Source *source, int64_t first, int64_t last, int64
             if sums != NULL:
                 top = KERNELS.max(line, n, -INFINITY)
                 _add_sum(&sums[s], top, KERNELS.exp_sum(line, n, top))
+
+
+cdef void _sketch_task(const _Source *source, int64_t first, int64_t last, int64_t first_block, int64_t last_block,
+                       const _Exclusions *exclusions, int64_t k, BestK *best, uint64_t *keys) noexcept nogil:
+    """Offer the rows of some blocks to samples first..last by their sketch.
+
+    Thousands of rows are among the best k so far before a bar has risen, each of which is kept and sorted out again. A
+    part of the rows tells first where the bar will be, or a little below; where it proves too high the sample is
+    searched once more.
+    """
+    cdef int64_t n = last - first, s, block, rows
+    cdef int64_t few = k * _SKETCH_PART // _ROW_BLOCK + <int64_t>(4 * sqrt(<double>k * _SKETCH_PART / _ROW_BLOCK)) + 4
+    cdef bint foretells = few < k and (last_block - first_block) * _SKETCH_PART >= 4 * few
+    for s in range(n):
+        best_start(&best[s], keys + s * best_room(k), few if foretells else k)
+    if foretells:
+        for block in range(first_block, last_block):
+            rows = min(source.n_rows - block * _ROW_BLOCK, _SKETCH_PART)
+            _scan_sketch(source, block, rows, first, last, exclusions, best)
+        for s in range(n):
+            best_restart(&best[s], k)
+    for block in range(first_block, last_block):
+        rows = min(source.n_rows - block * _ROW_BLOCK, _ROW_BLOCK)
+        _scan_sketch(source, block, rows, first, last, exclusions, best)
+    if not foretells:
+        return
+    for s in range(n):
+        if best[s].count < k:
+            best_start(&best[s], keys + s * best_room(k), k)
+            for block in range(first_block, last_block):
+                rows = min(source.n_rows - block * _ROW_BLOCK, _ROW_BLOCK)
+                _scan_sketch(source, block, rows, first + s, first + s + 1, exclusions, best + s)
+
+
+cdef void _scan_sketch(const _Source *source, int64_t block, int64_t n, int64_t first, int64_t last,
+                       const _Exclusions *exclusions, BestK *best) noexcept nogil:
+    """Offer the n rows of a block to samples first..last by their sketch, storing no scores but those that may count."""
+    cdef slide_sketch_tile tile
+    cdef float bars[8]
+    cdef int64_t s = first, lanes = _ROW_BLOCK // SLIDE_LANES, b, r, end, row
+    cdef int samples, i, lane
+    cdef unsigned int above
+    while s < last:
+        samples = 8 if last - s >= 8 else 1
+        for i in range(samples):
+            bars[i] = best[s - first + i].scan
+        b = block * lanes
+        end = b + (n + SLIDE_LANES - 1) // SLIDE_LANES
+        while True:
+            SKETCH_SCANNER(source.sketch, b, end, source.queries, s, samples, bars, &tile)
+            if tile.blocks == 0:
+                break
+            for r in range(tile.blocks):
+                for i in range(samples):
+                    above = tile.above[r][i]
+                    while above:
+                        lane = __builtin_ctzll(above)
+                        above = above & (above - 1)
+                        row = (tile.first + r) * SLIDE_LANES + lane
+                        # What fills up the last block is no row.
+                        if row < source.n_rows and best_takes(&best[s - first + i], tile.score[r][i][lane],
+                                                              <int32_t>row) \
+                                and not _excluded(exclusions, s + i, <int32_t>row):
+                            best_add(&best[s - first + i], tile.score[r][i][lane], <int32_t>row)
+                            bars[i] = best[s - first + i].scan
+            b = tile.first + tile.blocks
+        s = s + samples
 
 
 cdef void _scan_task(const _Source *source, int64_t first, int64_t last, int64_t first_block, int64_t last_block,
@@ -511,9 +596,10 @@ def sketch_topk(Sketch sketch, const float[:, ::1] queries, const int64_t[::1] e
     cdef _Exclusions exclusions = _checked_exclusions(exclude_ptr, exclude_ids, n)
     if n == 0 or out_ids.shape[1] == 0:
         return
-    cdef Scratch rounded = Scratch(n * (dp + 4))
+    cdef Scratch rounded = Scratch(n * (dp + 8))
     cdef float *scale = <float *>rounded.data
-    cdef int8_t *codes = <int8_t *>(scale + n)
+    cdef int32_t *start = <int32_t *>(scale + n)
+    cdef int8_t *codes = <int8_t *>(start + n)
     cdef float top
     memset(codes, 0, n * dp)
     for s in range(n):
@@ -524,7 +610,8 @@ def sketch_topk(Sketch sketch, const float[:, ::1] queries, const int64_t[::1] e
         if scale[s] > 0:
             for j in range(sketch.dim):
                 codes[s * dp + j] = <int8_t>rintf(queries[s, j] / scale[s])
-    cdef slide_sketch_queries all_queries = slide_sketch_queries(codes, scale)
+        start[s] = slide_sketch_start(codes + s * dp, dp)
+    cdef slide_sketch_queries all_queries = slide_sketch_queries(codes, scale, start)
     cdef _Source source = _Source(NULL, NULL, &sketch.sketch, &all_queries, sketch.n_rows, dp)
     _search_all(&source, &exclusions, out_ids, out_scores, None, num_threads)
 

@@ -7,6 +7,7 @@
 #ifndef SLIDE_SKETCH_H
 #define SLIDE_SKETCH_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -23,11 +24,22 @@ typedef struct {
     int64_t dp; /* dimensions, a multiple of 4 */
 } slide_sketch;
 
-/* Sample s is queries[s * dp ...], a unit of which is worth scale[s]. */
+/* Sample s is codes[s * dp ...], a unit of which is worth scale[s]; start[s] takes back what its products with the rows'
+ * centre come to. */
 typedef struct {
     const int8_t *codes;
     const float *scale;
+    const int32_t *start;
 } slide_sketch_queries;
+
+/* A tile of blocks of rows and samples, some score of which is above its sample's bar: bit i of above[block][sample] says
+ * whether row i's is. */
+typedef struct {
+    float score[2][8][SLIDE_LANES];
+    uint16_t above[2][8];
+    int64_t first;
+    int blocks; /* 0: there is no such tile */
+} slide_sketch_tile;
 
 static inline int32_t slide_sketch_start(const int8_t *query, int64_t dp) {
     int32_t sum = 0;
@@ -45,7 +57,7 @@ static void slide_sketch_scores_baseline(const slide_sketch *t, int64_t first, i
         const vf scale = VF_LOAD(t->scale + b * SLIDE_LANES), bias = VF_LOAD(t->bias + b * SLIDE_LANES);
         for (int64_t s = begin; s < end; s++) {
             const int8_t *query = q->codes + s * t->dp;
-            vi sum = (vi){0} + slide_sketch_start(query, t->dp);
+            vi sum = (vi){0} + q->start[s];
             int32_t lane[SLIDE_LANES];
             memcpy(lane, &sum, sizeof lane);
             for (int64_t j = 0; j < t->dp; j += 4)
@@ -77,7 +89,7 @@ SLIDE_TARGET_AVX2 static void slide_sketch_scores_avx2(const slide_sketch *t, in
         const uint8_t *codes = t->codes + b * SLIDE_LANES * t->dp;
         for (int64_t s = begin; s < end; s++) {
             const int8_t *query = q->codes + s * t->dp;
-            __m256i low = _mm256_set1_epi32(slide_sketch_start(query, t->dp)), high = low;
+            __m256i low = _mm256_set1_epi32(q->start[s]), high = low;
             for (int64_t j = 0; j < t->dp; j += 4) {
                 const __m256i four = _mm256_set1_epi32(slide_sketch_four(query + j));
                 const __m256i *row = (const __m256i *)(codes + j * SLIDE_LANES);
@@ -98,55 +110,71 @@ SLIDE_TARGET_AVX2 static void slide_sketch_scores_avx2(const slide_sketch *t, in
     }
 }
 
-/* Two blocks of rows at most and eight samples at most, whose sums stay in registers. */
-SLIDE_TARGET_VNNI SLIDE_INLINE void slide_sketch_tile(const slide_sketch *t, int64_t b, const slide_sketch_queries *q,
-                                                      const int32_t *start, int64_t s, float *out, int64_t ld,
-                                                      const int blocks, const int samples) {
+/* sum += products of four codes each. In assembly, since GCC 12 copies the sum before and after the intrinsic. */
+SLIDE_TARGET_VNNI SLIDE_INLINE __m512i slide_sketch_add(__m512i sum, __m512i row, __m512i four) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(row), "v"(four));
+    return sum;
+}
+
+/* Two blocks of rows at most and eight samples at most, whose sums stay in registers until some are above a sample's
+ * bar. */
+SLIDE_TARGET_VNNI SLIDE_INLINE int slide_sketch_few(const slide_sketch *t, int64_t b, const slide_sketch_queries *q,
+                                                    int64_t s, const float *bar, slide_sketch_tile *found,
+                                                    const int blocks, const int samples) {
     const uint8_t *codes = t->codes + b * SLIDE_LANES * t->dp;
+    const int8_t *query = q->codes + s * t->dp;
     const int64_t block = SLIDE_LANES * t->dp;
     __m512i sum[2][8];
     _Pragma("GCC unroll 8") for (int i = 0; i < samples; i++)
-        for (int r = 0; r < blocks; r++) sum[r][i] = _mm512_set1_epi32(start[i]);
+        _Pragma("GCC unroll 2") for (int r = 0; r < blocks; r++) sum[r][i] = _mm512_set1_epi32(q->start[s + i]);
     for (int64_t j = 0; j < t->dp; j += 4) {
         __m512i row[2];
-        for (int r = 0; r < blocks; r++) row[r] = _mm512_loadu_si512(codes + r * block + j * SLIDE_LANES);
+        _Pragma("GCC unroll 2") for (int r = 0; r < blocks; r++)
+            row[r] = _mm512_loadu_si512(codes + r * block + j * SLIDE_LANES);
         _Pragma("GCC unroll 8") for (int i = 0; i < samples; i++) {
-            const __m512i four = _mm512_set1_epi32(slide_sketch_four(q->codes + (s + i) * t->dp + j));
-            for (int r = 0; r < blocks; r++) sum[r][i] = _mm512_dpbusd_epi32(sum[r][i], row[r], four);
+            const __m512i four = _mm512_set1_epi32(slide_sketch_four(query + i * t->dp + j));
+            _Pragma("GCC unroll 2") for (int r = 0; r < blocks; r++)
+                sum[r][i] = slide_sketch_add(sum[r][i], row[r], four);
         }
     }
-    for (int r = 0; r < blocks; r++) {
+    int any = 0;
+    _Pragma("GCC unroll 2") for (int r = 0; r < blocks; r++) {
         const __m512 scale = _mm512_loadu_ps(t->scale + (b + r) * SLIDE_LANES);
         const __m512 bias = _mm512_loadu_ps(t->bias + (b + r) * SLIDE_LANES);
-        _Pragma("GCC unroll 8") for (int i = 0; i < samples; i++)
-            _mm512_storeu_ps(out + i * ld + r * SLIDE_LANES,
-                             _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][i]),
-                                             _mm512_mul_ps(scale, _mm512_set1_ps(q->scale[s + i])), bias));
+        _Pragma("GCC unroll 8") for (int i = 0; i < samples; i++) {
+            const __m512 unit = _mm512_mul_ps(scale, _mm512_set1_ps(q->scale[s + i]));
+            const __m512 score = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][i]), unit, bias);
+            const __mmask16 above = _mm512_cmp_ps_mask(score, _mm512_set1_ps(bar[i]), _CMP_GT_OQ);
+            found->above[r][i] = above;
+            any |= above;
+            sum[r][i] = _mm512_castps_si512(score);
+        }
     }
+    if (any == 0) return 0;
+    found->first = b;
+    found->blocks = blocks;
+    _Pragma("GCC unroll 2") for (int r = 0; r < blocks; r++)
+        _Pragma("GCC unroll 8") for (int i = 0; i < samples; i++)
+            _mm512_storeu_ps(found->score[r][i], _mm512_castsi512_ps(sum[r][i]));
+    return 1;
 }
 
-SLIDE_TARGET_VNNI static void slide_sketch_scores_vnni(const slide_sketch *t, int64_t first, int64_t last,
-                                                       const slide_sketch_queries *q, int64_t begin, int64_t end,
-                                                       float *out, int64_t ld) {
-    int64_t s = begin;
-    while (s < end) {
-        const int samples = end - s >= 8 ? 8 : 1;
-        int32_t start[8];
-        for (int i = 0; i < samples; i++) start[i] = slide_sketch_start(q->codes + (s + i) * t->dp, t->dp);
-        float *line = out + (s - begin) * ld;
-        int64_t b = first;
-        for (; b + 2 <= last; b += 2) {
-            float *place = line + (b - first) * SLIDE_LANES;
-            if (samples == 8) slide_sketch_tile(t, b, q, start, s, place, ld, 2, 8);
-            else slide_sketch_tile(t, b, q, start, s, place, ld, 2, 1);
-        }
-        if (b < last) {
-            float *place = line + (b - first) * SLIDE_LANES;
-            if (samples == 8) slide_sketch_tile(t, b, q, start, s, place, ld, 1, 8);
-            else slide_sketch_tile(t, b, q, start, s, place, ld, 1, 1);
-        }
-        s += samples;
-    }
+SLIDE_TARGET_VNNI SLIDE_INLINE void slide_sketch_until(const slide_sketch *t, int64_t first, int64_t last,
+                                                       const slide_sketch_queries *q, int64_t s, const float *bar,
+                                                       slide_sketch_tile *found, const int samples) {
+    int64_t b = first;
+    for (; b + 2 <= last; b += 2)
+        if (slide_sketch_few(t, b, q, s, bar, found, 2, samples)) return;
+    for (; b < last; b++)
+        if (slide_sketch_few(t, b, q, s, bar, found, 1, samples)) return;
+    found->blocks = 0;
+}
+
+SLIDE_TARGET_VNNI static void slide_sketch_scan_vnni(const slide_sketch *t, int64_t first, int64_t last,
+                                                     const slide_sketch_queries *q, int64_t s, int samples,
+                                                     const float *bar, slide_sketch_tile *found) {
+    if (samples == 8) slide_sketch_until(t, first, last, q, s, bar, found, 8);
+    else slide_sketch_until(t, first, last, q, s, bar, found, 1);
 }
 #endif
 
@@ -156,10 +184,22 @@ typedef void (*slide_sketch_scorer)(const slide_sketch *, int64_t, int64_t, cons
 static inline slide_sketch_scorer slide_sketch_scorer_for(int level) {
     (void)level;
 #if SLIDE_X86
-    if (level >= SLIDE_ISA_AVX512 && __builtin_cpu_supports("avx512vnni")) return slide_sketch_scores_vnni;
     if (level >= SLIDE_ISA_AVX2) return slide_sketch_scores_avx2;
 #endif
     return slide_sketch_scores_baseline;
+}
+
+/* Score the rows of blocks first..last against one sample or eight until a score is above its sample's bar. */
+typedef void (*slide_sketch_scanner)(const slide_sketch *, int64_t, int64_t, const slide_sketch_queries *, int64_t, int,
+                                     const float *, slide_sketch_tile *);
+
+/* NULL where the processor has no instruction for it. */
+static inline slide_sketch_scanner slide_sketch_scanner_for(int level) {
+    (void)level;
+#if SLIDE_X86
+    if (level >= SLIDE_ISA_AVX512 && __builtin_cpu_supports("avx512vnni")) return slide_sketch_scan_vnni;
+#endif
+    return NULL;
 }
 
 #endif
