@@ -1,7 +1,8 @@
 """Dense products against a row table: candidates that the whole batch shares.
 
-The products are BLAS's, called through SciPy from inside our own parallel loops; the caller limits BLAS to one thread
-around them. Blocks have fixed sizes, so that results do not depend on the number of threads.
+With AVX-512 the products are our own; otherwise they are BLAS's, called through SciPy from inside our own parallel
+loops; the caller limits BLAS to one thread around them. Blocks have fixed sizes, so that results do not depend on the
+number of threads.
 """
 
 from cython.parallel cimport prange, threadid
@@ -12,7 +13,7 @@ from scipy.linalg.cython_blas cimport sgemm
 from slide.kernels.catch_up cimport Owed
 from slide.kernels.memory cimport Scratch
 from slide.kernels.optim cimport StepRule
-from slide.kernels.parallel cimport threads_for
+from slide.kernels.parallel cimport slide_isa_level, threads_for
 from slide.kernels.rows cimport (
     KERNELS,
     SLIDE_BIAS,
@@ -25,6 +26,31 @@ from slide.kernels.sparse cimport SampleGradient
 
 from slide.kernels.catch_up import check_owed
 from slide.kernels.optim import check_moments
+
+cdef extern from "product.h" nogil:
+    enum: SLIDE_PANEL
+
+    ctypedef struct slide_product:
+        const float *a
+        const float *b
+        float *out
+        int64_t rows
+        int64_t common
+        int64_t columns
+        int64_t a_row
+        int64_t a_column
+        int64_t b_row
+        int64_t out_row
+        const float *start
+        int adds
+
+    ctypedef void (*slide_multiplier)(const slide_product *) noexcept nogil
+    ctypedef void (*slide_transposer)(const float *, int64_t, int64_t, int64_t, float *) noexcept nogil
+    slide_multiplier slide_multiplier_for(int level)
+    slide_transposer slide_transposer_for(int level)
+
+cdef slide_multiplier MULTIPLY = slide_multiplier_for(slide_isa_level())
+cdef slide_transposer TRANSPOSE = slide_transposer_for(slide_isa_level())
 
 cdef enum:
     _CHUNK = 128           # shared rows of one product
@@ -81,7 +107,7 @@ def shared_logits(RowTable table, const int32_t[::1] ids, const float[::1] offse
         raise ValueError(f"offsets must be empty or have {n} entries, got {offsets.shape[0]}")
     if n == 0 or samples == 0:
         return
-    cdef int64_t chunks = (n + _CHUNK - 1) // _CHUNK, slot = _CHUNK * table.padded_dim
+    cdef int64_t chunks = (n + _CHUNK - 1) // _CHUNK, slot = (_CHUNK + SLIDE_PANEL) * (table.padded_dim + 1)
     cdef int threads = threads_for(num_threads, n * samples * table.padded_dim, 1 << 21)
     cdef Scratch scratch = Scratch(threads * slot * 4)
     cdef float *work = <float *>scratch.data
@@ -102,13 +128,25 @@ cdef void _score_chunk(const slide_table *table, const int32_t *ids, const float
     cdef int m = <int>n, count = <int>samples, k = <int>table.dp, ldc = <int>ld
     cdef float one = 1.0
     cdef int64_t s, i
+    cdef float *start = packed + _CHUNK * table.dp if MULTIPLY != NULL else out
+    cdef float *panel = start + _CHUNK + SLIDE_PANEL
+    cdef slide_product product
     if owed != NULL:
         KERNELS.catch_up(table, ids, 0, n, owed)
     KERNELS.widen(table, ids, 0, n, packed)
     for i in range(n):
-        out[i] = table.base[ids[i] * table.stride + SLIDE_BIAS]
+        start[i] = table.base[ids[i] * table.stride + SLIDE_BIAS]
         if offset != NULL:
-            out[i] += offset[i]
+            start[i] += offset[i]
+    if MULTIPLY != NULL:
+        i = 0
+        while i < n:
+            TRANSPOSE(packed + i * table.dp, min(n - i, SLIDE_PANEL), table.dp, table.dp, panel)
+            product = slide_product(hidden, panel, out + i, samples, table.dp, min(n - i, SLIDE_PANEL), table.dp, 1,
+                                    SLIDE_PANEL, ld, start + i, 0)
+            MULTIPLY(&product)
+            i = i + SLIDE_PANEL
+        return
     for s in range(1, samples):
         memcpy(out + s * ld, out, n * sizeof(float))
     sgemm(b"T", b"N", &m, &count, &k, &one, packed, &k, <float *>hidden, &k, &one, out, &ldc)
@@ -173,13 +211,20 @@ cdef double _step_part(const slide_table *table, const int32_t *ids, int64_t n, 
     cdef float one = 1.0, zero = 0.0
     cdef double square = 0.0
     cdef int64_t c, s, i
+    cdef slide_product product
     memset(dhidden, 0, part_floats * sizeof(float))
     for c in range(first, last):
         rows = <int>min(n - c * _CHUNK, _CHUNK)
         delta = deltas + c * _CHUNK
         KERNELS.widen(table, ids + c * _CHUNK, 0, rows, packed)
-        sgemm(b"N", b"N", &k, &count, &rows, &one, packed, &k, <float *>delta, &ldb, &one, dhidden, &k)
-        sgemm(b"N", b"T", &k, &rows, &count, &one, <float *>hidden, &k, <float *>delta, &ldb, &zero, grad, &k)
+        if MULTIPLY != NULL:
+            product = slide_product(delta, packed, dhidden, samples, rows, table.dp, ld, 1, table.dp, table.dp, NULL, 1)
+            MULTIPLY(&product)
+            product = slide_product(delta, hidden, grad, rows, samples, table.dp, 1, ld, table.dp, table.dp, NULL, 0)
+            MULTIPLY(&product)
+        else:
+            sgemm(b"N", b"N", &k, &count, &rows, &one, packed, &k, <float *>delta, &ldb, &one, dhidden, &k)
+            sgemm(b"N", b"T", &k, &rows, &count, &one, <float *>hidden, &k, <float *>delta, &ldb, &zero, grad, &k)
         memset(grad_bias, 0, rows * sizeof(float))
         for s in range(samples):
             for i in range(rows):

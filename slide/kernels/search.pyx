@@ -404,7 +404,7 @@ cdef void _sketch_task(const _Source *source, int64_t first, int64_t last, int64
 
 cdef void _scan_sketch(const _Source *source, int64_t block, int64_t n, int64_t first, int64_t last,
                        const _Exclusions *exclusions, BestK *best) noexcept nogil:
-    """Offer the n rows of a block to samples first..last by their sketch, storing no scores but those that may count."""
+    """Offer a block of n rows to samples first..last by their sketch; store no scores but those that may count."""
     cdef slide_sketch_tile tile
     cdef float bars[8]
     cdef int64_t s = first, lanes = _ROW_BLOCK // SLIDE_LANES, b, r, end, row
