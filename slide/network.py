@@ -354,7 +354,8 @@ class Network:
         """Where the gradient with respect to hidden layer i's output is gathered, empty and with room for n samples."""
         gradient, layer = self._gradients[i], self.hidden[i]
         if gradient is None or gradient.n_samples < n:
-            gradient = self._gradients[i] = SampleGradient(n, layer.padded_dim)
+            gradient = SampleGradient(n, layer.padded_dim, hugepages=self._buffers.hugepages)
+            self._gradients[i] = gradient
             self._buffers.add(f"{layer.name} gradient", gradient.buffer_owner)
         gradient.clear()
         return gradient

@@ -161,7 +161,8 @@ class Pairs:
     def group(self, rows: Runs, threads: int) -> PairGroups:
         """Group the pairs by row."""
         if self._groups is None or self._groups.capacity < len(rows.flat):
-            self._groups = PairGroups(len(rows.flat) + len(rows.flat) // 8)
+            capacity = len(rows.flat) + len(rows.flat) // 8
+            self._groups = PairGroups(capacity, hugepages=self._buffers.hugepages)
             self._buffers.add(f"{self._name} pairs", self._groups.buffer_owner)
         self._groups.group(rows.flat, rows.begin, rows.end, self._table.n_rows, threads)
         return self._groups

@@ -55,6 +55,8 @@ cdef class PairGroups:
     ----------
     capacity : int
         The most pairs, and the most slots, a batch may have.
+    hugepages : bool or str
+        What pages to ask the kernel for; see `slide.kernels.memory.HugeBuffer`.
 
     Attributes
     ----------
@@ -62,12 +64,12 @@ cdef class PairGroups:
         Of the batch last grouped.
     """
 
-    def __cinit__(self, int64_t capacity):
+    def __cinit__(self, int64_t capacity, *, hugepages=True):
         if not 0 <= capacity < 2**31:
             raise ValueError(f"capacity must be between 0 and 2**31 - 1, got {capacity}")
         cdef int64_t room = capacity + 16
         self.capacity = capacity
-        self.buffer = HugeBuffer(self.bytes_needed(capacity), name="pair groups")
+        self.buffer = HugeBuffer(self.bytes_needed(capacity), name="pair groups", hugepages=hugepages)
         self.keys = <uint64_t *>self.buffer.data
         self.keys_to = self.keys + room
         self.group_ptr = <int64_t *>(self.keys_to + room)

@@ -33,12 +33,15 @@ cdef class SampleGradient:
         Of a batch, at most.
     padded_dim : int
         A multiple of 16.
+    hugepages : bool or str
+        What pages to ask the kernel for; see `slide.kernels.memory.HugeBuffer`.
     """
 
-    def __cinit__(self, int64_t n_samples, int64_t padded_dim):
+    def __cinit__(self, int64_t n_samples, int64_t padded_dim, *, hugepages=True):
         if n_samples < 1 or padded_dim < 16 or padded_dim % 16:
             raise ValueError(f"expected samples and a multiple of 16, got {n_samples} and {padded_dim}")
-        self.buffer = HugeBuffer(2 * _MOST_PARTS * n_samples * padded_dim * 4, name="hidden gradient parts")
+        cdef int64_t size = 2 * _MOST_PARTS * n_samples * padded_dim * 4
+        self.buffer = HugeBuffer(size, name="hidden gradient parts", hugepages=hugepages)
         self.data = <float *>self.buffer.data
         self.n_samples = n_samples
         self.dim = padded_dim
