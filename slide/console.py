@@ -98,6 +98,7 @@ class TrainingDisplay:
         progress : Progress
             As ``fit`` hands it to callbacks.
         """
+        self.progress = progress
         log.info("epoch %d, %.1f s: %s", progress.epoch, progress.seconds, self._summary(progress))
         self._due = time.monotonic() + LOG_SECONDS
 

@@ -32,7 +32,7 @@ from slide.optimizer import Optimizer
 from slide.output import OutputLayer
 from slide.search import MODES, HashIndex, SearchIndexes, SketchIndex, search_topk
 from slide.signals import Runs, Signal
-from slide.storage import Storage
+from slide.storage import MappedStorage, Storage
 
 PREDICT_BLOCK = 4096
 """Points whose hidden vectors are in memory at a time during prediction."""
@@ -79,6 +79,8 @@ class Network:
     trainable : bool
         False leaves out the optimiser's moments and the hash tables, about two thirds of the memory; the network can
         then only predict.
+    storage : MappedStorage, optional
+        Where the rows of parameters are already, for a network that is not trainable; `load` gives it.
 
     Attributes
     ----------
@@ -114,6 +116,7 @@ class Network:
         *,
         threads: int | None = None,
         trainable: bool = True,
+        storage: MappedStorage | None = None,
     ):
         self.config = config = config or NetworkConfig()
         self.threads = resolve_threads(threads)
@@ -124,12 +127,13 @@ class Network:
         self.n_labels = n_labels
         self.optimizer = Optimizer(config.optimizer)
         self.feature_weights = None if config.feature_weights == "none" else np.ones(n_features, dtypes.VALUE)
-        check_fit(self.bytes_needed(n_features, n_labels, config, trainable=trainable), config.hugepages)
+        if storage is None:
+            check_fit(self.bytes_needed(n_features, n_labels, config, trainable=trainable), config.hugepages)
         self._buffers = Buffers(hugepages=config.hugepages)
         self._training = threading.Lock()
         self._settling = threading.Lock()
         self.trainable = trainable
-        storage = Storage.of(config, trainable=trainable)
+        storage = storage or Storage.of(config, trainable=trainable)
         self.hidden: list[HiddenLayer] = []
         dim = n_features
         for i, layer in enumerate(config.hidden):
@@ -178,6 +182,11 @@ class Network:
             f"Network({self.n_features:,} features, {units} hidden units, "
             f"{self.n_labels:,} labels, {self.step:,} steps)"
         )
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the weights are read from a file that is mapped into memory."""
+        return self.output.table.read_only
 
     @property
     def step(self) -> int:
@@ -523,6 +532,50 @@ class Network:
                 signals.append(layer.predict(signals[-1], self.threads))
         return signals
 
+    def hidden_vectors(self, X: csr_matrix, *, append_one: bool = False) -> np.ndarray:
+        """Return what the output layer is multiplied with: the last hidden layer's output for some points.
+
+        Parameters
+        ----------
+        X : sparse or dense matrix, shape (n, n_features)
+        append_one : bool
+            Add a column of ones, for the biases in ``output_matrix``.
+
+        Returns
+        -------
+        float32 array [n, units] or [n, units + 1]
+
+        Raises
+        ------
+        DataError, ValueError
+            As ``predict`` does.
+        """
+        X, units = self._features(X), self.output.table.dim
+        vectors = np.ones((X.shape[0], units + append_one), dtypes.VALUE)
+        for first in range(0, len(vectors), PREDICT_BLOCK):
+            block = slice(first, first + PREDICT_BLOCK)
+            vectors[block, :units] = self.layer_inputs(X[block])[-1].dense[:, :units]
+        return vectors
+
+    def output_matrix(self) -> np.ndarray:
+        """Return the output layer as a plain matrix whose last column is the biases, for other libraries to search.
+
+        The logits of ``predict`` are ``hidden_vectors(X, append_one=True) @ output_matrix().T``, so that an index of
+        the rows for the largest inner product, such as hnswlib's in space ``"ip"`` or FAISS's ``IndexFlatIP``, finds
+        the best labels.
+
+        Returns
+        -------
+        float32 array [n_labels, units + 1]
+        """
+        from slide import exchange
+
+        return exchange.output_matrix(self)
+
+    def forget_searches(self) -> None:
+        """Let search indexes go: the weights have changed other than by training."""
+        self._search.forget()
+
     def evaluate(
         self,
         X: csr_matrix,
@@ -589,7 +642,14 @@ class Network:
         Parameters
         ----------
         weights : dict of array
+
+        Raises
+        ------
+        RuntimeError
+            The network reads its rows from a file.
         """
+        if self.mapped:
+            raise RuntimeError("the weights are those of a mapped file; to change them load it with mmap=False")
         # What rows owe is owed on the weights there were.
         self.settle()
         self._search.forget()
@@ -605,18 +665,21 @@ class Network:
         layers = [(layer.name, layer) for layer in self.hidden] + [("output", self.output)]
         return {f"{prefix}.{name}": layer.state()[name] for prefix, layer in layers for name in ("weights", "bias")}
 
-    def save(self, path: str | os.PathLike, *, moments: bool = False) -> None:
-        """Write the network to a folder of arrays and JSON; see `slide.checkpoint.save`."""
+    def save(self, path: str | os.PathLike, *, moments: bool = False, serving: bool = False) -> None:
+        """Write the network to a folder of arrays and JSON, or to a file whose name ends in ``.safetensors``.
+
+        See `slide.checkpoint.save` for the folder, `slide.exchange.save_safetensors` for the file.
+        """
         from slide import checkpoint
 
-        checkpoint.save(self, path, moments=moments)
+        checkpoint.save(self, path, moments=moments, serving=serving)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, *, threads: int | None = None) -> Network:
+    def load(cls, path: str | os.PathLike, *, threads: int | None = None, mmap: bool = False) -> Network:
         """Read a network that ``save`` wrote; see `slide.checkpoint.load`."""
         from slide import checkpoint
 
-        return checkpoint.load(path, threads=threads)
+        return checkpoint.load(path, threads=threads, mmap=mmap)
 
     @property
     def rehash_seconds(self) -> float:

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,14 +22,17 @@ from slide.commands.options import (
     add_reading,
     add_threads,
     find_setting,
+    positive,
     positive_list,
 )
 from slide.config import CANDIDATES, SCHEDULES, UPDATES, RunConfig
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import make_extreme
 from slide.footprint import BatchShape, arithmetic, check_fit, n_parameters, resident
+from slide.interrupts import StopSignals
 from slide.kernels.rows import PRECISIONS
 from slide.network import Network
+from slide.resume import Checkpoints, SavedRun
 from slide.settings import from_dict, to_dict
 from slide.training import Progress, known_propensities
 
@@ -39,6 +41,12 @@ KS = (1, 3, 5)
 
 HOLDOUT = 0.1
 """Share of the training points that is held out where quality decides something and nothing else is said."""
+
+MODEL = "slide-model"
+"""Where the network is saved if nothing else is said."""
+
+CHECKPOINTS = ".checkpoints"
+"""What the folder of a run's checkpoints is called, after the network's name."""
 
 SYNTHETIC = {
     "n_points": 100_000,
@@ -58,7 +66,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         run,
         "train a network and save it",
         "Train a network and save it. Options override the configuration file, which overrides the defaults. "
-        "Ctrl-C ends training after the batch and saves what was learnt.",
+        "Ctrl-C ends training after the batch and saves what was learnt, and a checkpoint from which --resume goes on.",
         _check,
     )
     data = parser.add_argument_group("data")
@@ -75,7 +83,21 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     course = parser.add_argument_group("run")
     course.add_argument("--config", metavar="FILE", type=Path, help="settings, as TOML")
     course.add_argument(
-        "--out", metavar="MODEL", type=Path, default=Path("slide-model"), help="folder to save the network in"
+        "--out", metavar="MODEL", type=Path, help=f"folder to save the network in (default: {MODEL})"
+    )
+    course.add_argument(
+        "--checkpoint-every",
+        metavar="N",
+        type=positive,
+        help="batches from one checkpoint in MODEL.checkpoints to the next; the best epoch has one too",
+    )
+    course.add_argument("--keep", metavar="N", type=positive, default=2, help="newest checkpoints that are kept")
+    course.add_argument(
+        "--resume",
+        metavar="FOLDER",
+        type=Path,
+        help="go on from a checkpoint, or a folder's newest, to the same weights as without the interruption; with the "
+        "same data, and the settings of that run",
     )
     add_threads(course)
     add_json(course)
@@ -131,7 +153,8 @@ def run(args: argparse.Namespace) -> int:
 
     The test set decides nothing: where quality does, it is measured on training points that are held out.
     """
-    config = _run_config(args)
+    saved = None if args.resume is None else SavedRun(args.resume)
+    config = _run_config(args, saved)
     if config.training.needs_validation and not config.training.holdout:
         config = replace(config, training=replace(config.training, holdout=HOLDOUT))
         log.info(
@@ -139,14 +162,21 @@ def run(args: argparse.Namespace) -> int:
             f"{HOLDOUT:.0%}",
             f"{config.training.eval_points:,}",
         )
-    _check_destination(args.out)
+    if saved is not None:
+        saved.check_config(config.network, config.training)
+    path = args.out or _destination(args.resume)
+    _check_destination(path)
+    checkpoints = Checkpoints(path.with_name(path.name + CHECKPOINTS), every=args.checkpoint_every, keep=args.keep)
+    checkpoints.begin(saved)
     data, test = _training_data(args)
     _check_memory(data, config)
     network = Network(data.n_features, data.n_labels, config.network, threads=args.threads)
     log.info("training on %r, threads: %d", data, network.threads)
+    if saved is not None:
+        log.info("going on from %s, batch %s", saved.path, f"{saved.batch:,}")
 
     measured_on = "validation" if config.training.holdout else "test"
-    with _StopSignals() as stop, TrainingDisplay(measured_on, config.training.monitor) as display:
+    with StopSignals() as stop, TrainingDisplay(measured_on, config.training.monitor) as display:
 
         def on_batch(progress: Progress) -> bool:
             display.batch_done(progress)
@@ -164,14 +194,18 @@ def run(args: argparse.Namespace) -> int:
             mask_inputs=args.mask_inputs,
             on_batch=on_batch,
             on_epoch=on_epoch,
+            checkpoints=checkpoints,
+            resume=None if saved is None else saved.path,
         )
     if stop.signum is not None:
         name = signal.Signals(stop.signum).name
         log.warning("stopped by %s after %s batches; saving what was learnt", name, f"{history.batches:,}")
     if config.training.needs_validation and history.best_epoch is not None:
         log.info("%s", _course(history, config.training))
-    network.save(args.out)
-    log.info("saved %r in %s", network, args.out)
+    network.save(path)
+    log.info("saved %r in %s", network, path)
+    if history.stopped and checkpoints.latest is not None:
+        log.info("the run goes on with the same command and --resume %s", checkpoints.folder)
 
     quality, popular = {}, None
     if test is not None and stop.signum is None:
@@ -183,7 +217,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.mask_inputs:
             popular = _popular_baseline(data, test)
     if args.json:
-        print(as_json(_training_report(network, history, display.progress, quality, popular, args.out)))
+        print(as_json(_training_report(network, history, display.progress, quality, popular, path)))
     else:
         rehashing = f", {history.rehash_share:.0%} of it rehashing" if history.rehash_seconds else ""
         print(
@@ -274,36 +308,19 @@ def _training_report(network, history, progress, quality, popular, path):
     }
 
 
-class _StopSignals:
-    """While in use, the first SIGINT or SIGTERM is only noted, in `signum`; the next acts as ever."""
-
-    def __init__(self):
-        self.signum = None
-        self._former = {}
-
-    def __enter__(self):
-        # Python allows handlers in the main thread only; elsewhere signals are someone else's.
-        if threading.current_thread() is threading.main_thread():
-            self._former = {
-                number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
-            }
-        return self
-
-    def __exit__(self, *exception):
-        self._restore()
-
-    def _note(self, signum, frame):
-        self.signum = signum
-        self._restore()
-
-    def _restore(self):
-        while self._former:
-            signal.signal(*self._former.popitem())
+def _destination(resume):
+    """Where the network goes if nothing is said: where it would have gone before the run was interrupted."""
+    for folder in () if resume is None else (resume.absolute(), resume.absolute().parent):
+        if folder.name.endswith(CHECKPOINTS) and folder.name != CHECKPOINTS:
+            return folder.with_name(folder.name.removesuffix(CHECKPOINTS))
+    return Path(MODEL)
 
 
-def _run_config(args):
-    """The defaults, changed by the configuration file, changed by the options."""
-    config = RunConfig() if args.config is None else RunConfig.from_toml(args.config)
+def _run_config(args, saved):
+    """The defaults, or those of the run to be resumed, changed by the configuration file, changed by the options."""
+    config = RunConfig() if saved is None else RunConfig(saved.network, saved.training)
+    if args.config is not None:
+        config = RunConfig.from_toml(args.config)
     values = to_dict(config)
     for option, path in SETTINGS.items():
         value = getattr(args, option)

@@ -1,0 +1,141 @@
+"""A network's numbers in forms that other programs read: safetensors, and the output layer as a plain matrix.
+
+A ``.safetensors`` file has the arrays of a saved network under the names that `slide.checkpoint` gives them, all
+float32, and in its metadata, under ``slide``, what ``network.json`` says. Weights alone: it is for exchange and
+prediction. It takes the package safetensors, an extra.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from slide import checkpoint
+from slide.checkpoint import CheckpointError
+from slide.folders import write_in_place
+from slide.kernels import dtypes
+from slide.network import Network
+
+KEY = "slide"
+"""Of the metadata."""
+
+
+def save_safetensors(network: Network, path: str | os.PathLike) -> None:
+    """Write a network's weights to a safetensors file, which appears complete or not at all.
+
+    Parameters
+    ----------
+    network : Network
+        The weights are copied in memory while they are written.
+    path : path-like
+
+    Raises
+    ------
+    CheckpointError
+        The package safetensors is missing.
+    OSError
+        The file cannot be written; what was there before is as it was.
+    """
+    path = Path(path)
+    save = _package(path, "safetensors.numpy").save
+    about = checkpoint.manifest(network, moments=False, layout="arrays")
+    arrays = checkpoint.parameters(network, moments=False)
+    tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_in_place(path, lambda file: file.write(save(tensors, {KEY: json.dumps(about)})))
+
+
+class SafetensorsFile:
+    """A network in a safetensors file, read as a folder of arrays is; see `slide.checkpoint.open_arrays`.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    CheckpointError
+        There is no such file, it is damaged, or the package safetensors is missing.
+    """
+
+    def __init__(self, path: Path):
+        self.manifest = path
+        if not path.is_file():
+            raise CheckpointError(f"{path} is not a saved network: there is no such file")
+        try:
+            self._file = _package(path, "safetensors").safe_open(path, framework="numpy")
+        except (OSError, ValueError, _package(path, "safetensors").SafetensorError) as error:
+            raise CheckpointError(f"{path}: {error}; the file is damaged, or no safetensors file") from None
+
+    def about(self) -> object:
+        """Return what ``network.json`` would say."""
+        text = (self._file.metadata() or {}).get(KEY)
+        if text is None:
+            raise CheckpointError(
+                f"{self.manifest}: has no {KEY!r} in its metadata, so that the network's configuration is not known. "
+                "Vectors from elsewhere can be the start of a network: Network.initialize(features, labels)"
+            )
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{self.manifest}, metadata {KEY!r}: {error}") from None
+
+    def name(self, name: str) -> str:
+        """Return where an array is, for messages."""
+        return f"{self.manifest}, {name}"
+
+    def size(self, name: str) -> int:
+        """Return the bytes that could be an array's, 0 if it is not there."""
+        if name not in self._file.keys():  # noqa: SIM118 - no mapping
+            return 0
+        return int(np.prod(self._file.get_slice(name).get_shape())) * dtypes.VALUE.itemsize
+
+    def read(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Return the array of that name.
+
+        Raises
+        ------
+        CheckpointError
+            It is not there, or not as expected.
+        """
+        if not self.size(name):
+            raise CheckpointError(f"{self.manifest} has no array {name!r}")
+        return checkpoint.checked(self.name(name), self._file.get_tensor(name), shape, dtype)
+
+
+def output_matrix(network: Network) -> np.ndarray:
+    """Return the output layer as a matrix; see `slide.Network.output_matrix`."""
+    network.settle()
+    table = network.output.table
+    matrix = np.empty((table.n_rows, table.dim + 1), dtypes.VALUE)
+    matrix[:, :-1] = table.weights
+    matrix[:, -1] = table.bias
+    return matrix
+
+
+def save_output_matrix(network: Network, path: str | os.PathLike) -> None:
+    """Write the output layer as a .npy file that appears complete or not at all.
+
+    Parameters
+    ----------
+    network : Network
+    path : path-like
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; what was there before is as it was.
+    """
+    write_in_place(Path(path), lambda file: np.lib.format.write_array(file, output_matrix(network)))
+
+
+def _package(path, name):
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise CheckpointError(
+            f"{path}: safetensors files need the package safetensors: pip install 'slide-xc[safetensors]'"
+        ) from None
