@@ -539,7 +539,7 @@ class Network:
         ----------
         X : sparse or dense matrix, shape (n, n_features)
         append_one : bool
-            Add a column of ones, for the biases in ``output_matrix``.
+            Add a column of ones, which the biases in ``output_matrix`` are multiplied with.
 
         Returns
         -------
@@ -557,20 +557,14 @@ class Network:
             vectors[block, :units] = self.layer_inputs(X[block])[-1].dense[:, :units]
         return vectors
 
-    def output_matrix(self) -> np.ndarray:
-        """Return the output layer as a plain matrix whose last column is the biases, for other libraries to search.
+    def output_matrix(self, *, centred: bool = True) -> np.ndarray:
+        """Return the output layer as a plain matrix for other libraries to search; see `slide.exchange.output_matrix`.
 
-        The logits of ``predict`` are ``hidden_vectors(X, append_one=True) @ output_matrix().T``, so that an index of
-        the rows for the largest inner product, such as hnswlib's in space ``"ip"`` or FAISS's ``IndexFlatIP``, finds
-        the best labels.
-
-        Returns
-        -------
-        float32 array [n_labels, units + 1]
+        Its rows with the largest inner products with ``hidden_vectors(X, append_one=True)`` are the best labels.
         """
         from slide import exchange
 
-        return exchange.output_matrix(self)
+        return exchange.output_matrix(self, centred=centred)
 
     def forget_searches(self) -> None:
         """Let search indexes go: the weights have changed other than by training."""

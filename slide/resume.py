@@ -310,9 +310,9 @@ def facts_of(
     ----------
     config : TrainingConfig
     data : Dataset
-        The points trained on.
+        The training data, with what is held out of it.
     validation : Dataset or None
-        The points that quality is measured on.
+        The points that quality is measured on, if they come from elsewhere.
     mask_inputs : bool
     label_weights : array or None
     """

@@ -225,7 +225,7 @@ def fit(
             "TrainingConfig.patience and keep_best need points to measure quality on: give fit validation=(X, Y), or "
             "set TrainingConfig.holdout to the share of the training points to set aside, such as 0.1"
         )
-    data = _checked(network, X, Y, "training")
+    given = data = _checked(network, X, Y, "training")
     seed = network.config.seed
     probe = None
     if validation is None and config.holdout:
@@ -240,7 +240,7 @@ def fit(
 
     facts = {}
     if checkpoints is not None or saved is not None:
-        facts = facts_of(config, data, probe, mask_inputs, label_weights)
+        facts = facts_of(config, given, None if validation is None else probe, mask_inputs, label_weights)
     if saved is not None:
         saved.check_facts(facts)
 

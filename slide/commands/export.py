@@ -35,13 +35,17 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--output-matrix",
         metavar="FILE",
         type=Path,
-        help="write the labels' weights, and in the last column their biases, as a .npy file",
+        help="write the labels' weights, and in the last column their biases, as a .npy file; the mean of all rows is "
+        "subtracted, which searches need and no ranking depends on",
     )
+    parser.add_argument("--raw", action="store_true", help="leave the rows of --output-matrix as they are")
 
 
 def _check(args):
     if args.out is None and args.output_matrix is None:
         return "nothing to write: name OUT, or --output-matrix FILE"
+    if args.raw and args.output_matrix is None:
+        return "--raw is about the rows of --output-matrix FILE, which is missing"
     if args.serving and (args.out is None or args.out.suffix == ONE_FILE):
         return "--serving needs a folder to write: slide export MODEL OUT --serving"
     if args.out is not None and args.out.resolve() == args.model.resolve():
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         network.save(args.out, serving=args.serving)
         log.info("wrote %r in %s", network, args.out)
     if args.output_matrix is not None:
-        exchange.save_output_matrix(network, args.output_matrix)
+        exchange.save_output_matrix(network, args.output_matrix, centred=not args.raw)
         log.info(
             "wrote %s: %s labels, %d weights and the bias of each",
             args.output_matrix,
