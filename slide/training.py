@@ -260,6 +260,7 @@ def fit(
     state = RunState(progress, history, best, per_epoch, rehashed_before=network.rehash_seconds)
     if saved is not None:
         saved.restore(network, state)
+        # As the run's first batch did; for a shorter one alone NumPy might round otherwise.
         network.output.expect_batches_of(min(config.batch_size, data.n_points))
     while state.unfinished and not history.stopped:
         state.begin_epoch()

@@ -201,17 +201,23 @@ def test_patience_runs_out_after_the_interruption(data, tmp_path):
     assert_the_same(network, fit(network, data, None, resume=tmp_path / "run"), expected, history)
 
 
-def test_a_run_on_a_network_that_was_trained_before(data, tmp_path):
+def test_rows_that_owe_steps_to_a_run_before(tmp_path):
+    """Most rows are skipped by most steps, more of them than are replayed one by one."""
+    data = make_extreme(300, 500, 300)
+    config = small("uniform", output={"tail": 4}, optimizer={"lazy": "exact", "weight_decay": 0.01})
+    training = TrainingConfig(epochs=1, batch_size=2, max_batches=100)
+
     def warm():
-        network = new(CONFIGS["default"])
-        fit(network, data, TrainingConfig(epochs=1, batch_size=50))
+        network = Network(500, 300, config, threads=1)
+        fit(network, data, training)
         return network
 
     expected = warm()
-    history = fit(expected, data)
-    fit(warm(), data, on_batch=stop_at(11), checkpoints=Checkpoints(tmp_path / "run"))
-    network = new(CONFIGS["default"])
-    assert_the_same(network, fit(network, data, resume=tmp_path / "run"), expected, history)
+    assert expected.step > expected.optimizer.replay_until
+    history = fit(expected, data, training)
+    fit(warm(), data, training, on_batch=stop_at(60), checkpoints=Checkpoints(tmp_path / "run"))
+    network = Network(500, 300, config, threads=1)
+    assert_the_same(network, fit(network, data, training, resume=tmp_path / "run"), expected, history)
 
 
 def test_a_checkpoint_is_a_saved_network(data, tmp_path):
