@@ -97,8 +97,10 @@ from slide.info import __version__, show_config
 from slide.mixture import Mixture
 from slide.neighbours import Neighbours
 from slide.network import Network
+from slide.resume import Checkpoints
 
 __all__ = [
+    "Checkpoints",
     "ConfigError",
     "HashFamily",
     "HiddenConfig",

@@ -69,6 +69,10 @@ class Checkpoints:
     ------
     ValueError
         `every` or `keep` is not 1 or more.
+
+    Notes
+    -----
+    A checkpoint that cannot be written, such as to a full disk, is logged as a warning, and training goes on.
     """
 
     def __init__(self, folder: str | os.PathLike, *, every: int | None = None, keep: int = 2):
@@ -137,11 +141,17 @@ class Checkpoints:
     def _write(self, network, state, facts, name):
         path = self.folder / name
         values = {"format": FORMAT, "version": VERSION, "slide": __version__, **facts, "state": state.to_dict()}
-        with new_folder(path) as folder:
-            for part, array in (state.best.weights or {}).items():
-                write_file(folder / f"best.{part}.npy", lambda file, array=array: checkpoint.write_array(file, array))
-            write_file(folder / MANIFEST, lambda file: file.write(json.dumps(values, indent=1).encode()))
-            checkpoint.write(network, folder, moments=True)
+        try:
+            with new_folder(path) as folder:
+                for part, array in (state.best.weights or {}).items():
+                    file = folder / f"best.{part}.npy"
+                    write_file(file, lambda stream, array=array: checkpoint.write_array(stream, array))
+                write_file(folder / MANIFEST, lambda stream: stream.write(json.dumps(values, indent=1).encode()))
+                checkpoint.write(network, folder, moments=True)
+        except OSError as error:
+            # A full disk must not cost the run that the checkpoint was to protect.
+            log.warning("checkpoint %s could not be written, training goes on without it: %s", path, error)
+            return
         self.latest = path
         log.info("checkpoint %s", path)
         self._prune(name, state.best.epoch)

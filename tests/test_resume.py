@@ -263,6 +263,21 @@ def test_no_checkpoint_without_a_reason(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_full_disk_does_not_end_the_run(data, tmp_path, monkeypatch, caplog):
+    plain, watched, fsync = new(CONFIGS["default"]), new(CONFIGS["default"]), os.fsync
+    expected, checkpoints = fit(plain, data), Checkpoints(tmp_path / "run", every=5)
+
+    def failing(descriptor):
+        if checkpoints.latest is not None:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    assert_the_same(watched, fit(watched, data, checkpoints=checkpoints), plain, expected)
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["0000000005"]
+    assert "could not be written, training goes on without it: [Errno 28] No space left" in caplog.text
+
+
 def test_a_folder_of_another_run_is_left_alone(data, tmp_path):
     fit(new(CONFIGS["default"]), data, on_batch=stop_at(2), checkpoints=Checkpoints(tmp_path / "run"))
     for resume in (None, tmp_path / "other"):
