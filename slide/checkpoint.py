@@ -304,7 +304,7 @@ def checked(where, array: np.ndarray, shape: tuple, dtype: np.dtype) -> np.ndarr
     shape : tuple
     dtype : dtype
     """
-    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+    if array.shape != shape or array.dtype != dtype:
         raise CheckpointError(f"{where}: expected {dtype} {list(shape)}, found {array.dtype} {list(array.shape)}")
     return array
 

@@ -328,7 +328,7 @@ def facts_of(
     """
     weights = None
     if label_weights is not None:
-        weights = hashlib.blake2b(np.ascontiguousarray(label_weights, np.float64), digest_size=16).hexdigest()
+        weights = hashlib.blake2b(np.asarray(label_weights, np.float64).tobytes(), digest_size=16).hexdigest()
     return {
         "training": to_dict(config),
         "data": fingerprint(data),

@@ -52,6 +52,8 @@ CONFIGS = {
     "lsh+inbatch": small("lsh+inbatch", output={"sampling": SamplingConfig(policy="topk")}),
     "inbatch": small("inbatch", output={"loss": "softmax", "label_weights": "propensity"}),
     "full": small("full"),
+    "topk+tail": small("topk+tail", output={"loss": "softmax"}),
+    "hogwild on one thread": small(update="hogwild"),
     "sgd": small(optimizer={"name": "sgd", "lr": 0.5, "weight_decay": 0.01}),
     "adagrad": small(optimizer={"name": "adagrad", "lr": 0.1, "clip_norm": 1.0}),
     "decay": small(optimizer={"lazy": "exact", "weight_decay": 0.01, "beta2": 0.95}),
