@@ -19,8 +19,12 @@ The house has two floors; imports run downward only::
       learning_rate.py   how the learning rate goes over a run
       stopping.py        which epoch was best, and when to stop waiting for a better one
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
-      checkpoint.py      save and load; archive.py: a saved network as bytes, for pickles
+      checkpoint.py      save and load, and the format's description; archive.py: a saved network as bytes, for pickles
+      resume.py          checkpoints of a run, from which it goes on to the same bits; run_state.py: where a run stands
+      folders.py         folders and files that appear complete or not at all; interrupts.py: Ctrl-C and SIGTERM, noted
+      exchange.py        safetensors files, and the output layer as a matrix for other libraries
       network.py         Network: owns its layers; train_batch, predict, evaluate
+      stepper.py         a batch's way through the layers, and each one's optimiser step
       prediction.py      from points to their best labels, in every mode
       serving.py         a mode's quality and times beside the exact prediction's
       search.py          search indexes: prediction without scoring every label
@@ -103,8 +107,10 @@ from slide.info import __version__, show_config
 from slide.mixture import Mixture
 from slide.neighbours import Neighbours
 from slide.network import Network
+from slide.resume import Checkpoints
 
 __all__ = [
+    "Checkpoints",
     "ConfigError",
     "HashFamily",
     "HiddenConfig",

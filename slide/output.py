@@ -63,13 +63,16 @@ class OutputLayer:
     threads : int
     """
 
+    rows_are_units = True
+
     def __init__(
         self, n_labels: int, dim: int, config: OutputConfig, storage: Storage, seed: int, buffers: Buffers, threads: int
     ):
         self.config = config
         self.seed = seed
-        self.table = storage.make_table(n_labels, dim, "output weights", buffers)
-        self.table.fill_uniform(1.0 / math.sqrt(dim), seed, threads)
+        self.table = storage.make_table(
+            n_labels, dim, "output", buffers, limit=1.0 / math.sqrt(dim), seed=seed, threads=threads
+        )
         self.index: NeuronIndex | None = None
         self._shared = SharedSample(n_labels, config, seed)
         self._has_own = config.uses_own
@@ -145,6 +148,15 @@ class OutputLayer:
         if self.config.loss == "bce" and not self.table.bias.any() and not self.table.last_step.any():
             likely = np.clip(shared.frequency, shared.floor, 1 - shared.floor)
             self.table.bias[:] = np.log(likely) - np.log1p(-likely)
+
+    def expect_batches_of(self, n: int) -> None:
+        """Work out the logQ corrections of batches of n points, as training does when it meets the first that large.
+
+        Parameters
+        ----------
+        n : int
+        """
+        self._shared.offsets(NOBODY, n)
 
     def set_label_weights(self, weights: np.ndarray | None) -> None:
         """Set what each label's target, or with one-vs-all losses its own term, is multiplied by.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from slide.data.batches import epoch_order
 from slide.data.dataset import DataError, Dataset
 from slide.kernels import dtypes
 from slide.learning_rate import lr_factor
+from slide.resume import Checkpoints, SavedRun, facts_of
+from slide.run_state import RunState
 from slide.stopping import BestEpoch
 
 log = logging.getLogger("slide")
@@ -150,6 +153,8 @@ def fit(
     mask_inputs: bool = False,
     label_weights: np.ndarray | None = None,
     callbacks: Iterable[Callback | Callable[[Progress], bool | None]] = (),
+    checkpoints: Checkpoints | None = None,
+    resume: str | os.PathLike | None = None,
 ) -> History:
     """Train a network.
 
@@ -173,6 +178,13 @@ def fit(
     callbacks : iterable of Callback or callable, optional
         Told of the start, of every batch and epoch, and of the end; each may end the run. A plain function is called
         with the `Progress` after every batch, and ends the run if it returns True. See `slide.callbacks`.
+    checkpoints : Checkpoints, optional
+        Where and when to write what `resume` takes; see `slide.resume.Checkpoints`. With or without them the run is the
+        same to the bit.
+    resume : path-like, optional
+        A checkpoint, or a folder of which the newest is taken. The run goes on from there to the bits that it would
+        have reached uninterrupted, whatever the network has learnt meanwhile; everything else must be what the run
+        began with. `config` may be left out.
 
     Returns
     -------
@@ -180,11 +192,15 @@ def fit(
 
     Raises
     ------
+    CheckpointError
+        What is to be resumed is no checkpoint of a run, or is damaged; the network is then not to be used.
     ConfigError
         ``config.patience`` or ``config.keep_best`` is set and there is nothing to measure quality on, or
-        ``config.monitor`` cannot be measured on this data.
+        ``config.monitor`` cannot be measured on this data, or a setting is not that of the run to be resumed.
     DataError
-        The data is not finite, has no points, or does not fit the network.
+        The data is not finite, has no points, does not fit the network, or is not that of the run to be resumed.
+    FileExistsError
+        The folder for checkpoints has those of another run.
     FloatingPointError
         The loss became NaN or infinite.
     ValueError
@@ -207,6 +223,13 @@ def fit(
     decaying run that stops early never sees the low rates at its end, which are worth quality. Such a run tells how
     many epochs to plan for one without `patience`.
     """
+    saved = None
+    if resume is not None:
+        saved = SavedRun(resume)
+        saved.check_config(network.config, config)
+        config = saved.training
+    if checkpoints is not None:
+        checkpoints.begin(saved)
     config = config or TrainingConfig()
     callbacks = Callbacks(callbacks)
     if config.needs_validation and validation is None and not config.holdout:
@@ -214,7 +237,7 @@ def fit(
             "TrainingConfig.patience and keep_best need points to measure quality on: give fit validation=(X, Y), or "
             "set TrainingConfig.holdout to the share of the training points to set aside, such as 0.1"
         )
-    data = _checked(network, X, Y, "training")
+    given = data = _checked(network, X, Y, "training")
     seed = network.config.seed
     probe = None
     if validation is None and config.holdout:
@@ -227,26 +250,37 @@ def fit(
     if data.Y.nnz == 0:
         raise DataError("no training point has a label: there is nothing to learn")
 
+    facts = {}
+    if checkpoints is not None or saved is not None:
+        facts = facts_of(config, given, None if validation is None else probe, mask_inputs, label_weights)
+    if saved is not None:
+        saved.check_facts(facts)
+
     counts = np.bincount(data.Y.indices, minlength=data.n_labels)
     if label_weights is None and network.config.output.label_weights == "propensity":
         inverse = metrics.propensities(data.Y)
         label_weights = inverse * (counts.sum() / (counts @ inverse))
     network.output.set_label_weights(label_weights)
     network.output.set_label_frequency(counts / data.n_points, points=data.n_points)
-    if network.trainable and network.step == 0:
+    if network.trainable and network.step == 0 and saved is None:
         initial.start(network, data)
     inv_propensity = None if probe is None else known_propensities(data.Y)
     reader = network.reader(data.X, data.Y, config.batch_size)
     per_epoch = -(-data.n_points // config.batch_size)
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))
     history, best = History(), BestEpoch(config)
+    state = RunState(progress, history, best, per_epoch)
+    if saved is not None:
+        saved.restore(network, state)
+        # As the run's first batch did; for a shorter one alone NumPy might round otherwise.
+        network.output.expect_batches_of(min(config.batch_size, data.n_points))
     run = Run(network, config, data.n_points, 0 if probe is None else probe.n_points, progress)
     with callbacks.following(run, history):
-        while progress.batch < progress.batches and not (history.stopped or history.out_of_patience):
-            progress.epoch += 1
+        while state.unfinished and not history.stopped:
+            state.begin_epoch()
             with one_blas_thread():
-                record = _run_epoch(network, data, reader, config, progress, history, callbacks)
-            quality = {}
+                record = _run_epoch(network, data, reader, config, state, callbacks, checkpoints, facts)
+            quality, interrupted = {}, history.stopped
             due = progress.epoch % config.eval_every == 0 or progress.batch == progress.batches
             if probe is not None and due and not history.stopped:
                 quality = network.evaluate(probe.X, probe.Y, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
@@ -255,9 +289,12 @@ def fit(
                 history.best_epoch, history.best_quality = best.epoch, best.quality
             progress.finished = Epoch(**record, quality=quality)
             history.epochs.append(progress.finished)
+            state.under_way = False
             log.debug("epoch %d: %s", progress.epoch, progress.finished)
             if callbacks.on_epoch(progress):
                 history.stopped = True
+            if checkpoints is not None and not interrupted:
+                checkpoints.epoch_done(network, state, facts, stopping=history.stopped)
         best.put_back(network)
     return history
 
@@ -284,44 +321,46 @@ def _hold_out(data, config, seed):
     return data.subset(np.sort(order[held:])), data.subset(np.sort(order[:held]))
 
 
-def _run_epoch(network, data, reader, config, progress, history, callbacks):
-    """Train on one pass over the data, or what is left of the run; return the fields of its Epoch but the quality."""
+def _run_epoch(network, data, reader, config, state, callbacks, checkpoints, facts):
+    """Train on what is left of an epoch, or of the run; return the fields of its Epoch but the quality."""
+    progress, history = state.progress, state.history
     if config.shuffle:
         order = epoch_order(data.n_points, network.config.seed, progress.epoch)
     else:
         order = np.arange(data.n_points, dtype=dtypes.OFFSET)
-    per_epoch = -(-data.n_points // config.batch_size)
-    totals = np.zeros(3)
-    batches, began = 0, progress.seconds
     rehashed_before = network.rehash_seconds - progress.rehash_seconds
-    for first in range(0, data.n_points, config.batch_size):
+    for first in range(state.batches * config.batch_size, data.n_points, config.batch_size):
         if progress.batch >= progress.batches:
             break
         rows = order[first : first + config.batch_size]
         start = time.perf_counter()
-        factor = lr_factor(config, progress.batch, progress.batches, per_epoch)
+        factor = lr_factor(config, progress.batch, progress.batches, state.of_epoch)
         stats = network.train_batch(reader.read(rows), lr_factor=factor)
         progress.seconds += time.perf_counter() - start
         progress.rehash_seconds = network.rehash_seconds - rehashed_before
         progress.lr = network.config.optimizer.lr * factor
-        batches += 1
+        state.batches += 1
         progress.batch += 1
         progress.samples += len(rows)
         figures = np.array([stats.loss, stats.precision, stats.active])
-        totals += figures
+        state.totals += figures
         if progress.batch == 1:
             running = figures
         else:
             past = np.array([progress.loss, progress.precision, progress.active])
             running = SMOOTHING * past + (1 - SMOOTHING) * figures
         progress.loss, progress.precision, progress.active = map(float, running)
-        if callbacks.on_batch(progress):
+        stopping = callbacks.on_batch(progress)
+        if checkpoints is not None:
+            checkpoints.batch_done(network, state, facts, stopping=stopping)
+        if stopping:
             history.stopped = True
             break
     # Whether or not anything evaluates the network here: looking at a run must not change it.
     start = time.perf_counter()
     network.settle()
     progress.seconds += time.perf_counter() - start
+    batches, totals = state.batches, state.totals
     history.active_per_sample += float(totals[2] - batches * history.active_per_sample) / progress.batch
     history.batches = progress.batch
     history.train_seconds = progress.seconds
@@ -333,7 +372,7 @@ def _run_epoch(network, data, reader, config, progress, history, callbacks):
         "loss": loss,
         "precision": precision,
         "active": active,
-        "seconds": progress.seconds - began,
+        "seconds": progress.seconds - state.began,
     }
 
 
