@@ -13,6 +13,7 @@ The house has two floors; imports run downward only::
       scoring.py         scores of all labels, or a point's best, as logits or probabilities
       cli.py             the `slide` command; commands/ has a module for each, console.py shows what they do
       training.py        fit: epochs, shuffling, evaluation on the way, early stopping, history
+      streaming.py       fit_stream: training on an iterator of blocks
       learning_rate.py   how the learning rate goes over a run
       stopping.py        which epoch was best, and when to stop waiting for a better one
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
@@ -37,7 +38,7 @@ The house has two floors; imports run downward only::
       policies.py        sampling policies by name
       probability.py     how probable a neuron is to be sampled
       metrics.py         P@k, nDCG@k, PSP@k, R@k
-      data/              readers, cache, synthetic data, batches
+      data/              readers, cache, folders that are mapped into memory, synthetic data, batches and their order
       config.py          frozen dataclasses, TOML; table_config.py those of hash tables; checks.py checks their fields,
                          settings.py makes them plain values
       buffers.py         named large memory

@@ -11,12 +11,12 @@ import os
 import signal
 import sys
 
-from slide.commands import evaluate, info, predict, train, tune
+from slide.commands import convert, evaluate, info, predict, train, tune
 from slide.console import logging_to_stderr
 from slide.hugepages.commands import main as hugepages
 from slide.info import __version__
 
-COMMANDS = (train, evaluate, predict, info, tune)
+COMMANDS = (train, evaluate, predict, info, tune, convert)
 
 
 def main(argv: list[str] | None = None) -> int:

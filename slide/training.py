@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -13,11 +14,14 @@ from scipy.sparse import csr_matrix
 from slide import initial, metrics
 from slide.blas import one_blas_thread
 from slide.config import ConfigError, TrainingConfig
-from slide.data.batches import epoch_order
-from slide.data.dataset import DataError, Dataset
-from slide.kernels import dtypes
+from slide.data.dataset import DataError, Dataset, is_mapped
+from slide.data.order import EpochOrder, default_window, epoch_order
+from slide.data.statistics import column_counts, n_entries
 from slide.learning_rate import lr_factor
 from slide.stopping import BestEpoch
+
+if TYPE_CHECKING:
+    from slide.network import BatchStats
 
 log = logging.getLogger("slide")
 
@@ -34,7 +38,7 @@ class Progress:
     epoch, batch : int
         Counted from 1; `batch` goes on over all epochs.
     batches : int
-        Of the whole run.
+        Of the whole run; 0 where nobody knows.
     samples : int
         Seen so far, over all epochs.
     loss, precision, active : float
@@ -54,6 +58,18 @@ class Progress:
     active: float = float("nan")
     seconds: float = 0.0
     quality: dict[str, float] = field(default_factory=dict)
+
+    def advance(self, stats: BatchStats, points: int) -> np.ndarray:
+        """Count a batch in; return its loss, precision and active neurons a sample."""
+        self.batch += 1
+        self.samples += points
+        figures = np.array([stats.loss, stats.precision, stats.active])
+        if self.batch == 1:
+            running = figures
+        else:
+            running = SMOOTHING * np.array([self.loss, self.precision, self.active]) + (1 - SMOOTHING) * figures
+        self.loss, self.precision, self.active = map(float, running)
+        return figures
 
 
 @dataclass(frozen=True)
@@ -212,10 +228,10 @@ def fit(
         if probe.n_points > config.eval_points:
             rng = np.random.default_rng(seed)
             probe = probe.subset(np.sort(rng.permutation(probe.n_points)[: config.eval_points]))
-    if data.Y.nnz == 0:
+    counts = column_counts(data.Y)
+    if not counts.any():
         raise DataError("no training point has a label: there is nothing to learn")
 
-    counts = np.bincount(data.Y.indices, minlength=data.n_labels)
     if label_weights is None and network.config.output.label_weights == "propensity":
         inverse = metrics.propensities(data.Y)
         label_weights = inverse * (counts.sum() / (counts @ inverse))
@@ -266,39 +282,38 @@ def _hold_out(data, config, seed):
     if n < 2:
         raise DataError("of one training point none can be held out; set TrainingConfig.holdout to 0")
     held = min(max(1, round(config.holdout * n)), config.eval_points, n - 1)
+    if is_mapped(data.X) and is_mapped(data.Y):
+        # Neither the rest of the data nor a permutation of it may be made.
+        rows = np.sort(np.random.default_rng(seed).choice(n, held, replace=False, shuffle=False))
+        return Dataset(data.X.without(rows), data.Y.without(rows), name=data.name), data.subset(rows)
     # The order of an epoch that no run has: epochs count from 1.
     order = epoch_order(n, seed, 0)
     return data.subset(np.sort(order[held:])), data.subset(np.sort(order[:held]))
 
 
+def _window(data, config):
+    """The points that are shuffled at a time, or None for all."""
+    if config.shuffle_window is None and is_mapped(data.X):
+        return default_window(data.n_points, n_entries(data.X) + n_entries(data.Y))
+    return config.shuffle_window
+
+
 def _run_epoch(network, data, reader, config, progress, history, on_batch):
     """Train on one pass over the data, or what is left of the run; return the fields of its Epoch but the quality."""
-    if config.shuffle:
-        order = epoch_order(data.n_points, network.config.seed, progress.epoch)
-    else:
-        order = np.arange(data.n_points, dtype=dtypes.OFFSET)
+    window = _window(data, config)
+    order = EpochOrder(data.n_points, network.config.seed, progress.epoch, shuffle=config.shuffle, window=window)
     per_epoch = -(-data.n_points // config.batch_size)
     totals = np.zeros(3)
     batches, began = 0, progress.seconds
-    for first in range(0, data.n_points, config.batch_size):
+    for rows in order.batches(config.batch_size, ahead=reader.fetch):
         if progress.batch >= progress.batches:
             break
-        rows = order[first : first + config.batch_size]
         start = time.perf_counter()
         factor = lr_factor(config, progress.batch, progress.batches, per_epoch)
         stats = network.train_batch(reader.read(rows), lr_factor=factor)
         progress.seconds += time.perf_counter() - start
         batches += 1
-        progress.batch += 1
-        progress.samples += len(rows)
-        figures = np.array([stats.loss, stats.precision, stats.active])
-        totals += figures
-        if progress.batch == 1:
-            running = figures
-        else:
-            past = np.array([progress.loss, progress.precision, progress.active])
-            running = SMOOTHING * past + (1 - SMOOTHING) * figures
-        progress.loss, progress.precision, progress.active = map(float, running)
+        totals += progress.advance(stats, len(rows))
         if on_batch is not None and on_batch(progress):
             history.stopped = True
             break
@@ -321,10 +336,24 @@ def _run_epoch(network, data, reader, config, progress, history, on_batch):
 
 
 def _checked(network, X, Y, what):
-    """Return the data set, or raise DataError if the network cannot use it."""
-    data = Dataset.from_arrays(X, Y, name=what)
+    """Return the data set, or raise DataError if it has no points or the network cannot use it."""
+    data = fitting(network, X, Y, what)
     if data.n_points == 0:
         raise DataError(f"the {what} data has no points")
+    return data
+
+
+def fitting(network, X: csr_matrix, Y: csr_matrix, what: str) -> Dataset:
+    """Return the data set, or raise DataError if the network cannot use it.
+
+    Parameters
+    ----------
+    network : Network
+    X, Y : sparse or dense matrices
+    what : str
+        What to call it.
+    """
+    data = Dataset.from_arrays(X, Y, name=what)
     if (data.n_features, data.n_labels) != (network.n_features, network.n_labels):
         raise DataError(
             f"the {what} data has {data.n_features:,} features and {data.n_labels:,} labels, "

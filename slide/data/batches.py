@@ -7,8 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from slide.data.dataset import is_mapped
+from slide.data.statistics import longest_rows
 from slide.kernels import dtypes
 from slide.kernels.sparse import take_rows
+
+RELEASE_ENTRIES = 8 << 20
+"""Entries read of mapped data until its pages are let go of: 64 MiB."""
 
 _UNWEIGHTED = np.zeros(0, dtypes.VALUE)
 
@@ -41,6 +46,7 @@ class BatchReader:
     Parameters
     ----------
     X : csr_matrix of float32, shape (n, n_features)
+        Mapped matrices are read where they are, and their pages let go of now and then.
     Y : csr_matrix, shape (n, n_labels), optional
         Only the pattern is read.
     batch_size : int
@@ -60,10 +66,8 @@ class BatchReader:
         normalize: bool,
         weights: np.ndarray | None = None,
     ):
-        self._features = _Rows(X.indptr, X.indices, X.data, batch_size)
-        self._labels = (
-            None if Y is None else _Rows(Y.indptr, Y.indices, np.zeros(0, dtypes.VALUE), batch_size)
-        )
+        self._features = _Rows(X, batch_size)
+        self._labels = None if Y is None else _Rows(Y, batch_size, with_values=False)
         self._normalize = normalize
         self._weights = _UNWEIGHTED if weights is None else weights
         self._no_labels = np.zeros(batch_size + 1, dtypes.OFFSET)
@@ -92,6 +96,8 @@ class BatchReader:
 
         Raises
         ------
+        DataError
+            Mapped data is damaged.
         ValueError
             A row is out of range, or there are more rows than `batch_size`.
         """
@@ -102,47 +108,55 @@ class BatchReader:
             labels = self._labels.take(rows, _UNWEIGHTED, False)[:2]
         return Batch(*features, *labels)
 
+    def fetch(self, starts: np.ndarray, stops: np.ndarray) -> None:
+        """Have the system read some rows of mapped data that will soon be asked for.
+
+        Parameters
+        ----------
+        starts, stops : int64 arrays
+            Ranges of rows.
+        """
+        for rows in (self._features, self._labels):
+            if rows is not None and rows.mapped is not None:
+                places = rows.mapped.places
+                rows.mapped.mapping.fetch(places(starts), places(stops - 1) + 1)
+
 
 class _Rows:
     """A CSR matrix and room for any `batch_size` of its rows."""
 
-    def __init__(self, indptr, indices, values, batch_size):
-        self.indptr = np.ascontiguousarray(indptr, dtypes.OFFSET)
-        self.indices = np.ascontiguousarray(indices, dtypes.INDEX)
-        self.values = values
-        lengths = np.diff(self.indptr)
-        self.longest = int(lengths.max(initial=0))
-        batch = min(batch_size, len(lengths))
-        most = int(np.partition(lengths, len(lengths) - batch)[len(lengths) - batch :].sum()) if batch else 0
+    def __init__(self, matrix, batch_size, *, with_values=True):
+        self.mapped = matrix if is_mapped(matrix) else None
+        source = matrix.mapping if is_mapped(matrix) else matrix
+        self.indptr = np.ascontiguousarray(source.indptr, dtypes.OFFSET)
+        self.indices = np.ascontiguousarray(source.indices, dtypes.INDEX)
+        self.values = source.data if with_values else np.zeros(0, dtypes.VALUE)
+        self.longest, most = longest_rows(matrix, batch_size)
         self.out_indptr = np.zeros(batch_size + 1, dtypes.OFFSET)
         self.out_indices = np.zeros(most, dtypes.INDEX)
-        self.out_values = np.zeros(most if len(values) else 0, dtypes.VALUE)
+        self.out_values = np.zeros(most if with_values else 0, dtypes.VALUE)
+        self._held = 0
 
     def take(self, rows, weights, normalize):
-        total = take_rows(
-            self.indptr,
-            self.indices,
-            self.values,
-            weights,
-            rows,
-            normalize,
-            self.out_indptr,
-            self.out_indices,
-            self.out_values,
-        )
-        return self.out_indptr[: len(rows) + 1], self.out_indices[:total], self.out_values[:total]
+        out = self.out_indptr, self.out_indices, self.out_values
+        if self.mapped is not None and len(self.mapped.skipped):
+            rows = self.mapped.places(rows)
+        try:
+            total = take_rows(self.indptr, self.indices, self.values, weights, rows, normalize, *out)
+        except ValueError as error:
+            # Rows that are not there are the caller's fault.
+            if self.mapped is None or len(rows) >= len(self.out_indptr) or rows.max() >= len(self.indptr) - 1:
+                raise
+            self.mapped.mapping.refuse("indptr", str(error))
+        taken = self.out_indptr[: len(rows) + 1], self.out_indices[:total], self.out_values[:total]
+        if self.mapped is not None:
+            self._watch(*taken[1:])
+        return taken
 
-
-def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """Return a permutation of 0..n-1, a function of (n, seed, epoch) alone.
-
-    Parameters
-    ----------
-    n, seed, epoch : int
-
-    Returns
-    -------
-    int64 array [n]
-    """
-    key = np.array([seed, epoch], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).permutation(n).astype(dtypes.OFFSET, copy=False)
+    def _watch(self, indices, values):
+        """Check what was read of a mapped matrix, and let go of its pages where they have become many."""
+        self.mapped.check(indices, values)
+        self._held += len(indices)
+        if self._held >= RELEASE_ENTRIES:
+            self.mapped.mapping.release()
+            self._held = 0

@@ -6,6 +6,7 @@ import gzip
 import lzma
 import os
 import secrets
+import shutil
 import string
 import zlib
 from collections.abc import Iterator
@@ -50,7 +51,9 @@ def sniff(path: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: there is no such file") from None
     except IsADirectoryError:
-        raise DataError(f"{path} is a folder; name the file in it to be read") from None
+        raise DataError(
+            f"{path} is a folder, and none that `slide convert` wrote; name the file in it to be read"
+        ) from None
     if not head:
         raise DataError(f"{path} is empty; the file may not have been written to the end")
     for packing, magic in MAGIC.items():
@@ -178,3 +181,58 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path`, and move it there, written to disk, once the block has ended well.
+
+    As :func:`replacing` for files; between two renames there is neither folder. Whether what is at `path` may be
+    replaced is the caller's to check.
+
+    Parameters
+    ----------
+    path : Path
+        The folder to create or replace; its own folder must exist.
+
+    Yields
+    ------
+    Path
+        Where the block must write the files.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written to.
+    """
+    # Through a link, the folder that it names is replaced.
+    path = Path(os.path.realpath(path))
+    stem = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}")
+    temporary, former = stem.with_suffix(".partial"), stem.with_suffix(".former")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in (*temporary.iterdir(), temporary):
+            _sync(file)
+        if path.exists():
+            os.replace(path, former)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            if former.exists():
+                os.replace(former, path)
+            raise
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _sync(path):
+    """Have the system write a file, or what a folder lists, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
