@@ -8,12 +8,10 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide.data.dataset import is_mapped
+from slide.data.mapped import runs
 from slide.data.statistics import longest_rows
 from slide.kernels import dtypes
 from slide.kernels.sparse import take_rows
-
-RELEASE_ENTRIES = 8 << 20
-"""Entries read of mapped data until its pages are let go of: 64 MiB."""
 
 _UNWEIGHTED = np.zeros(0, dtypes.VALUE)
 
@@ -46,7 +44,7 @@ class BatchReader:
     Parameters
     ----------
     X : csr_matrix of float32, shape (n, n_features)
-        Mapped matrices are read where they are, and their pages let go of now and then.
+        Of mapped matrices a window is in memory, which ``fetch`` moves.
     Y : csr_matrix, shape (n, n_labels), optional
         Only the pattern is read.
     batch_size : int
@@ -66,8 +64,8 @@ class BatchReader:
         normalize: bool,
         weights: np.ndarray | None = None,
     ):
-        self._features = _Rows(X, batch_size)
-        self._labels = None if Y is None else _Rows(Y, batch_size, with_values=False)
+        self._features = _make_rows(X, batch_size)
+        self._labels = None if Y is None else _make_rows(Y, batch_size, with_values=False)
         self._normalize = normalize
         self._weights = _UNWEIGHTED if weights is None else weights
         self._no_labels = np.zeros(batch_size + 1, dtypes.OFFSET)
@@ -109,54 +107,84 @@ class BatchReader:
         return Batch(*features, *labels)
 
     def fetch(self, starts: np.ndarray, stops: np.ndarray) -> None:
-        """Have the system read some rows of mapped data that will soon be asked for.
+        """Have some rows of mapped data in memory, and no others; ``read`` does so by itself for rows that are not.
 
         Parameters
         ----------
         starts, stops : int64 arrays
-            Ranges of rows.
+            Ranges of rows, which do not overlap.
+
+        Raises
+        ------
+        DataError
+            The data is damaged.
         """
         for rows in (self._features, self._labels):
-            if rows is not None and rows.mapped is not None:
-                places = rows.mapped.places
-                rows.mapped.mapping.fetch(places(starts), places(stops - 1) + 1)
+            if isinstance(rows, _MappedRows):
+                rows.fetch(starts, stops)
+
+
+def _make_rows(matrix, batch_size, *, with_values=True):
+    return (_MappedRows if is_mapped(matrix) else _Rows)(matrix, batch_size, with_values)
 
 
 class _Rows:
     """A CSR matrix and room for any `batch_size` of its rows."""
 
-    def __init__(self, matrix, batch_size, *, with_values=True):
-        self.mapped = matrix if is_mapped(matrix) else None
-        source = matrix.mapping if is_mapped(matrix) else matrix
-        self.indptr = np.ascontiguousarray(source.indptr, dtypes.OFFSET)
-        self.indices = np.ascontiguousarray(source.indices, dtypes.INDEX)
-        self.values = source.data if with_values else np.zeros(0, dtypes.VALUE)
+    def __init__(self, matrix, batch_size, with_values):
+        self._source = self._arrays(matrix, with_values)
         self.longest, most = longest_rows(matrix, batch_size)
         self.out_indptr = np.zeros(batch_size + 1, dtypes.OFFSET)
         self.out_indices = np.zeros(most, dtypes.INDEX)
         self.out_values = np.zeros(most if with_values else 0, dtypes.VALUE)
-        self._held = 0
+
+    @staticmethod
+    def _arrays(matrix, with_values):
+        indptr = np.ascontiguousarray(matrix.indptr, dtypes.OFFSET)
+        indices = np.ascontiguousarray(matrix.indices, dtypes.INDEX)
+        return indptr, indices, matrix.data if with_values else np.zeros(0, dtypes.VALUE)
 
     def take(self, rows, weights, normalize):
         out = self.out_indptr, self.out_indices, self.out_values
-        if self.mapped is not None and len(self.mapped.skipped):
-            rows = self.mapped.places(rows)
-        try:
-            total = take_rows(self.indptr, self.indices, self.values, weights, rows, normalize, *out)
-        except ValueError as error:
-            # Rows that are not there are the caller's fault.
-            if self.mapped is None or len(rows) >= len(self.out_indptr) or rows.max() >= len(self.indptr) - 1:
-                raise
-            self.mapped.mapping.refuse("indptr", str(error))
-        taken = self.out_indptr[: len(rows) + 1], self.out_indices[:total], self.out_values[:total]
-        if self.mapped is not None:
-            self._watch(*taken[1:])
-        return taken
+        total = take_rows(*self._source, weights, rows, normalize, *out)
+        return self.out_indptr[: len(rows) + 1], self.out_indices[:total], self.out_values[:total]
 
-    def _watch(self, indices, values):
-        """Check what was read of a mapped matrix, and let go of its pages where they have become many."""
-        self.mapped.check(indices, values)
-        self._held += len(indices)
-        if self._held >= RELEASE_ENTRIES:
-            self.mapped.mapping.release()
-            self._held = 0
+
+class _MappedRows(_Rows):
+    """A mapped matrix, a window of it, and room for any `batch_size` of its rows."""
+
+    def __init__(self, matrix, batch_size, with_values):
+        self._matrix, self._with_values = matrix, with_values
+        self._starts = self._stops = self._first = np.zeros(0, dtypes.OFFSET)
+        super().__init__(matrix, batch_size, with_values)
+
+    @staticmethod
+    def _arrays(matrix, with_values):
+        return np.zeros(1, dtypes.OFFSET), np.zeros(0, dtypes.INDEX), np.zeros(0, dtypes.VALUE)
+
+    def fetch(self, starts, stops):
+        """Have these ranges of rows, and no others, in memory."""
+        starts, stops = starts[starts < stops], stops[starts < stops]
+        self._load(self._matrix.places(starts), self._matrix.places(stops - 1) + 1)
+
+    def take(self, rows, weights, normalize):
+        if len(rows) and not (rows.min() >= 0 and rows.max() < self._matrix.shape[0]):
+            raise ValueError(f"a row is not in 0..{self._matrix.shape[0] - 1}")
+        places = self._matrix.places(rows)
+        window = self._windows(places)
+        if (window < 0).any() or (places >= self._stops[window]).any():
+            self._load(*runs(np.unique(places)))
+            window = self._windows(places)
+        return super().take(self._first[window] + places - self._starts[window], weights, normalize)
+
+    def _windows(self, places):
+        """Which of the ranges in memory begins last before each place; -1 for none."""
+        return np.searchsorted(self._starts, places, side="right") - 1
+
+    def _load(self, starts, stops):
+        # The former window goes first: two are never in memory.
+        self._source = None
+        order = np.argsort(starts)
+        self._starts, self._stops = starts[order], stops[order]
+        self._first = np.cumsum(self._stops - self._starts) - (self._stops - self._starts)
+        self._source = self._matrix.read(self._starts, self._stops, with_values=self._with_values)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import mmap
 import os
 import tokenize
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import numpy as np
 
 from slide.data.dataset import MAX_IDS, DataError, Dataset
 from slide.data.files import replacing_folder
-from slide.data.mapped import MappedMatrix, Mapping
+from slide.data.mapped import ArrayFile, MappedMatrix, Mapping
 from slide.kernels import dtypes
 
 FORMAT = "slide-dataset"
@@ -266,11 +265,10 @@ def open_folder(path: str | os.PathLike, n_features: int | None = None, n_labels
         columns[letter] = columns[letter] if wanted is None else wanted
     matrices = {}
     for letter in "XY":
-        maps, arrays = zip(*(_map(path, f"{letter}_{part}", about) for part in PARTS), strict=True)
-        mapping = Mapping(path, letter, maps, arrays)
-        first, last = int(arrays[0][0]), int(arrays[0][-1])
-        if (first, last) != (0, len(arrays[1])):
-            mapping.refuse("indptr", f"the offsets go from {first:,} to {last:,}, not from 0 to {len(arrays[1]):,}")
+        mapping = Mapping(letter, *(_open_array(path, f"{letter}_{part}", about) for part in PARTS))
+        first, last = mapping.indptr.read(0, 1)[0], mapping.indptr.read(len(mapping.indptr) - 1, len(mapping.indptr))[0]
+        if (first, last) != (0, len(mapping.indices)):
+            mapping.indptr.refuse(f"the offsets go from {first:,} to {last:,}, not from 0 to {len(mapping.indices):,}")
         matrices[letter] = MappedMatrix.over(mapping, columns[letter])
     return Dataset(matrices["X"], matrices["Y"], name=path.name.split(".")[0])
 
@@ -344,8 +342,8 @@ def verify(path: str | os.PathLike) -> None:
             )
 
 
-def _map(path, name, about):
-    """Return the mapped file of an array and the array."""
+def _open_array(path, name, about):
+    """Return an array of a folder, held against the manifest."""
     file, dtype = path / f"{name}.npy", _dtype_of(name)
     length = about["arrays"][name]["length"]
     if name.endswith("indptr") and length != about["n_points"] + 1:
@@ -361,7 +359,6 @@ def _map(path, name, about):
                 )
             np.lib.format.read_magic(stream)
             found = np.lib.format.read_array_header_1_0(stream)
-            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise DataError(f"{file}: there is no such file; the folder is incomplete, copy or convert it again") from None
     except DataError:
@@ -371,7 +368,7 @@ def _map(path, name, about):
     if found != ((length,), False, dtype):
         shape, _, kind = found
         raise DataError(f"{file}: expected {dtype} [{length}], found {kind} {list(shape)}; convert the data again")
-    return mapped, np.frombuffer(mapped, dtype, length, HEADER_BYTES)
+    return ArrayFile(file, dtype, length, HEADER_BYTES)
 
 
 def _is_described(array):

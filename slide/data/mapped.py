@@ -1,9 +1,16 @@
-"""Matrices whose arrays are files mapped into memory: read where needed, and let go of behind the reader."""
+"""Matrices whose arrays are files: mapped into memory for whoever asks for the arrays, read in pieces for training.
+
+A page of a mapped file counts as this process's memory once it was looked at, and with it go its neighbours, as many as
+the system keeps together: points from here and there would fill memory with all of the data. So batches, and figures of
+the whole data, are read with ordinary calls into memory of their own, which also turns a disk's fault into an error
+where a mapped page would end the process.
+"""
 
 from __future__ import annotations
 
 import mmap
 import operator
+import os
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,72 +19,87 @@ from scipy.sparse import csr_matrix
 
 from slide.data.dataset import DataError
 from slide.kernels import dtypes
-from slide.kernels.sparse import take_rows
-
-ADVICE = {name: getattr(mmap, f"MADV_{name}", None) for name in ("DONTNEED", "WILLNEED")}
-"""What to tell the system of pages; None where it does not listen."""
 
 
-class Mapping:
-    """The files of one matrix, mapped.
+class ArrayFile:
+    """A file that is an array after a header.
 
     Parameters
     ----------
-    folder : Path
-        Of the data set, for messages.
-    letter : str
-        The matrix.
-    maps : tuple of mmap
-        Of the offsets, the column ids and the values.
-    arrays : tuple of int64, int32, float32 arrays
-        What stands in them, as CSR.
+    path : Path
+    dtype : dtype
+    length : int
+    header : int
+        Bytes before the numbers.
 
     Attributes
     ----------
-    indptr, indices, data : arrays
+    array : array [length]
+        The file, mapped; not to be written to.
     """
 
-    def __init__(self, folder: Path, letter: str, maps: tuple[mmap.mmap, ...], arrays: tuple[np.ndarray, ...]):
-        self.folder = folder
-        self.letter = letter
-        self.indptr, self.indices, self.data = arrays
-        self._maps = maps
+    def __init__(self, path: Path, dtype: np.dtype, length: int, header: int):
+        self.path = path
+        self._header = header
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (as long as the array)
+        mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.array = np.frombuffer(mapped, dtype, length, header)
 
-    def release(self) -> None:
-        """Take all pages out of this process; the next access finds them in the system's cache, or reads them again."""
-        if ADVICE["DONTNEED"] is not None:
-            for file in self._maps:
-                file.madvise(ADVICE["DONTNEED"])
+    def __len__(self) -> int:
+        return len(self.array)
 
-    def fetch(self, starts: np.ndarray, stops: np.ndarray) -> None:
-        """Have the system read ranges of rows, which will soon be asked for, in its own time.
+    def read(self, first: int, last: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Return a copy of some of the numbers.
 
         Parameters
         ----------
-        starts, stops : int64 arrays
-        """
-        if ADVICE["WILLNEED"] is None:
-            return
-        entries = list(zip(self.indptr[starts].tolist(), self.indptr[stops].tolist(), strict=True))
-        for file, array in zip(self._maps[1:], (self.indices, self.data), strict=True):
-            header = len(file) - array.nbytes
-            for first, last in entries:
-                if first < last:
-                    begin, end = (header + entry * array.itemsize for entry in (first, last))
-                    begin -= begin % mmap.PAGESIZE
-                    file.madvise(ADVICE["WILLNEED"], begin, end - begin)
+        first, last : int
+            The last is not counted.
+        out : array [last - first], optional
+            Where to.
 
-    def refuse(self, part: str, problem: str) -> NoReturn:
-        """Raise DataError: a file does not hold what was once checked and written."""
-        raise DataError(
-            f"{self.folder / f'{self.letter}_{part}.npy'}: {problem}; the folder is damaged, convert the data again"
-        )
+        Raises
+        ------
+        DataError
+            The file has become shorter.
+        OSError
+            It cannot be read.
+        """
+        if out is None:
+            out = np.empty(last - first, self.array.dtype)
+        view, position = memoryview(out).cast("B"), self._header + first * self.array.itemsize
+        while view:
+            count = os.preadv(self._file.fileno(), [view], position)
+            if not count:
+                self.refuse(f"the file ends after {position:,} bytes; it had more when it was opened")
+            view, position = view[count:], position + count
+        return out
+
+    def refuse(self, problem: str) -> NoReturn:
+        """Raise DataError: the file does not hold what was once checked and written."""
+        raise DataError(f"{self.path}: {problem}; the folder is damaged, convert the data again")
+
+
+class Mapping:
+    """The files of one matrix.
+
+    Parameters
+    ----------
+    letter : str
+        The matrix.
+    indptr, indices, data : ArrayFile
+        Its arrays, as CSR.
+    """
+
+    def __init__(self, letter: str, indptr: ArrayFile, indices: ArrayFile, data: ArrayFile):
+        self.letter = letter
+        self.indptr, self.indices, self.data = indptr, indices, data
 
 
 class MappedMatrix(csr_matrix):
-    """A float32 CSR matrix in files, canonical and finite: checked when it was written, and not again.
+    """A float32 CSR matrix in files, canonical and finite, which was checked when it was written.
 
-    Row selection, ``matrix[rows]``, copies the rows alone. Whatever else SciPy does with it may copy all of it, among
+    Row selection, ``matrix[rows]``, reads the rows alone. Whatever else SciPy does with it may copy all of it, among
     other reasons since the offsets are int64 and the column ids int32.
 
     Attributes
@@ -101,7 +123,9 @@ class MappedMatrix(csr_matrix):
         n_columns : int
         """
         matrix = cls((len(mapping.indptr) - 1, n_columns), dtype=dtypes.VALUE)
-        matrix.indptr, matrix.indices, matrix.data = mapping.indptr, mapping.indices, mapping.data
+        matrix.indptr, matrix.indices, matrix.data = (
+            file.array for file in (mapping.indptr, mapping.indices, mapping.data)
+        )
         matrix.has_canonical_format = True
         matrix.mapping = mapping
         return matrix
@@ -156,35 +180,79 @@ class MappedMatrix(csr_matrix):
         DataError
             The files are damaged.
         """
-        source, places = self.mapping, self.places(numbers)
-        total = max(int((source.indptr[places + 1] - source.indptr[places]).sum()), 0)
-        indptr = np.zeros(len(places) + 1, dtypes.OFFSET)
-        indices, data, plain = np.zeros(total, dtypes.INDEX), np.zeros(total, dtypes.VALUE), np.zeros(0, dtypes.VALUE)
-        try:
-            take_rows(source.indptr, source.indices, source.data, plain, places, False, indptr, indices, data)
-        except ValueError as error:
-            source.refuse("indptr", str(error))
-        self.check(indices, data)
-        source.release()
+        indptr, indices, data = self.read(*runs(self.places(numbers)))
         return csr_matrix((data, indices, indptr), shape=(len(numbers), self.shape[1]))
 
-    def check(self, indices: np.ndarray, values: np.ndarray) -> None:
-        """Raise DataError if entries that were read cannot be what was written: kernels trust ids.
+    def read(
+        self, starts: np.ndarray, stops: np.ndarray, *, with_values: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return ranges of rows, one after the other, and check them: kernels trust ids.
 
         Parameters
         ----------
-        indices : int32 array
-        values : float32 array
+        starts, stops : int64 arrays
+            Places in the files, as `places` returns them.
+        with_values : bool
+            False for no values.
+
+        Returns
+        -------
+        indptr, indices, values : int64, int32, float32 arrays
+
+        Raises
+        ------
+        DataError
+            The files are damaged.
         """
-        if len(indices) and not 0 <= indices.min() <= indices.max() < self.shape[1]:
-            wrong = indices[(indices < 0) | (indices >= self.shape[1])][0]
-            self.mapping.refuse("indices", f"the id {wrong} is not one of the {self.shape[1]:,} columns")
+        files = self.mapping
+        lengths = stops - starts
+        indptr = np.zeros(int(lengths.sum()) + 1, dtypes.OFFSET)
+        ranges, row, total = [], 0, 0
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            ends = files.indptr.read(start, stop + 1)
+            if ends[0] < 0 or ends[-1] > len(files.indices) or (np.diff(ends) < 0).any():
+                files.indptr.refuse(f"the offsets of the rows {start:,} to {stop - 1:,} do not ascend within the data")
+            indptr[row + 1 : row + 1 + stop - start] = ends[1:] - ends[0] + total
+            row += stop - start
+            ranges.append((int(ends[0]), int(ends[-1]), total))
+            total += int(ends[-1] - ends[0])
+        indices, values = np.empty(total, dtypes.INDEX), np.empty(total if with_values else 0, dtypes.VALUE)
+        for first, last, at in ranges:
+            files.indices.read(first, last, indices[at : at + last - first])
+            if with_values:
+                files.data.read(first, last, values[at : at + last - first])
+        self.check_ids(indices)
         if not np.isfinite(values).all():
-            self.mapping.refuse("data", "a value is not finite")
+            files.data.refuse("a value is not finite")
+        return indptr, indices, values
+
+    def check_ids(self, ids: np.ndarray) -> None:
+        """Raise DataError if ids that were read cannot be what was written.
+
+        Parameters
+        ----------
+        ids : int32 array
+        """
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.shape[1]:
+            wrong = ids[(ids < 0) | (ids >= self.shape[1])][0]
+            self.mapping.indices.refuse(f"the id {wrong} is not one of the {self.shape[1]:,} columns")
 
     def __reduce__(self):
         """Pickle as a matrix in memory."""
         return csr_matrix, ((np.array(self.data), np.array(self.indices), np.array(self.indptr)), self.shape)
+
+
+def runs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the starts and the stops of the ranges that numbers make up, in their order.
+
+    Parameters
+    ----------
+    numbers : int64 array
+    """
+    cuts = np.flatnonzero(np.diff(numbers) != 1) + 1
+    starts = np.concatenate([[0], cuts]) if len(numbers) else cuts
+    stops = np.append(starts[1:], len(numbers)) if len(numbers) else cuts
+    return numbers[starts], numbers[starts] + stops - starts
 
 
 def _row_numbers(key, n: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from slide.data.mapped import runs
 from slide.kernels import dtypes
 
 WINDOW_BLOCKS = 64
@@ -53,7 +54,7 @@ class EpochOrder:
 
     def __init__(self, n: int, seed: int, epoch: int, *, shuffle: bool = True, window: int | None = None):
         self.n, self.seed, self.epoch, self.shuffle = n, seed, epoch, shuffle
-        self.block = n if window is None else -(-window // WINDOW_BLOCKS)
+        self.block = -(-(n if window is None else window) // WINDOW_BLOCKS)
         self.whole = window is None or window >= n
 
     def batches(
@@ -70,12 +71,20 @@ class EpochOrder:
         first : int
             The batch to begin with, counted from 0: what comes before is not made.
         ahead : callable, optional
-            Called with the first rows, and the ends, of the blocks of a window before that is used.
+            Called with the starts and the stops of ranges of rows, before any is used: no others are until the next
+            call.
         """
         skip = first * batch_size
         rest = np.zeros(0, dtypes.OFFSET)
-        for window in self._windows(skip, ahead):
-            rows = np.concatenate([rest, window])
+        for starts, stops, number in self._windows():
+            size = int((stops - starts).sum())
+            if skip >= size:
+                skip -= size
+                continue
+            if ahead is not None:
+                ahead(*(np.concatenate(ends) for ends in zip((starts, stops), runs(np.sort(rest)), strict=True)))
+            rows = np.concatenate([rest, self._rows(starts, stops, number)[skip:]])
+            skip = 0
             whole = len(rows) - len(rows) % batch_size
             for start in range(0, whole, batch_size):
                 yield rows[start : start + batch_size]
@@ -83,29 +92,27 @@ class EpochOrder:
         if len(rest):
             yield rest
 
-    def _windows(self, skip, ahead):
-        """Yield the rows of each window, without the `skip` rows that come first."""
-        if not self.shuffle:
-            for first in range(skip, self.n, 1 << 16):
-                yield np.arange(first, min(self.n, first + (1 << 16)), dtype=dtypes.OFFSET)
-            return
-        if self.whole:
-            yield epoch_order(self.n, self.seed, self.epoch)[skip:]
+    def _windows(self):
+        """Yield the starts and the stops of each window's blocks, and the window's number."""
+        if self.whole or not self.shuffle:
+            size = self.n if self.shuffle else self.block * WINDOW_BLOCKS
+            for number, first in enumerate(range(0, self.n, max(size, 1))):
+                yield np.array([first]), np.array([min(first + size, self.n)]), number
             return
         blocks = epoch_order(-(-self.n // self.block), self.seed, self.epoch)
         for number, i in enumerate(range(0, len(blocks), WINDOW_BLOCKS)):
             starts = blocks[i : i + WINDOW_BLOCKS] * self.block
-            stops = np.minimum(starts + self.block, self.n)
-            size = int((stops - starts).sum())
-            if skip >= size:
-                skip -= size
-                continue
-            if ahead is not None:
-                ahead(starts, stops)
-            rows = np.concatenate([np.arange(*ends, dtype=dtypes.OFFSET) for ends in zip(starts, stops, strict=True)])
+            yield starts, np.minimum(starts + self.block, self.n), number
+
+    def _rows(self, starts, stops, number):
+        """The rows of a window, in the order of training."""
+        if self.whole and self.shuffle:
+            return epoch_order(self.n, self.seed, self.epoch)
+        ranges = zip(starts, stops, strict=True)
+        rows = np.concatenate([np.arange(start, stop, dtype=dtypes.OFFSET) for start, stop in ranges])
+        if self.shuffle:
             _generator(self.seed, self.epoch, 1 + number).shuffle(rows)
-            yield rows[skip:]
-            skip = 0
+        return rows
 
 
 def default_window(n: int, n_entries: int) -> int:

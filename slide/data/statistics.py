@@ -11,8 +11,8 @@ from slide.data.dataset import is_mapped
 from slide.data.mapped import MappedMatrix
 from slide.kernels import dtypes
 
-PIECE = 1 << 22
-"""Entries looked at at a time."""
+PIECE = 1 << 18
+"""Entries, or rows, looked at at a time."""
 
 
 def column_counts(matrix: csr_matrix, *, nonzero: bool = False) -> np.ndarray:
@@ -29,15 +29,15 @@ def column_counts(matrix: csr_matrix, *, nonzero: bool = False) -> np.ndarray:
     -------
     int64 array [columns]
     """
-    source, n_columns = _source(matrix), matrix.shape[1]
+    n_columns = matrix.shape[1]
     counts = np.zeros(n_columns, np.int64)
     # A piece's counts are as many as the columns.
-    for piece in _pieces(matrix, len(source.indices), max(PIECE, n_columns)):
-        ids = source.indices[piece]
+    for first, last in _pieces(n_entries(matrix), max(PIECE, n_columns)):
+        ids = _read(matrix, "indices", first, last)
         if is_mapped(matrix):
-            matrix.check(ids, np.zeros(0, dtypes.VALUE))
+            matrix.check_ids(ids)
         if nonzero:
-            ids = ids[source.data[piece] != 0]
+            ids = ids[_read(matrix, "data", first, last) != 0]
         counts += np.bincount(ids, minlength=n_columns)
     if is_mapped(matrix) and len(matrix.skipped):
         counts -= column_counts(MappedMatrix.over(matrix.mapping, n_columns).rows(matrix.skipped), nonzero=nonzero)
@@ -46,7 +46,7 @@ def column_counts(matrix: csr_matrix, *, nonzero: bool = False) -> np.ndarray:
 
 def n_entries(matrix: csr_matrix) -> int:
     """Return the entries that a matrix stores, those of rows it skips counted."""
-    return len(_source(matrix).indices)
+    return len(matrix.mapping.indices if is_mapped(matrix) else matrix.indices)
 
 
 def longest_rows(matrix: csr_matrix, count: int) -> tuple[int, int]:
@@ -59,25 +59,24 @@ def longest_rows(matrix: csr_matrix, count: int) -> tuple[int, int]:
     count : int
     """
     longest = np.zeros(0, dtypes.OFFSET)
-    indptr = _source(matrix).indptr
-    for piece in _pieces(matrix, len(indptr) - 1, PIECE):
-        lengths = np.diff(indptr[piece.start : piece.stop + 1]).astype(dtypes.OFFSET, copy=False)
-        if is_mapped(matrix) and lengths.min() < 0:
-            matrix.mapping.refuse("indptr", "the offsets of the rows do not ascend")
+    n_rows = len(matrix.mapping.indptr if is_mapped(matrix) else matrix.indptr) - 1
+    for first, last in _pieces(n_rows, PIECE):
+        lengths = np.diff(_read(matrix, "indptr", first, last + 1)).astype(dtypes.OFFSET, copy=False)
+        if lengths.min() < 0 and is_mapped(matrix):
+            matrix.mapping.indptr.refuse(f"the offsets of the rows {first:,} to {last - 1:,} do not ascend")
         longest = np.concatenate([longest, lengths])
         if len(longest) > count:
             longest = np.partition(longest, len(longest) - count)[len(longest) - count :]
     return int(longest.max(initial=0)), int(longest.sum())
 
 
-def _source(matrix):
-    """Where a matrix's arrays are."""
-    return matrix.mapping if is_mapped(matrix) else matrix
+def _read(matrix, part, first, last):
+    """A piece of one of a matrix's arrays."""
+    if is_mapped(matrix):
+        return getattr(matrix.mapping, part).read(first, last)
+    return getattr(matrix, part)[first:last]
 
 
-def _pieces(matrix, n: int, size: int) -> Iterator[slice]:
-    """Yield slices that cover 0..n, and let go of a mapped matrix's pages after each."""
+def _pieces(n: int, size: int) -> Iterator[tuple[int, int]]:
     for first in range(0, n, size):
-        yield slice(first, min(n, first + size))
-        if is_mapped(matrix):
-            matrix.mapping.release()
+        yield first, min(n, first + size)
