@@ -90,17 +90,20 @@ def fit_stream(
     limit = config.max_batches or 0
     progress, history, totals = Progress(epoch=1, batches=limit), History(), np.zeros(3)
     rehashed_before = network.rehash_seconds
-    for batch in _batches(network, blocks, config.batch_size, progress):
-        start = time.perf_counter()
-        frequency.count(batch)
-        # The factor does not depend on a length that is not known.
-        factor = lr_factor(config, progress.batch, limit or progress.batch + 1, 1)
-        stats = network.train_batch(batch, lr_factor=factor)
-        progress.seconds += time.perf_counter() - start
-        totals += progress.advance(stats, len(batch))
-        history.stopped = on_batch is not None and bool(on_batch(progress))
-        if history.stopped or progress.batch == limit:
-            break
+    try:
+        for batch in _batches(network, blocks, config.batch_size, progress):
+            start = time.perf_counter()
+            frequency.count(batch)
+            # The factor does not depend on a length that is not known.
+            factor = lr_factor(config, progress.batch, limit or progress.batch + 1, 1)
+            stats = network.train_batch(batch, lr_factor=factor)
+            progress.seconds += time.perf_counter() - start
+            totals += progress.advance(stats, len(batch))
+            history.stopped = on_batch is not None and bool(on_batch(progress))
+            if history.stopped or progress.batch == limit:
+                break
+    finally:
+        frequency.tell()
     if not progress.batch:
         raise DataError("the stream has no points; an iterator that was used before has none left")
     network.settle()
@@ -211,5 +214,11 @@ class _Frequency:
         np.add.at(self._counts, batch.labels, 1)
         self._points += len(batch)
         if self._points >= self._due:
-            self._output.set_label_frequency(self._counts / self._points, points=self._points)
+            self.tell()
             self._due = RECOUNT * self._points
+
+    def tell(self) -> None:
+        """Tell the output layer what has been counted so far."""
+        if self._counts is not None and self._points:
+            # Of a label that every point has, sums that are rounded differently may exceed 1.
+            self._output.set_label_frequency(np.minimum(self._counts / self._points, 1), points=self._points)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import operator
 import os
+import weakref
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,8 +42,9 @@ class ArrayFile:
     def __init__(self, path: Path, dtype: np.dtype, length: int, header: int):
         self.path = path
         self._header = header
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (as long as the array)
-        mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._handle)
+        mapped = mmap.mmap(self._handle, 0, access=mmap.ACCESS_READ)
         self.array = np.frombuffer(mapped, dtype, length, header)
 
     def __len__(self) -> int:
@@ -69,7 +71,7 @@ class ArrayFile:
             out = np.empty(last - first, self.array.dtype)
         view, position = memoryview(out).cast("B"), self._header + first * self.array.itemsize
         while view:
-            count = os.preadv(self._file.fileno(), [view], position)
+            count = os.preadv(self._handle, [view], position)
             if not count:
                 self.refuse(f"the file ends after {position:,} bytes; it had more when it was opened")
             view, position = view[count:], position + count
@@ -164,7 +166,10 @@ class MappedMatrix(csr_matrix):
             return super().__getitem__(key)
         if isinstance(key, tuple):
             rows, *columns = key
-            return self[rows][(slice(None), *columns)]
+            part = self[rows]
+            # Arrays of rows and of columns go in pairs.
+            every = 0 if np.isscalar(rows) else slice(None) if isinstance(rows, slice) else np.arange(part.shape[0])
+            return part[(every, *columns)]
         return self.rows(_row_numbers(key, self.shape[0]))
 
     def rows(self, numbers: np.ndarray) -> csr_matrix:
