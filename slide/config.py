@@ -386,8 +386,9 @@ class TrainingConfig:
     shuffle : bool
         Draw a new order of the data for every epoch.
     shuffle_window : int, optional
-        Shuffle in windows of so many points, each of 64 blocks from all over the data; see `slide.data.order`. By
-        default the data as a whole or, where it is mapped into memory, in windows of 64 MiB.
+        Shuffle in windows of so many points, each of 64 blocks from all over the data; see `slide.data.order`. Of data
+        that is mapped into memory a window is read at a time. By default the data as a whole is shuffled or, where it
+        is mapped, windows of 64 MiB.
     schedule : str
         Of the learning rate: ``"linear"`` or ``"cosine"`` decay to `final_lr` over the run, ``"step"`` (times
         `step_factor` after every `step_every` epochs) or ``"constant"``; `slide.learning_rate` has the formulae.

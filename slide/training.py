@@ -164,6 +164,7 @@ def fit(
     ----------
     network : Network
     X : sparse or dense matrix, shape (n, n_features)
+        Matrices that `slide.data.load` mapped into memory are read a window at a time; see `slide.data.order`.
     Y : sparse or dense matrix, shape (n, n_labels)
         Positive where a point has a label.
     config : TrainingConfig, optional
@@ -171,7 +172,7 @@ def fit(
         On at most ``config.eval_points`` of these, drawn at random, quality is measured at the end of epochs: P, nDCG,
         R and, from 3 training points on, PSP, with the propensities of the training labels. Without `validation` they
         are measured on the share ``config.holdout`` of the training points, from which nothing is then learnt; that
-        copies the data. With `validation` ``config.holdout`` has no effect.
+        copies data that is in memory. With `validation` ``config.holdout`` has no effect.
     mask_inputs : bool
         In those evaluations never predict a label whose id is one of the point's features.
     label_weights : float array [n_labels], optional

@@ -24,7 +24,8 @@ numbers = st.lists(st.integers(-N, N - 1), max_size=30)
 
 
 def random(shape, seed, *, ones=False):
-    matrix = csr_matrix(random_array(shape, density=0.3, format="csr", dtype=np.float32, rng=np.random.default_rng(seed)))
+    rng = np.random.default_rng(seed)
+    matrix = csr_matrix(random_array(shape, density=0.3, format="csr", dtype=np.float32, rng=rng))
     matrix.data[:] = 1 if ones else np.round(matrix.data * 3)
     return matrix
 
