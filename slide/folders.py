@@ -16,25 +16,29 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Give a folder to fill, under a name that begins with a dot, which becomes `path` when the block ends.
 
     Where there is a folder of that name it makes way at the last moment. A block that raises leaves everything as it
-    was; a process that is killed leaves the unfinished folder too, which `remove_unfinished` clears away.
+    was; a process that is killed leaves the unfinished folder too, which `remove_unfinished` clears away. Whether what
+    is at `path` may be replaced is the caller's to check; files are to be on the disk when the block ends, as
+    `write_file` sees to.
 
     Parameters
     ----------
     path : Path
+        If it is a link, the folder that it names is replaced.
 
     Raises
     ------
     OSError
         The folder cannot be made or renamed.
     """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.", dir=path.parent))
     try:
         folder.chmod(0o755)
         yield folder
         _sync(folder)
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.old.", dir=path.parent))
             os.replace(path, old)
             try:
                 os.replace(folder, path)

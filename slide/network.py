@@ -519,6 +519,12 @@ class Network:
 
         return training.fit(self, X, Y, **options)
 
+    def fit_stream(self, blocks: Iterable[tuple[csr_matrix, csr_matrix]], **options):
+        """Train on an iterator of blocks of points; see `slide.streaming.fit_stream`, which this calls."""
+        from slide import streaming
+
+        return streaming.fit_stream(self, blocks, **options)
+
     def copy_weights(self) -> dict[str, np.ndarray]:
         """Return copies of all weights and biases by name, such as ``"hidden.0.weights"``, without any moments.
 

@@ -115,7 +115,7 @@ class OutputLayer:
         if smaller._shared.frequency is not None:
             # Nobody has seen a point of the new labels.
             frequency = np.append(smaller._shared.frequency, np.zeros(fresh))
-            self._shared.set_frequency(frequency, 0.5 / smaller._shared.floor)
+            self._shared.set_frequency(frequency, smaller.label_frequency[1])
         if smaller._label_weights is not None:
             self._label_weights = np.append(smaller._label_weights, np.ones(fresh, dtypes.VALUE))
         if smaller.index is not None:
@@ -157,6 +157,11 @@ class OutputLayer:
         n : int
         """
         self._shared.offsets(NOBODY, n)
+
+    @property
+    def label_frequency(self) -> tuple[np.ndarray, float] | None:
+        """The shares of the points that have each label, and how many points these are; None before they were set."""
+        return None if self._shared.frequency is None else (self._shared.frequency, 0.5 / self._shared.floor)
 
     def set_label_weights(self, weights: np.ndarray | None) -> None:
         """Set what each label's target, or with one-vs-all losses its own term, is multiplied by.

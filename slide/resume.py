@@ -266,8 +266,11 @@ class SavedRun:
             if here == there:
                 continue
             if isinstance(here, dict) and isinstance(there, dict):
-                counts = [k for k in here if k != "digest" and here[k] != there.get(k)]
+                counts = [k for k in here if k not in ("digest", "mapped") and here[k] != there.get(k)]
                 why = ", ".join(f"{here[k]:,} {k.replace('_', ' ')} here, {there.get(k)} there" for k in counts)
+                if here["mapped"] != there.get("mapped"):
+                    places = ("in memory", "a folder that was converted")
+                    why = why or f"{places[here['mapped']]} here, {places[not here['mapped']]} there: another order"
                 why = why or "as many points as there, but other contents"
             else:
                 why = f"{_plain(here)} here, {_plain(there)} there"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from slide.data.dataset import is_mapped
+from slide.data.folder import describe
 from slide.stopping import BestEpoch
 
 if TYPE_CHECKING:
@@ -110,8 +112,8 @@ class RunState:
 def fingerprint(data: Dataset) -> dict:
     """Return what tells a data set from others: sizes, and a digest of all rows' lengths and some rows' contents.
 
-    It takes milliseconds and reads little of data that is mapped from a file, so a change to an entry of a row that is
-    not among the `SAMPLE` evenly spaced ones goes unnoticed.
+    It takes milliseconds, so a change to an entry of a row that is not among the `SAMPLE` evenly spaced ones goes
+    unnoticed. Of data that is mapped into memory it is the digest of everything that its folder has.
 
     Parameters
     ----------
@@ -120,17 +122,21 @@ def fingerprint(data: Dataset) -> dict:
     Returns
     -------
     dict
-        ``points``, ``features``, ``labels``, ``values``, ``labels_of_points`` and ``digest``.
+        ``points``, ``features``, ``labels``, ``values``, ``labels_of_points``, ``mapped`` and ``digest``.
     """
     digest = hashlib.blake2b(digest_size=16)
     for matrix in (data.X, data.Y):
-        _add(digest, matrix)
+        if is_mapped(matrix):
+            digest.update(describe(matrix.mapping.indptr.path.parent)["fingerprint"].encode())
+        else:
+            _add(digest, matrix)
     return {
         "points": data.n_points,
         "features": data.n_features,
         "labels": data.n_labels,
         "values": int(data.X.nnz),
         "labels_of_points": int(data.Y.nnz),
+        "mapped": is_mapped(data.X),
         "digest": digest.hexdigest(),
     }
 

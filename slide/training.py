@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -15,13 +16,16 @@ from slide import initial, metrics
 from slide.blas import one_blas_thread
 from slide.callbacks import Callback, Callbacks, Run
 from slide.config import ConfigError, TrainingConfig
-from slide.data.batches import epoch_order
-from slide.data.dataset import DataError, Dataset
-from slide.kernels import dtypes
+from slide.data.dataset import DataError, Dataset, is_mapped
+from slide.data.order import EpochOrder, default_window, epoch_order
+from slide.data.statistics import column_counts, n_entries
 from slide.learning_rate import lr_factor
 from slide.resume import Checkpoints, SavedRun, facts_of
 from slide.run_state import RunState
 from slide.stopping import BestEpoch
+
+if TYPE_CHECKING:
+    from slide.network import BatchStats
 
 log = logging.getLogger("slide")
 
@@ -38,7 +42,7 @@ class Progress:
     epoch, batch : int
         Counted from 1; `batch` goes on over all epochs.
     batches : int
-        Of the whole run.
+        Of the whole run; 0 where nobody knows.
     samples : int
         Seen so far, over all epochs.
     loss, precision, active : float
@@ -67,6 +71,18 @@ class Progress:
     rehash_seconds: float = 0.0
     quality: dict[str, float] = field(default_factory=dict)
     finished: Epoch | None = None
+
+    def advance(self, stats: BatchStats, points: int) -> np.ndarray:
+        """Count a batch in; return its loss, precision and active neurons a sample."""
+        self.batch += 1
+        self.samples += points
+        figures = np.array([stats.loss, stats.precision, stats.active])
+        if self.batch == 1:
+            running = figures
+        else:
+            running = SMOOTHING * np.array([self.loss, self.precision, self.active]) + (1 - SMOOTHING) * figures
+        self.loss, self.precision, self.active = map(float, running)
+        return figures
 
 
 @dataclass(frozen=True)
@@ -162,6 +178,7 @@ def fit(
     ----------
     network : Network
     X : sparse or dense matrix, shape (n, n_features)
+        Matrices that `slide.data.load` mapped into memory are read a window at a time; see `slide.data.order`.
     Y : sparse or dense matrix, shape (n, n_labels)
         Positive where a point has a label.
     config : TrainingConfig, optional
@@ -169,7 +186,7 @@ def fit(
         On at most ``config.eval_points`` of these, drawn at random, quality is measured at the end of epochs: P, nDCG,
         R and, from 3 training points on, PSP, with the propensities of the training labels. Without `validation` they
         are measured on the share ``config.holdout`` of the training points, from which nothing is then learnt; that
-        copies the data. With `validation` ``config.holdout`` has no effect.
+        copies data that is in memory. With `validation` ``config.holdout`` has no effect.
     mask_inputs : bool
         In those evaluations never predict a label whose id is one of the point's features.
     label_weights : float array [n_labels], optional
@@ -247,7 +264,8 @@ def fit(
         if probe.n_points > config.eval_points:
             rng = np.random.default_rng(seed)
             probe = probe.subset(np.sort(rng.permutation(probe.n_points)[: config.eval_points]))
-    if data.Y.nnz == 0:
+    counts = column_counts(data.Y)
+    if not counts.any():
         raise DataError("no training point has a label: there is nothing to learn")
 
     facts = {}
@@ -256,7 +274,6 @@ def fit(
     if saved is not None:
         saved.check_facts(facts)
 
-    counts = np.bincount(data.Y.indices, minlength=data.n_labels)
     if label_weights is None and network.config.output.label_weights == "propensity":
         inverse = metrics.propensities(data.Y)
         label_weights = inverse * (counts.sum() / (counts @ inverse))
@@ -316,23 +333,30 @@ def _hold_out(data, config, seed):
     if n < 2:
         raise DataError("of one training point none can be held out; set TrainingConfig.holdout to 0")
     held = min(max(1, round(config.holdout * n)), config.eval_points, n - 1)
+    if is_mapped(data.X) and is_mapped(data.Y):
+        # Neither the rest of the data nor a permutation of it may be made.
+        rows = np.sort(np.random.default_rng(seed).choice(n, held, replace=False, shuffle=False))
+        return Dataset(data.X.without(rows), data.Y.without(rows), name=data.name), data.subset(rows)
     # The order of an epoch that no run has: epochs count from 1.
     order = epoch_order(n, seed, 0)
     return data.subset(np.sort(order[held:])), data.subset(np.sort(order[:held]))
 
 
+def _window(data, config):
+    """The points that are shuffled at a time, or None for all."""
+    if config.shuffle_window is None and is_mapped(data.X):
+        return default_window(data.n_points, n_entries(data.X) + n_entries(data.Y))
+    return config.shuffle_window
+
+
 def _run_epoch(network, data, reader, config, state, callbacks, checkpoints, facts):
     """Train on what is left of an epoch, or of the run; return the fields of its Epoch but the quality."""
-    progress, history = state.progress, state.history
-    if config.shuffle:
-        order = epoch_order(data.n_points, network.config.seed, progress.epoch)
-    else:
-        order = np.arange(data.n_points, dtype=dtypes.OFFSET)
+    progress, history, window = state.progress, state.history, _window(data, config)
+    order = EpochOrder(data.n_points, network.config.seed, progress.epoch, shuffle=config.shuffle, window=window)
     rehashed_before = network.rehash_seconds - progress.rehash_seconds
-    for first in range(state.batches * config.batch_size, data.n_points, config.batch_size):
+    for rows in order.batches(config.batch_size, first=state.batches, ahead=reader.fetch):
         if progress.batch >= progress.batches:
             break
-        rows = order[first : first + config.batch_size]
         start = time.perf_counter()
         factor = lr_factor(config, progress.batch, progress.batches, state.of_epoch)
         stats = network.train_batch(reader.read(rows), lr_factor=factor)
@@ -340,16 +364,7 @@ def _run_epoch(network, data, reader, config, state, callbacks, checkpoints, fac
         progress.rehash_seconds = network.rehash_seconds - rehashed_before
         progress.lr = network.config.optimizer.lr * factor
         state.batches += 1
-        progress.batch += 1
-        progress.samples += len(rows)
-        figures = np.array([stats.loss, stats.precision, stats.active])
-        state.totals += figures
-        if progress.batch == 1:
-            running = figures
-        else:
-            past = np.array([progress.loss, progress.precision, progress.active])
-            running = SMOOTHING * past + (1 - SMOOTHING) * figures
-        progress.loss, progress.precision, progress.active = map(float, running)
+        state.totals += progress.advance(stats, len(rows))
         stopping = callbacks.on_batch(progress)
         if checkpoints is not None:
             checkpoints.batch_done(network, state, facts, stopping=stopping)
@@ -377,10 +392,24 @@ def _run_epoch(network, data, reader, config, state, callbacks, checkpoints, fac
 
 
 def _checked(network, X, Y, what):
-    """Return the data set, or raise DataError if the network cannot use it."""
-    data = Dataset.from_arrays(X, Y, name=what)
+    """Return the data set, or raise DataError if it has no points or the network cannot use it."""
+    data = fitting(network, X, Y, what)
     if data.n_points == 0:
         raise DataError(f"the {what} data has no points")
+    return data
+
+
+def fitting(network, X: csr_matrix, Y: csr_matrix, what: str) -> Dataset:
+    """Return the data set, or raise DataError if the network cannot use it.
+
+    Parameters
+    ----------
+    network : Network
+    X, Y : sparse or dense matrices
+    what : str
+        What to call it.
+    """
+    data = Dataset.from_arrays(X, Y, name=what)
     if (data.n_features, data.n_labels) != (network.n_features, network.n_labels):
         raise DataError(
             f"the {what} data has {data.n_features:,} features and {data.n_labels:,} labels, "

@@ -26,8 +26,8 @@ def killing(self, *arguments, **options):
 Network.train_batch = killing
 cli.main(%r)
 """
-SETTINGS = ["--epochs", "4", "--batch-size", "30", "--candidates", "lsh+tail", "--no-cache", "--threads", "1", "--holdout", "0.1"]
-SETTINGS += ["--hidden", "8"]
+SETTINGS = ["--epochs", "4", "--batch-size", "30", "--hidden", "8", "--candidates", "lsh+tail", "--holdout", "0.1"]
+SETTINGS += ["--no-cache", "--threads", "1"]
 
 
 @pytest.fixture

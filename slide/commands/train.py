@@ -27,6 +27,7 @@ from slide.commands.reference_run import read_reference, reference_data
 from slide.config import CANDIDATES, SCHEDULES, UPDATES, RunConfig
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import make_extreme
+from slide.data.statistics import column_counts
 from slide.footprint import BatchShape, arithmetic, check_fit, n_parameters, resident
 from slide.history import HistoryFile, read_history
 from slide.info import peak_rss_bytes
@@ -323,7 +324,8 @@ def _course(history, training):
 
 def _popular_baseline(train, test):
     """The quality of always predicting the labels most frequent in training."""
-    counts = np.bincount(train.Y.indices, minlength=max(train.n_labels, max(KS)))
+    counts = np.zeros(max(train.n_labels, max(KS)))
+    counts[: train.n_labels] = column_counts(train.Y)
     popular = np.argsort(-counts, kind="stable")[: max(KS)]
     popular[popular >= train.n_labels] = -1
     return metrics.evaluate_topk(np.tile(popular, (test.n_points, 1)), test.Y, KS)
