@@ -77,23 +77,29 @@ each row (`optim.step_groups`, `dense.shared_step`) -> the same for the rows of 
 something (`optimizer`), the kernel that is about to read them lets them pay first (`catch_up`).
 """
 
-from slide.config import (
-    ConfigError,
-    HiddenConfig,
-    LSHConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    OutputConfig,
-    RehashConfig,
-    RunConfig,
-    SamplingConfig,
-    TrainingConfig,
-)
-from slide.families import HashFamily, PythonHasher, register_family
-from slide.info import __version__, show_config
-from slide.mixture import Mixture
-from slide.neighbours import Neighbours
-from slide.network import Network
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slide.config import (
+        ConfigError,
+        HiddenConfig,
+        LSHConfig,
+        NetworkConfig,
+        OptimizerConfig,
+        OutputConfig,
+        RehashConfig,
+        RunConfig,
+        SamplingConfig,
+        TrainingConfig,
+    )
+    from slide.estimator import SlideClassifier
+    from slide.families import HashFamily, PythonHasher, register_family
+    from slide.info import __version__, show_config
+    from slide.mixture import Mixture
+    from slide.neighbours import Neighbours
+    from slide.network import Network
 
 __all__ = [
     "ConfigError",
@@ -117,11 +123,38 @@ __all__ = [
     "show_config",
 ]
 
+_HOMES = {
+    "config": (
+        "ConfigError",
+        "HiddenConfig",
+        "LSHConfig",
+        "NetworkConfig",
+        "OptimizerConfig",
+        "OutputConfig",
+        "RehashConfig",
+        "RunConfig",
+        "SamplingConfig",
+        "TrainingConfig",
+    ),
+    "estimator": ("SlideClassifier",),
+    "families": ("HashFamily", "PythonHasher", "register_family"),
+    "info": ("__version__", "show_config"),
+    "mixture": ("Mixture",),
+    "neighbours": ("Neighbours",),
+    "network": ("Network",),
+}
+"""The module that each public name is imported from when it is first asked for: SciPy takes a third of a second."""
+
 
 def __getattr__(name):
-    """Import the classifier when it is first asked for: scikit-learn, which it builds on, takes a second to import."""
-    if name == "SlideClassifier":
-        from slide.estimator import SlideClassifier
-
-        return SlideClassifier
+    """Import a public name, or a module of the package, when it is first asked for."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return globals().setdefault(name, getattr(import_module(f"slide.{home}"), name))
+    if not name.startswith("_") and find_spec(f"slide.{name}"):
+        return import_module(f"slide.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
