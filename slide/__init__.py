@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from slide.mixture import Mixture
     from slide.neighbours import Neighbours
     from slide.network import Network
+    from slide.policies import Query, register_policy
 
 __all__ = [
     "ConfigError",
@@ -113,6 +114,7 @@ __all__ = [
     "OptimizerConfig",
     "OutputConfig",
     "PythonHasher",
+    "Query",
     "RehashConfig",
     "RunConfig",
     "SamplingConfig",
@@ -120,6 +122,7 @@ __all__ = [
     "TrainingConfig",
     "__version__",
     "register_family",
+    "register_policy",
     "show_config",
 ]
 
@@ -142,6 +145,7 @@ _HOMES = {
     "mixture": ("Mixture",),
     "neighbours": ("Neighbours",),
     "network": ("Network",),
+    "policies": ("Query", "register_policy"),
 }
 """The module that each public name is imported from when it is first asked for: SciPy takes a third of a second."""
 
