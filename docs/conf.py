@@ -1,11 +1,11 @@
 """The settings of Sphinx: ``sphinx-build -W docs docs/_build`` makes the pages."""
 
-from importlib.metadata import version
+from importlib import metadata
 
 project = "slide"
 author = "The slide developers"
 copyright = author
-release = version("slide-xc")
+release = version = metadata.version("slide-xc")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "numpydoc"]
 exclude_patterns = ["_build"]
