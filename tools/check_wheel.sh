@@ -31,7 +31,7 @@ ls -l "$out"
 
 echo "== tests, away from the sources"
 mkdir away
-for part in tests bench docs examples tools README.md pyproject.toml; do
+for part in tests bench docs examples tools README.md CONTRIBUTING.md pyproject.toml; do
     cp -r "source/$part" away
 done
 rm -r source built
