@@ -90,25 +90,31 @@ something (`optimizer`), the kernel that is about to read them lets them pay fir
 """
 
 import logging
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from slide.config import (
-    ConfigError,
-    HiddenConfig,
-    LSHConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    OutputConfig,
-    RehashConfig,
-    RunConfig,
-    SamplingConfig,
-    TrainingConfig,
-)
-from slide.families import HashFamily, PythonHasher, register_family
-from slide.info import __version__, show_config
-from slide.mixture import Mixture
-from slide.neighbours import Neighbours
-from slide.network import Network
-from slide.resume import Checkpoints
+if TYPE_CHECKING:
+    from slide.config import (
+        ConfigError,
+        HiddenConfig,
+        LSHConfig,
+        NetworkConfig,
+        OptimizerConfig,
+        OutputConfig,
+        RehashConfig,
+        RunConfig,
+        SamplingConfig,
+        TrainingConfig,
+    )
+    from slide.estimator import SlideClassifier
+    from slide.families import HashFamily, PythonHasher, register_family
+    from slide.info import __version__, show_config
+    from slide.mixture import Mixture
+    from slide.neighbours import Neighbours
+    from slide.network import Network
+    from slide.policies import Query, register_policy
+    from slide.resume import Checkpoints
 
 __all__ = [
     "Checkpoints",
@@ -123,6 +129,7 @@ __all__ = [
     "OptimizerConfig",
     "OutputConfig",
     "PythonHasher",
+    "Query",
     "RehashConfig",
     "RunConfig",
     "SamplingConfig",
@@ -130,17 +137,47 @@ __all__ = [
     "TrainingConfig",
     "__version__",
     "register_family",
+    "register_policy",
     "show_config",
 ]
+
+_HOMES = {
+    "config": (
+        "ConfigError",
+        "HiddenConfig",
+        "LSHConfig",
+        "NetworkConfig",
+        "OptimizerConfig",
+        "OutputConfig",
+        "RehashConfig",
+        "RunConfig",
+        "SamplingConfig",
+        "TrainingConfig",
+    ),
+    "estimator": ("SlideClassifier",),
+    "families": ("HashFamily", "PythonHasher", "register_family"),
+    "info": ("__version__", "show_config"),
+    "mixture": ("Mixture",),
+    "neighbours": ("Neighbours",),
+    "network": ("Network",),
+    "policies": ("Query", "register_policy"),
+    "resume": ("Checkpoints",),
+}
+"""The module that each public name is imported from when it is first asked for: SciPy takes a third of a second."""
 
 # A program that sets up no logging is told nothing; `slide.cli` shows the log on standard error.
 logging.getLogger("slide").addHandler(logging.NullHandler())
 
 
 def __getattr__(name):
-    """Import the classifier when it is first asked for: scikit-learn, which it builds on, takes a second to import."""
-    if name == "SlideClassifier":
-        from slide.estimator import SlideClassifier
-
-        return SlideClassifier
+    """Import a public name, or a module of the package, when it is first asked for."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return globals().setdefault(name, getattr(import_module(f"slide.{home}"), name))
+    if not name.startswith("_") and find_spec(f"slide.{name}"):
+        return import_module(f"slide.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -18,7 +18,6 @@ from slide.kernels import dtypes, tables
 from slide.kernels.bfloat16 import blocks
 from slide.kernels.rows import RowTable
 from slide.policies import Query, make_policy
-from slide.probability import inclusion_probability
 from slide.schedule import RehashSchedule
 
 if TYPE_CHECKING:
@@ -325,6 +324,8 @@ class NeuronIndex:
         -------
         float64 array [n]
         """
+        from slide.probability import inclusion_probability  # which imports a large part of SciPy
+
         mixed = self.hasher.radix**self.hasher.k > 1 << self.hasher.bucket_bits
         return inclusion_probability(
             self.sampling.policy,

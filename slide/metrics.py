@@ -12,8 +12,7 @@ References
 ----------
 .. [1] Bhatia et al., "The extreme classification repository: multi-label datasets and code", 2016.
 .. [2] Jain, Prabhu, Varma, "Extreme multi-label loss functions for recommendation, tagging, ranking & other
-missing
-   label applications", KDD 2016.
+   missing label applications", KDD 2016.
 """
 
 from __future__ import annotations
