@@ -1,5 +1,8 @@
 """What may be called from several threads at once, as the guide has it, gives what one thread gets."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -60,3 +63,36 @@ def test_classifier():
     classifier = SlideClassifier(hidden_units=16, epochs=2, n_jobs=2).fit(TRAIN.X, TRAIN.Y)
     assert at_once(lambda X: classifier.predict_topk(X, k=3)) == 0
     assert at_once(classifier.predict_proba) == 0
+
+
+FORKS = """
+import multiprocessing
+import numpy as np
+from slide import Network, TrainingConfig
+from slide.data import make_extreme
+
+data = make_extreme(500, 3000, 4000)
+networks = [Network(3000, 4000, threads=2) for _ in range(2)]
+config = TrainingConfig(max_batches=3)
+for network in networks:
+    network.fit(data.X, data.Y, config=config)
+
+def answer(queue):
+    networks[0].fit(data.X, data.Y, config=config)
+    queue.put(networks[0].predict(data.X)[0])
+
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+process = context.Process(target=answer, args=(queue,), daemon=True)
+process.start()
+found = queue.get(timeout=30)
+networks[1].fit(data.X, data.Y, config=config)
+assert np.array_equal(found, networks[1].predict(data.X)[0])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system does not fork")
+def test_a_forked_process_computes_what_its_parent_does(tmp_path):
+    command = [sys.executable, "-c", FORKS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
