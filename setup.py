@@ -18,6 +18,7 @@ from setuptools import Extension, setup
 from setuptools._distutils.ccompiler import new_compiler
 from setuptools._distutils.errors import CompileError, LinkError
 from setuptools._distutils.sysconfig import customize_compiler
+from setuptools.command.build_ext import build_ext
 
 KERNELS = [
     "memory",
@@ -81,40 +82,53 @@ def openmp_flags():
 
 
 def extensions():
-    """Return the cythonized extensions; imported lazily so that metadata commands need neither Cython nor NumPy."""
-    from Cython.Build import cythonize
-
-    compile_flags, link_flags = openmp_flags()
-    flags = ["-O1", "-g", "-DSLIDE_DEBUG"] if DEBUG else ["-O3"]
-    # errno and trap semantics keep sqrt and comparisons from vectorising; values are unaffected.
-    flags += ["-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-unknown-pragmas"]
-    if NATIVE:
-        flags.append("-march=native")
+    """Return the extensions as they are in the source."""
     simd = Path("slide", "kernels", "simd")
-    modules = [
+    return [
         Extension(
             f"slide.kernels.{name}",
             [f"slide/kernels/{name}.pyx"],
             include_dirs=[str(simd)],
             depends=[str(path) for path in sorted(simd.glob("*.h"))],
-            extra_compile_args=flags + compile_flags,
-            extra_link_args=link_flags,
         )
         for name in KERNELS
     ]
-    return cythonize(
-        modules,
-        nthreads=0 if sys.platform == "darwin" else (os.cpu_count() or 1),
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": DEBUG,
-            "wraparound": False,
-            "initializedcheck": DEBUG,
-            "cdivision": True,
-            "embedsignature": True,
-            "freethreading_compatible": False,
-        },
-    )
 
 
-setup(ext_modules=extensions())
+class BuildKernels(build_ext):
+    """Cythonizes and looks for OpenMP only when there is something to compile: not for metadata or an sdist."""
+
+    def run(self):
+        """Compile all kernels."""
+        from Cython.Build import cythonize
+
+        openmp_compile, openmp_link = openmp_flags()
+        # Python's own flags ask for debugging information, four fifths of a binary's size.
+        flags = ["-O1", "-g", "-DSLIDE_DEBUG"] if DEBUG else ["-O3", "-g0"]
+        # errno and trap semantics keep sqrt and comparisons from vectorising; values are unaffected.
+        flags += ["-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-unknown-pragmas"]
+        if NATIVE:
+            flags.append("-march=native")
+        cythonized = cythonize(
+            self.extensions,
+            nthreads=0 if sys.platform == "darwin" else (os.cpu_count() or 1),
+            compiler_directives={
+                "language_level": 3,
+                "boundscheck": DEBUG,
+                "wraparound": False,
+                "initializedcheck": DEBUG,
+                "cdivision": True,
+                "embedsignature": True,
+                "freethreading_compatible": False,
+            },
+        )
+        sources = {extension.name: extension.sources for extension in cythonized}
+        # setuptools has made notes on its own objects, so these stay.
+        for extension in self.extensions:
+            extension.sources = sources[extension.name]
+            extension.extra_compile_args = flags + openmp_compile
+            extension.extra_link_args = openmp_link
+        super().run()
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})

@@ -20,7 +20,7 @@ import numpy as np
 from common import KS, configuration, groups, options, parse, read, record, spread, table
 
 from slide import Network, initial
-from slide.data.batches import epoch_order
+from slide.data.order import epoch_order
 from slide.kernels.dropout import drop_entries, drop_units
 from slide.layers import InputLayer
 from slide.learning_rate import lr_factor

@@ -13,14 +13,19 @@ The house has two floors; imports run downward only::
       scoring.py         scores of all labels, or a point's best, as logits or probabilities
       cli.py             the `slide` command; commands/ has a module for each, console.py shows what they do
       training.py        fit: epochs, shuffling, evaluation on the way, early stopping
+      streaming.py       fit_stream: training on an iterator of blocks
       callbacks.py       Callback: what is told how a run gets on, and may end it
       history.py         the history of a run as JSON lines; comparison.py a table of several, plots.py their curves
       tensorboard.py     the same for TensorBoard
       learning_rate.py   how the learning rate goes over a run
       stopping.py        which epoch was best, and when to stop waiting for a better one
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
-      checkpoint.py      save and load; archive.py: a saved network as bytes, for pickles
+      checkpoint.py      save and load, and the format's description; archive.py: a saved network as bytes, for pickles
+      resume.py          checkpoints of a run, from which it goes on to the same bits; run_state.py: where a run stands
+      folders.py         folders and files that appear complete or not at all; interrupts.py: Ctrl-C and SIGTERM, noted
+      exchange.py        safetensors files, and the output layer as a matrix for other libraries
       network.py         Network: owns its layers; train_batch, predict, evaluate
+      stepper.py         a batch's way through the layers, and each one's optimiser step
       prediction.py      from points to their best labels, in every mode
       serving.py         a mode's quality and times beside the exact prediction's
       search.py          search indexes: prediction without scoring every label
@@ -42,7 +47,7 @@ The house has two floors; imports run downward only::
       policies.py        sampling policies by name
       probability.py     how probable a neuron is to be sampled
       metrics.py         P@k, nDCG@k, PSP@k, R@k
-      data/              readers, cache, synthetic data, batches
+      data/              readers, cache, folders that are mapped into memory, synthetic data, batches and their order
       config.py          frozen dataclasses, TOML; table_config.py those of hash tables; checks.py checks their fields,
                          settings.py makes them plain values
       reference.py       configuration files of the authors' C++ program; reference_weights.py: what it saves
@@ -85,26 +90,34 @@ something (`optimizer`), the kernel that is about to read them lets them pay fir
 """
 
 import logging
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from slide.config import (
-    ConfigError,
-    HiddenConfig,
-    LSHConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    OutputConfig,
-    RehashConfig,
-    RunConfig,
-    SamplingConfig,
-    TrainingConfig,
-)
-from slide.families import HashFamily, PythonHasher, register_family
-from slide.info import __version__, show_config
-from slide.mixture import Mixture
-from slide.neighbours import Neighbours
-from slide.network import Network
+if TYPE_CHECKING:
+    from slide.config import (
+        ConfigError,
+        HiddenConfig,
+        LSHConfig,
+        NetworkConfig,
+        OptimizerConfig,
+        OutputConfig,
+        RehashConfig,
+        RunConfig,
+        SamplingConfig,
+        TrainingConfig,
+    )
+    from slide.estimator import SlideClassifier
+    from slide.families import HashFamily, PythonHasher, register_family
+    from slide.info import __version__, show_config
+    from slide.mixture import Mixture
+    from slide.neighbours import Neighbours
+    from slide.network import Network
+    from slide.policies import Query, register_policy
+    from slide.resume import Checkpoints
 
 __all__ = [
+    "Checkpoints",
     "ConfigError",
     "HashFamily",
     "HiddenConfig",
@@ -116,6 +129,7 @@ __all__ = [
     "OptimizerConfig",
     "OutputConfig",
     "PythonHasher",
+    "Query",
     "RehashConfig",
     "RunConfig",
     "SamplingConfig",
@@ -123,17 +137,47 @@ __all__ = [
     "TrainingConfig",
     "__version__",
     "register_family",
+    "register_policy",
     "show_config",
 ]
+
+_HOMES = {
+    "config": (
+        "ConfigError",
+        "HiddenConfig",
+        "LSHConfig",
+        "NetworkConfig",
+        "OptimizerConfig",
+        "OutputConfig",
+        "RehashConfig",
+        "RunConfig",
+        "SamplingConfig",
+        "TrainingConfig",
+    ),
+    "estimator": ("SlideClassifier",),
+    "families": ("HashFamily", "PythonHasher", "register_family"),
+    "info": ("__version__", "show_config"),
+    "mixture": ("Mixture",),
+    "neighbours": ("Neighbours",),
+    "network": ("Network",),
+    "policies": ("Query", "register_policy"),
+    "resume": ("Checkpoints",),
+}
+"""The module that each public name is imported from when it is first asked for: SciPy takes a third of a second."""
 
 # A program that sets up no logging is told nothing; `slide.cli` shows the log on standard error.
 logging.getLogger("slide").addHandler(logging.NullHandler())
 
 
 def __getattr__(name):
-    """Import the classifier when it is first asked for: scikit-learn, which it builds on, takes a second to import."""
-    if name == "SlideClassifier":
-        from slide.estimator import SlideClassifier
-
-        return SlideClassifier
+    """Import a public name, or a module of the package, when it is first asked for."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return globals().setdefault(name, getattr(import_module(f"slide.{home}"), name))
+    if not name.startswith("_") and find_spec(f"slide.{name}"):
+        return import_module(f"slide.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

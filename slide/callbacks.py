@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 PARTS = 500
 """Into how many steps of batches `Pace` cuts a run."""
 
+SHARE = 50
+"""After how small a part of the batches so far `Pace` takes note where it does not know how many will come."""
+
 SECONDS = 10.0
 """How long `Pace` waits at most."""
 
@@ -44,7 +47,7 @@ class Run:
     network : Network
     config : TrainingConfig
     points : int
-        To train on, without those that are held out.
+        To train on, without those that are held out; 0 where nobody knows.
     measured_points : int
         On which quality is measured at the end of epochs; 0 if it is not.
     progress : Progress
@@ -170,16 +173,17 @@ class Callbacks(Callback):
 class Pace:
     """Says after which batches to take note: so often that a run makes a curve, however long or short it is.
 
-    That is after the first batch and then at most `PARTS` times over the run, or `SECONDS` after the last time.
+    That is after the first batch and then at most `PARTS` times over the run, or `SECONDS` after the last time. In a
+    run of unknown length it is ever less often.
 
     Parameters
     ----------
     batches : int
-        Of the run.
+        Of the run; 0 where nobody knows.
     """
 
     def __init__(self, batches: int):
-        self._every = max(1, -(-batches // PARTS))
+        self._every = -(-batches // PARTS)
         self._next, self._deadline = 0, 0.0
 
     def due(self, batch: int) -> bool:
@@ -192,5 +196,6 @@ class Pace:
         """
         if batch < self._next and time.monotonic() < self._deadline:
             return False
-        self._next, self._deadline = batch + self._every, time.monotonic() + SECONDS
+        every = self._every or max(1, batch // SHARE)
+        self._next, self._deadline = batch + every, time.monotonic() + SECONDS
         return True

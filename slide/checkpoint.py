@@ -1,35 +1,74 @@
 """Saved networks: a folder of arrays (NumPy's .npy) and one JSON file, never a pickle.
 
-``network.json`` has the format's version, the sizes, the configuration and what is good to know without loading; beside
-it stand ``hidden.0.weights.npy``, ``output.weights.npy``, ``output.bias.npy`` and so on, one for each entry of the
-layers' ``state()``. Numbers that the network stores as bfloat16 are saved as float32, which holds them exactly and is
-read by everything. A folder is written under another name and renamed when it is complete, so that a reader never finds
-half of one.
+The format, version 2
+---------------------
+``network.json`` is one object:
+
+- ``format`` (``"slide-network"``), ``version`` (2) and ``slide``, the version of the package that wrote it;
+- ``n_features``, ``n_labels``, ``step``: sizes, and the optimiser's steps so far;
+- ``config``: the `slide.NetworkConfig` as nested plain values; what is left out has its default;
+- ``layout``: ``"arrays"`` or, where the rows lie as the kernels read them, ``"rows"``;
+- ``moments``: whether the optimiser's state is there, so that training can go on;
+- ``training``, null without moments: ``settled_at``, the last step at whose end no row owed anything, and ``tables``,
+  by layer where its hash tables stand (``NeuronIndex.position``: how often and at which step they were built, when
+  they are due, the generation of their hash functions, which are drawn from the seed and it);
+- ``index``: statistics of the output's tables, to look at.
+
+Beside it stand little-endian arrays in C order, by name:
+
+- ``hidden.N.weights``, ``output.weights``: float32 [rows, columns], whatever the network stores them as, for bfloat16
+  numbers are float32 numbers. The first hidden layer's rows are the features unless it is sampled, all others' are
+  units, or labels;
+- ``hidden.N.bias``, ``output.bias``: float32 [units or labels];
+- ``feature_weights``: float32 [n_features], where the configuration has any;
+- with the layout ``"rows"``, in place of a layer's weights and of the biases of its rows, ``hidden.N.rows`` or
+  ``output.rows``: an array of records with the fields ``bias`` and ``weights`` (bfloat16 as uint16), 64 bytes and then
+  the weights, padded to 64 bytes. ``np.load(file, mmap_mode="r")["weights"]`` is a matrix; ``load(mmap=True)`` computes
+  with the file as it is;
+- with moments, of each layer ``m``, ``v``, ``bias_m``, ``bias_v`` (Adam) or ``accumulator``, ``bias_accumulator``
+  (Adagrad), and ``last_step``, int32, the step that last reached each row; ``codes``, uint32 [l, rows], the bucket of
+  each row in each hash table when that was built, of which the tables are a function; and where rows owe something
+  ``optimizer.log_keep``, ``.steps``, ``.nodes``, ``.first_root`` and ``.measures`` (see `slide.optimizer`).
+
+Nothing else is needed to go on: all draws are functions of the seed and the step. A checkpoint of a run has more files,
+which `slide.resume` describes.
+
+Version 1 had neither ``layout`` nor ``training``, nor codes: its tables are built anew before the next batch. It is
+still read. Versions to come are refused, by number.
+
+A folder is written under another name, flushed to the disk and renamed when it is complete, so that a reader never
+finds half of one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
-import tempfile
 import tokenize
 from pathlib import Path
 
 import numpy as np
 
 from slide.config import ConfigError, NetworkConfig
+from slide.folders import new_folder, write_file
 from slide.info import __version__
 from slide.kernels.bfloat16 import BFloat16View, blocks
+from slide.kernels.rows import RowTable
 from slide.network import Network
 from slide.settings import from_dict, to_dict
+from slide.storage import MappedStorage
 
 FORMAT = "slide-network"
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)
 MANIFEST = "network.json"
 HISTORY, FORMER_HISTORY = "history.jsonl", "history.former.jsonl"
 """Histories of training (`slide.history`): of the last run, and of the network saved before where that run has yet to
 save one."""
+
+ONE_FILE = ".safetensors"
+"""How the name of a network in one file ends; see `slide.exchange`."""
 
 
 class CheckpointError(ValueError):
@@ -41,6 +80,7 @@ def save(
     path: str | os.PathLike,
     *,
     moments: bool = False,
+    serving: bool = False,
     beside: dict[str, bytes] | None = None,
 ) -> None:
     """Write a network to a folder, replacing a saved network of that name.
@@ -49,9 +89,12 @@ def save(
     ----------
     network : Network
     path : path-like
+        A name that ends in ``.safetensors`` makes one file; see `slide.exchange.save_safetensors`.
     moments : bool
-        Also write the optimiser's moments, or what it accumulates: with Adam three times the size, and training can go
-        on from there.
+        Also write the optimiser's moments, or what it accumulates, and what the hash tables are built from: with Adam
+        three times the size and more, and training can go on from there.
+    serving : bool
+        Write rows as the kernels read them, so that ``load(mmap=True)`` opens the folder at once, whatever its size.
     beside : dict of bytes, optional
         More files for the folder, by name, which ``load`` does not look at.
 
@@ -61,34 +104,27 @@ def save(
         `path` exists and is no saved network, nor empty or with a history alone.
     OSError
         The folder cannot be written; what was at `path` before is as it was.
+    ValueError
+        `moments` are asked for together with `serving`, or of a network that has none.
     """
     path = Path(path)
+    if moments and serving:
+        raise ValueError("a network for serving has no moments; save it twice, under two names")
+    if moments and not network.trainable:
+        raise ValueError("moments=True, but this network was made, or saved, without the optimiser's state")
     check_destination(path)
     network.settle()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        folder.chmod(0o755)
-        for name, array in _arrays(network, moments).items():
-            _write(folder / f"{name}.npy", lambda file, array=array: _write_array(file, array))
+    if path.suffix == ONE_FILE:
+        from slide import exchange
+
+        if moments or serving or beside:
+            raise ValueError(f"{path}: a {ONE_FILE} file has weights alone; choose a folder's name for anything else")
+        exchange.save_safetensors(network, path)
+        return
+    with new_folder(path) as folder:
         for name, content in (beside or {}).items():
-            _write(folder / name, lambda file, content=content: file.write(content))
-        text = json.dumps(_manifest(network, moments), indent=2)
-        _write(folder / MANIFEST, lambda file: file.write(text.encode()))
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old)
-            try:
-                os.replace(folder, path)
-            except BaseException:
-                os.replace(old, path)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(folder, path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+            write_file(folder / name, lambda file, content=content: file.write(content))
+        write(network, folder, moments=moments, serving=serving)
 
 
 def check_destination(path: str | os.PathLike) -> None:
@@ -107,20 +143,51 @@ def check_destination(path: str | os.PathLike) -> None:
     if not path.exists() or (path / MANIFEST).is_file():
         return
     # A run that was killed has left no more than its history.
-    if not path.is_dir() or any(file.name not in (HISTORY, FORMER_HISTORY) for file in path.iterdir()):
+    ours = path.is_dir() and all(file.name in (HISTORY, FORMER_HISTORY) for file in path.iterdir())
+    if path.suffix == ONE_FILE:
+        with contextlib.suppress(CheckpointError):
+            ours = bool(describe(path))
+    if not ours:
         raise FileExistsError(f"{path} exists and is not a saved network; choose another name or remove it")
 
 
-def load(path: str | os.PathLike, *, threads: int | None = None) -> Network:
+def write(network: Network, folder: Path, *, moments: bool, serving: bool = False) -> None:
+    """Write a network's files to a folder that there is, as it stands: rows that owe something go on owing it.
+
+    Parameters
+    ----------
+    network : Network
+    folder : Path
+    moments, serving : bool
+        As for ``save``.
+    """
+    arrays = parameters(network, moments=moments)
+    if moments:
+        arrays |= _of_training(network)
+    if serving:
+        arrays = {name: array for name, array in arrays.items() if name not in _in_rows(network)}
+        for name, layer in layers_of(network).items():
+            write_file(folder / f"{name}.rows.npy", lambda file, layer=layer: _write_rows(file, layer.table))
+    for name, array in arrays.items():
+        write_file(folder / f"{name}.npy", lambda file, array=array: write_array(file, array))
+    text = json.dumps(manifest(network, moments=moments, layout="rows" if serving else "arrays"), indent=2)
+    write_file(folder / MANIFEST, lambda file: file.write(text.encode()))
+
+
+def load(path: str | os.PathLike, *, threads: int | None = None, mmap: bool = False) -> Network:
     """Read a saved network.
 
     Parameters
     ----------
     path : path-like
-        A folder that ``save`` wrote. It may come from anywhere: nothing in it is executed, and every array is
-        checked before it is used.
+        A folder that ``save`` wrote, a checkpoint of a run, or a ``.safetensors`` file. It may come from anywhere:
+        nothing in it is executed, and every array is checked before it is used.
     threads : int, optional
         As for `Network`.
+    mmap : bool
+        Predict from the file itself, which was saved with ``serving=True``: nothing is read before it is needed, so
+        that a network of any size opens at once, and processes on one machine share its memory. Of the rows only the
+        sizes are checked. The network cannot be trained.
 
     Returns
     -------
@@ -130,39 +197,60 @@ def load(path: str | os.PathLike, *, threads: int | None = None) -> Network:
     Raises
     ------
     CheckpointError
-        The folder is not a saved network, or is damaged, incomplete or of another version.
+        The folder is not a saved network, or is damaged, incomplete or of another version, or cannot be mapped.
     """
     path = Path(path)
-    about = describe(path)
+    about, source = describe(path), open_arrays(path)
     try:
         config = from_dict(NetworkConfig, about["config"])
-        n_features, n_labels, step = (_count(about, name) for name in ("n_features", "n_labels", "step"))
+        n_features, n_labels, _ = (_count(about, name) for name in ("n_features", "n_labels", "step"))
     except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(f"{path / MANIFEST}: {error}") from None
-    trainable = about.get("moments") is True
-    _check_sizes(path, n_features, n_labels, config)
+        raise CheckpointError(f"{source.manifest}: {error}") from None
+    trainable, rows = about.get("moments") is True, about.get("layout") == "rows"
+    precision = _weights_precision(config.precision)
+
+    def records(name: str, n: int, dim: int) -> np.ndarray:
+        return source.read(f"{name}.rows", (n,), RowTable.record_dtype(dim, precision))
+
+    if mmap and not rows:
+        raise CheckpointError(
+            f"{path} was not saved for serving, so it cannot be mapped; save it with serving=True, or write a copy "
+            f"that can: slide export {path} COPY --serving"
+        )
+    _check_sizes(source, n_features, n_labels, config, rows)
+    storage = MappedStorage(precision, records) if mmap else None
     try:
-        network = Network(n_features, n_labels, config, threads=threads, trainable=trainable)
+        network = Network(n_features, n_labels, config, threads=threads, trainable=trainable, storage=storage)
     except ConfigError as error:
-        raise CheckpointError(f"{path / MANIFEST}: {error}") from None
-    for name, target in _arrays(network, trainable).items():
-        file = path / f"{name}.npy"
-        try:
-            array = np.lib.format.open_memmap(file, mode="r")
-        except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
-            raise CheckpointError(f"{file}: {error}; the network was not saved completely or is damaged") from None
-        if array.shape != target.shape or array.dtype != target.dtype:
-            raise CheckpointError(
-                f"{file}: expected {target.dtype} {list(target.shape)}, found {array.dtype} {list(array.shape)}"
-            )
-        target[...] = array
-        # The sum is finite if all are, and needs no array of its own.
-        with np.errstate(invalid="ignore", over="ignore"):
-            sums = [target[block].sum(dtype=np.float64) for block in blocks(target.shape)]
-        if not np.isfinite(sums).all():
-            raise CheckpointError(f"{file}: has values that are not finite")
-    network.optimizer.resume(step if trainable else 0)
+        raise CheckpointError(f"{source.manifest}: {error}") from None
+    _fill(network, _Records(source, network, records) if rows and not mmap else source, about)
     return network
+
+
+def restore(network: Network, path: Path) -> None:
+    """Make a network what a saved one with moments is, to the bit; its weights and everything it has learnt are lost.
+
+    Parameters
+    ----------
+    network : Network
+        Trainable, and of the saved network's sizes and configuration.
+    path : Path
+
+    Raises
+    ------
+    CheckpointError
+        The folder is damaged, incomplete or of another version, or is of another network. If it is damaged, the
+        network is not to be used.
+    """
+    about = describe(path)
+    found = tuple(about.get(name) for name in ("n_features", "n_labels", "moments"))
+    if found != (network.n_features, network.n_labels, True) or not network.trainable:
+        raise CheckpointError(
+            f"{path} is of a network of {found[0]} features and {found[1]} labels, moments {found[2]}; this one has "
+            f"{network.n_features} and {network.n_labels}, and {'can' if network.trainable else 'cannot'} be trained"
+        )
+    _fill(network, open_arrays(path), about)
+    network.forget_searches()
 
 
 def describe(path: str | os.PathLike) -> dict:
@@ -177,24 +265,143 @@ def describe(path: str | os.PathLike) -> dict:
     CheckpointError
         The folder is not a saved network, or is of another version.
     """
-    manifest = Path(path) / MANIFEST
-    try:
-        about = json.loads(manifest.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is not a saved network: it has no {MANIFEST}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{manifest}: {error}") from None
+    source = open_arrays(Path(path))
+    about = source.about()
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise CheckpointError(f"{manifest}: not a {FORMAT} file")
-    if about.get("version") != VERSION:
+        raise CheckpointError(f"{source.manifest}: not a {FORMAT} file")
+    if about.get("version") not in READABLE:
         raise CheckpointError(
-            f"{manifest}: format version {about.get('version')!r}, this slide {__version__} reads version {VERSION}"
+            f"{source.manifest}: format version {about.get('version')!r}, this slide {__version__} reads versions "
+            f"{' and '.join(map(str, READABLE))}; a newer slide wrote it, or it is damaged"
         )
     return about
 
 
-def _manifest(network, moments):
-    index = network.output.index
+def open_arrays(path: Path):
+    """Return what reads a saved network's JSON and arrays, checked: a folder's or a single file's."""
+    if path.suffix == ONE_FILE and not path.is_dir():
+        from slide import exchange
+
+        return exchange.SafetensorsFile(path)
+    return _Folder(path)
+
+
+class _Folder:
+    """The files of a saved network."""
+
+    def __init__(self, path):
+        self._path = path
+        self.manifest = path / MANIFEST
+
+    def about(self):
+        try:
+            return json.loads(self.manifest.read_bytes())
+        except FileNotFoundError:
+            raise CheckpointError(f"{self._path} is not a saved network: it has no {MANIFEST}") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{self.manifest}: {error}") from None
+
+    def name(self, name):
+        """Where an array is, for messages."""
+        return self._path / f"{name}.npy"
+
+    def size(self, name):
+        """Bytes that could be an array's, 0 if it is not there."""
+        file = self.name(name)
+        return file.stat().st_size if file.is_file() else 0
+
+    def read(self, name, shape, dtype):
+        """The array of that name, as it lies in its file."""
+        file = self.name(name)
+        try:
+            array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
+        except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
+            raise CheckpointError(f"{file}: {error}; the network was not saved completely or is damaged") from None
+        return checked(file, array, shape, dtype)
+
+
+def checked(where, array: np.ndarray, shape: tuple, dtype: np.dtype) -> np.ndarray:
+    """Return an array that was read, or raise CheckpointError if it is not what was expected.
+
+    Parameters
+    ----------
+    where : object
+        Names it in messages.
+    array : array
+    shape : tuple
+    dtype : dtype
+    """
+    if array.shape != shape or array.dtype != dtype:
+        raise CheckpointError(f"{where}: expected {dtype} {list(shape)}, found {array.dtype} {list(array.shape)}")
+    return array
+
+
+class _Records:
+    """Weights and biases out of the rows that a network for serving was saved as."""
+
+    def __init__(self, source, network, records):
+        self._source, self._records, self._in_rows = source, records, _in_rows(network)
+        self._tables = {name: layer.table for name, layer in layers_of(network).items()}
+        self.name = source.name
+
+    def read(self, name, shape, dtype):
+        if name not in self._in_rows:
+            return self._source.read(name, shape, dtype)
+        prefix, _, part = name.rpartition(".")
+        field = self._records(prefix, self._tables[prefix].n_rows, self._tables[prefix].dim)[part]
+        return BFloat16View(field) if field.dtype == np.uint16 else field
+
+
+def _fill(network, source, about):
+    """Set everything in a network that there is in a saved one."""
+    moments = about.get("moments") is True
+    mapped = _in_rows(network) if network.mapped else ()
+    for name, target in parameters(network, moments=moments).items():
+        if name in mapped:
+            continue
+        target[...] = source.read(name, target.shape, target.dtype)
+        # The sum is finite if all are, and needs no array of its own.
+        with np.errstate(invalid="ignore", over="ignore"):
+            sums = [target[block].sum(dtype=np.float64) for block in blocks(target.shape)]
+        if not np.isfinite(sums).all():
+            raise CheckpointError(f"{source.name(name)}: has values that are not finite")
+    if not moments:
+        return
+    try:
+        training = about["training"] if about["version"] > 1 else {"settled_at": about["step"], "tables": {}}
+        optimizer, step, settled_at = network.optimizer, about["step"], training["settled_at"]
+        history = {
+            name: source.read(f"optimizer.{name}", shape, dtype)
+            for name, (shape, dtype) in optimizer.history_layout(step - settled_at).items()
+        }
+        optimizer.restore(step, settled_at, history)
+        for name, layer in layers_of(network).items():
+            position = training["tables"].get(name)
+            if layer.index is not None and position is not None:
+                codes = layer.index.codes if position["rebuilds"] else None
+                if codes is not None:
+                    codes = source.read(f"{name}.codes", codes.shape, codes.dtype)
+                layer.index.restore(position, codes, network.threads)
+    except CheckpointError:
+        raise
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source.manifest}, 'training': {error!r}") from None
+
+
+def manifest(network: Network, *, moments: bool, layout: str) -> dict:
+    """Return what ``network.json`` says.
+
+    Parameters
+    ----------
+    network : Network
+    moments : bool
+    layout : str
+        ``"arrays"`` or ``"rows"``.
+    """
+    index, training = network.output.index, None
+    if moments:
+        tables = {name: layer.index.position() for name, layer in layers_of(network).items() if layer.index is not None}
+        training = {"settled_at": network.optimizer.settled_at, "tables": tables}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -202,25 +409,62 @@ def _manifest(network, moments):
         "n_features": network.n_features,
         "n_labels": network.n_labels,
         "step": network.step,
+        "layout": layout,
         "moments": moments,
+        "training": training,
         "config": to_dict(network.config),
         "index": None if index is None else index.statistics(),
     }
 
 
-def _arrays(network, moments):
-    """Views of everything that is saved, by file name."""
+def layers_of(network: Network) -> dict:
+    """Return a network's layers by the names that their files have."""
+    return {**{layer.name: layer for layer in network.hidden}, "output": network.output}
+
+
+def parameters(network: Network, *, moments: bool) -> dict[str, np.ndarray | BFloat16View]:
+    """Return views of what a network computes with, by file name.
+
+    Parameters
+    ----------
+    network : Network
+    moments : bool
+        Add what the optimiser keeps of it.
+    """
     arrays = {} if network.feature_weights is None else {"feature_weights": network.feature_weights}
-    layers = [(layer.name, layer) for layer in network.hidden] + [("output", network.output)]
-    for prefix, layer in layers:
+    for prefix, layer in layers_of(network).items():
         for name, array in layer.state().items():
             if moments or name in ("weights", "bias"):
                 arrays[f"{prefix}.{name}"] = array
     return arrays
 
 
-def _write_array(file, array):
-    """Write an array as ``np.save`` does; what must be converted first is, a block at a time."""
+def _of_training(network):
+    """What else training needs to go on: the history that rows owe by, and what the tables are built from."""
+    arrays = {f"optimizer.{name}": array for name, array in network.optimizer.history().items()}
+    for name, layer in layers_of(network).items():
+        if layer.index is not None and layer.index.rebuilds:
+            arrays[f"{name}.codes"] = layer.index.codes
+    return arrays
+
+
+def _in_rows(network):
+    """File names of the arrays that stand in the rows of a network saved for serving."""
+    return {
+        f"{name}.{part}"
+        for name, layer in layers_of(network).items()
+        for part in (("weights", "bias") if layer.rows_are_units else ("weights",))
+    }
+
+
+def write_array(file, array: np.ndarray | BFloat16View) -> None:
+    """Write an array as ``np.save`` does; what must be converted first is, a block at a time.
+
+    Parameters
+    ----------
+    file : binary file
+    array : array or BFloat16View
+    """
     if not isinstance(array, BFloat16View):
         np.lib.format.write_array(file, array)
         return
@@ -230,11 +474,22 @@ def _write_array(file, array):
         file.write(array[block].tobytes())
 
 
-def _write(file, write):
-    with open(file, "wb") as stream:
-        write(stream)
-        stream.flush()
-        os.fsync(stream.fileno())
+def _write_rows(file, table):
+    """Write a table's rows as records, a block at a time."""
+    dtype = RowTable.record_dtype(table.dim, _weights_precision(table.precision))
+    shape, weights, bias = (table.n_rows,), table.weights, table.bias
+    weights = weights.bits if isinstance(weights, BFloat16View) else weights
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for block in blocks(weights.shape):
+        records = np.zeros(block.stop - block.start, dtype)
+        records["bias"], records["weights"] = bias[block], weights[block]
+        file.write(records.tobytes())
+
+
+def _weights_precision(precision):
+    """Of rows that have no moments."""
+    return "bf16" if precision == "bf16" else "fp32"
 
 
 def _count(about, name):
@@ -244,18 +499,18 @@ def _count(about, name):
     return value
 
 
-def _check_sizes(path, n_features, n_labels, config):
+def _check_sizes(source, n_features, n_labels, config, rows):
     """Refuse a manifest that promises more than the files hold, before memory is allocated for it."""
     sizes, dim = [], n_features
     for i, layer in enumerate(config.hidden):
         # A full first layer's rows are the features, every other's are units: as many weights either way.
         sizes.append((f"hidden.{i}", dim, layer.units))
         dim = layer.units
-    for prefix, rows, columns in (*sizes, ("output", n_labels, dim)):
-        file = path / f"{prefix}.weights.npy"
-        needed = rows * columns * 4
-        found = file.stat().st_size if file.is_file() else 0
-        if found < needed or rows < 1:
+    width = 2 if rows and config.precision == "bf16" else 4
+    for prefix, n, columns in (*sizes, ("output", n_labels, dim)):
+        name = f"{prefix}.{'rows' if rows else 'weights'}"
+        needed, found = n * columns * width, source.size(name)
+        if found < needed or n < 1:
             raise CheckpointError(
-                f"{file}: {needed:,} bytes expected for {rows:,} x {columns:,} weights, found {found:,}"
+                f"{source.name(name)}: {needed:,} bytes expected for {n:,} x {columns:,} weights, found {found:,}"
             )

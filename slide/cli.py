@@ -11,13 +11,13 @@ import os
 import signal
 import sys
 
-from slide.commands import compare, evaluate, import_reference, info, plot, predict, train, tune
+from slide.commands import compare, convert, evaluate, export, import_reference, info, plot, predict, train, tune
 from slide.console import logging_to_stderr
 from slide.extras import MissingExtra
 from slide.hugepages.commands import main as hugepages
 from slide.info import __version__
 
-COMMANDS = (train, evaluate, predict, plot, compare, info, tune, import_reference)
+COMMANDS = (train, evaluate, predict, plot, compare, convert, export, info, tune, import_reference)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -385,6 +385,10 @@ class TrainingConfig:
         Stop after so many batches, whatever the epochs say.
     shuffle : bool
         Draw a new order of the data for every epoch.
+    shuffle_window : int, optional
+        Shuffle in windows of so many points, each of 64 blocks from all over the data; see `slide.data.order`. Of data
+        that is mapped into memory a window is read at a time. By default the data as a whole is shuffled or, where it
+        is mapped, windows of 64 MiB.
     schedule : str
         Of the learning rate: ``"linear"`` or ``"cosine"`` decay to `final_lr` over the run, ``"step"`` (times
         `step_factor` after every `step_every` epochs) or ``"constant"``; `slide.learning_rate` has the formulae.
@@ -421,6 +425,7 @@ class TrainingConfig:
     batch_size: int = 128
     max_batches: int | None = None
     shuffle: bool = True
+    shuffle_window: int | None = None
     schedule: str = "linear"
     warmup: float = 0.0
     final_lr: float = 0.0
@@ -440,6 +445,7 @@ class TrainingConfig:
         check_integer(self, "batch_size", 1, 2**20)
         check_integer(self, "max_batches", 1, 2**31 - 1, optional=True)
         check_boolean(self, "shuffle")
+        check_integer(self, "shuffle_window", 1, 2**62, optional=True)
         check_choice(self, "schedule", SCHEDULES)
         check_number(self, "warmup", 0, 10**9)
         if self.warmup > 1 and self.warmup % 1:

@@ -101,7 +101,7 @@ class TrainingDisplay(Callback):
         """Show an empty bar."""
         self.progress = run.progress
         self._bar = tqdm(
-            total=run.progress.batches,
+            total=run.progress.batches or None,
             initial=run.progress.batch,
             unit="batch",
             file=sys.stderr,
@@ -116,7 +116,8 @@ class TrainingDisplay(Callback):
         if not self._bar.disable:
             self._draw(progress)
         elif time.monotonic() >= self._due:
-            log.info("batch %s of %s: %s", f"{progress.batch:,}", f"{progress.batches:,}", self._summary(progress))
+            batches = f"{progress.batch:,}" + (f" of {progress.batches:,}" if progress.batches else "")
+            log.info("batch %s: %s", batches, self._summary(progress))
             self._due = time.monotonic() + LOG_SECONDS
 
     def on_epoch(self, progress: Progress) -> None:
@@ -159,6 +160,35 @@ class TrainingDisplay(Callback):
             if len(text) <= room:
                 return text
         return precision if len(precision) <= room else ""
+
+
+class PiecesDisplay:
+    """Shows how a conversion gets on: a bar if standard error is a terminal, else a log line every few seconds."""
+
+    def __init__(self) -> None:
+        self._bar = tqdm(unit=" points", unit_scale=True, file=sys.stderr, disable=not sys.stderr.isatty())
+        self._due = time.monotonic() + LOG_SECONDS
+
+    def __enter__(self) -> PiecesDisplay:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def piece_done(self, n_points: int, n_bytes: int) -> None:
+        """Show how far things have got.
+
+        Parameters
+        ----------
+        n_points, n_bytes : int
+            Written so far.
+        """
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f"{n_bytes / 1e6:,.0f} MB written", refresh=False)
+            self._bar.update(n_points - self._bar.n)
+        elif time.monotonic() >= self._due:
+            log.info("%s points, %s MB written", f"{n_points:,}", f"{n_bytes / 1e6:,.0f}")
+            self._due = time.monotonic() + LOG_SECONDS
 
 
 def quality_table(

@@ -12,6 +12,7 @@ import psutil
 from scipy.sparse import csr_matrix
 
 from slide.config import NetworkConfig
+from slide.data.statistics import longest_rows
 from slide.families import make_hasher
 from slide.hogwild import HogwildPairs
 from slide.hugepages.cgroups import memory_limit
@@ -55,13 +56,8 @@ class BatchShape(NamedTuple):
         Y : csr_matrix, shape (n, n_labels)
         batch_size : int
         """
-        features, labels = np.diff(X.indptr), np.diff(Y.indptr)
-        points = min(batch_size, len(features))
-        return cls(points, _largest(features, points), _largest(labels, points), int(labels.max(initial=0)))
-
-
-def _largest(lengths, count):
-    return int(np.partition(lengths, len(lengths) - count)[len(lengths) - count :].sum()) if count else 0
+        features, (of_a_point, labels) = longest_rows(X, batch_size)[1], longest_rows(Y, batch_size)
+        return cls(min(batch_size, X.shape[0]), features, labels, of_a_point)
 
 
 def bytes_needed(

@@ -18,7 +18,6 @@ from slide.kernels import dtypes, tables
 from slide.kernels.bfloat16 import blocks
 from slide.kernels.rows import RowTable
 from slide.policies import Query, make_policy
-from slide.probability import inclusion_probability
 from slide.schedule import RehashSchedule
 
 if TYPE_CHECKING:
@@ -86,6 +85,7 @@ class NeuronIndex:
         self._built_at: int | None = None
 
     def _draw_functions(self, generation):
+        self._generation = generation
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, generation], dtype=np.uint64)))
         self.hasher = make_hasher(self.lsh, self.table.dim, self.table.n_rows, rng)
 
@@ -127,19 +127,57 @@ class NeuronIndex:
         if moves:
             tables.update(rows, old, self.codes, self.offsets, self.ids, num_threads)
         else:
-            tables.build(
-                self.codes,
-                self.offsets,
-                self.ids,
-                num_threads,
-                capacity=self.lsh.capacity or 0,
-                reservoir=self.lsh.insertion == "reservoir",
-                seed=self.seed,
-                dropped=self._dropped,
-            )
+            self._build(num_threads)
         self._built_at = step
         self.schedule.built(step)
         self.rebuild_seconds += time.perf_counter() - start
+
+    def _build(self, num_threads):
+        """Build the tables from the codes."""
+        tables.build(
+            self.codes,
+            self.offsets,
+            self.ids,
+            num_threads,
+            capacity=self.lsh.capacity or 0,
+            reservoir=self.lsh.insertion == "reservoir",
+            seed=self.seed,
+            dropped=self._dropped,
+        )
+
+    def position(self) -> dict:
+        """Return what, with the codes, determines the tables and when and how they are built again: plain values.
+
+        The tables are a function of the codes, and the hash functions of the seed and the `generation`.
+        """
+        facts = {"generation": self._generation, "built_at": self._built_at, "seconds": self.rebuild_seconds}
+        return {**self.schedule.position(), **facts}
+
+    def restore(self, position: dict, codes: np.ndarray | None, num_threads: int) -> None:
+        """Go on from where another index of this configuration, over the same rows, stood.
+
+        Parameters
+        ----------
+        position : dict
+            What ``position`` returned.
+        codes : uint32 array [l, n] or None
+            None if no tables had been built.
+        num_threads : int
+
+        Raises
+        ------
+        KeyError, TypeError
+            The position lacks something, or has something that is not a number.
+        ValueError
+            A code is out of range.
+        """
+        self._draw_functions(position["generation"])
+        self.schedule.go_to(position["rebuilds"], position["next"])
+        self._built_at = position["built_at"]
+        self.rebuild_seconds = float(position["seconds"])
+        if codes is not None:
+            self.codes[:] = codes
+            self._build(num_threads)
 
     def reset(self) -> None:
         """Forget the tables, as if none had been built: the weights were set anew."""
@@ -286,6 +324,8 @@ class NeuronIndex:
         -------
         float64 array [n]
         """
+        from slide.probability import inclusion_probability  # which imports a large part of SciPy
+
         mixed = self.hasher.radix**self.hasher.k > 1 << self.hasher.bucket_bits
         return inclusion_probability(
             self.sampling.policy,

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide.data.dataset import Dataset
+from slide.data.statistics import column_counts
 from slide.kernels import dtypes
 from slide.kernels.rows import RowTable
 from slide.layers import InputLayer
@@ -32,7 +33,7 @@ def idf(X: csr_matrix) -> np.ndarray:
     -------
     float32 array [n_features]
     """
-    df = np.bincount(X.indices[X.data != 0], minlength=X.shape[1])
+    df = column_counts(X, nonzero=True)
     return (np.log((1 + X.shape[0]) / (1 + df)) + 1).astype(dtypes.VALUE)
 
 
@@ -54,7 +55,7 @@ def label_means(network, X: csr_matrix, Y: csr_matrix) -> None:
     # Sums over a label's points need all digits.
     weights, scale = np.asarray(network.output.table.weights), network.config.output.init_scale
     n_labels, dim = weights.shape
-    counts = np.bincount(Y.indices, minlength=n_labels)
+    counts = column_counts(Y)
     weights[counts > 0] = 0
     weights[counts == 0] *= UNSEEN
     total = np.zeros(dim)

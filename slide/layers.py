@@ -75,10 +75,12 @@ class HiddenLayer:
         self.relu = config.activation == "relu"
         self.padded_dim = -(-config.units // 16) * 16
         self.index: NeuronIndex | None = None
-        self.table = storage.make_table(rows, dim, f"{name} weights", buffers, biased=self.rows_are_units)
         # A unit-length input then gives a vector of about unit length, before the ReLU. Larger weights, such as unit
         # variance for each unit, cost several points of P@1: what is random in them is never unlearnt.
-        self.table.fill_uniform(math.sqrt(3.0 / config.units), seed, threads)
+        limit = math.sqrt(3.0 / config.units)
+        self.table = storage.make_table(
+            rows, dim, name, buffers, limit=limit, seed=seed, threads=threads, biased=self.rows_are_units
+        )
         self._seed = seed
         self._buffers = buffers
 

@@ -12,8 +12,7 @@ References
 ----------
 .. [1] Bhatia et al., "The extreme classification repository: multi-label datasets and code", 2016.
 .. [2] Jain, Prabhu, Varma, "Extreme multi-label loss functions for recommendation, tagging, ranking & other
-missing
-   label applications", KDD 2016.
+   missing label applications", KDD 2016.
 """
 
 from __future__ import annotations
@@ -23,6 +22,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
+
+from slide.data.dataset import is_mapped
+from slide.data.statistics import column_counts
 
 
 def precision_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
@@ -147,13 +149,14 @@ def propensities(Y_train: csr_matrix, a: float = 0.55, b: float = 1.5) -> np.nda
     ValueError
         If there are fewer than 3 points, for which the formula is meaningless, or if a or b is not positive.
     """
-    Y_train = _indicator(Y_train)
-    n_points, n_labels = Y_train.shape
+    if not is_mapped(Y_train):
+        Y_train = _indicator(Y_train)
+    n_points = Y_train.shape[0]
     if n_points < 3:
         raise ValueError(f"propensities need at least 3 training points, not {n_points}")
     if not (a > 0 and b > 0):
         raise ValueError(f"a and b must be positive, not {a!r} and {b!r}")
-    uses = np.bincount(Y_train.indices, minlength=n_labels)
+    uses = column_counts(Y_train)
     return 1.0 + (np.log(n_points) - 1.0) * ((b + 1.0) / (uses + b)) ** a
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
@@ -21,17 +20,14 @@ from slide.data.batches import Batch, BatchReader
 from slide.footprint import BatchShape, bytes_needed, check_fit
 from slide.kernels import dtypes
 from slide.kernels.catch_up import catch_up
-from slide.kernels.dropout import drop_entries
-from slide.kernels.optim import measure
 from slide.kernels.parallel import resolve_threads
-from slide.kernels.sparse import SampleGradient
 from slide.layers import HiddenLayer, make_hidden
 from slide.optimizer import Optimizer
 from slide.output import OutputLayer
-from slide.prediction import features_of
 from slide.search import INDEXES, HashIndex, SearchIndexes, SketchIndex, index_of
 from slide.signals import Signal
-from slide.storage import Storage
+from slide.stepper import Stepper
+from slide.storage import MappedStorage, Storage
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,8 @@ class Network:
     trainable : bool
         False leaves out the optimiser's moments and the hash tables, about two thirds of the memory; the network can
         then only predict.
+    storage : MappedStorage, optional
+        Where the rows of parameters are already, for a network that is not trainable; `load` gives it.
 
     Attributes
     ----------
@@ -106,6 +104,7 @@ class Network:
         *,
         threads: int | None = None,
         trainable: bool = True,
+        storage: MappedStorage | None = None,
     ):
         self.config = config = config or NetworkConfig()
         self.threads = resolve_threads(threads)
@@ -116,12 +115,13 @@ class Network:
         self.n_labels = n_labels
         self.optimizer = Optimizer(config.optimizer)
         self.feature_weights = None if config.feature_weights == "none" else np.ones(n_features, dtypes.VALUE)
-        check_fit(self.bytes_needed(n_features, n_labels, config, trainable=trainable), config.hugepages)
+        if storage is None:
+            check_fit(self.bytes_needed(n_features, n_labels, config, trainable=trainable), config.hugepages)
         self._buffers = Buffers(hugepages=config.hugepages)
         self._training = threading.Lock()
         self._settling = threading.Lock()
         self.trainable = trainable
-        storage = Storage.of(config, trainable=trainable)
+        storage = storage or Storage.of(config, trainable=trainable)
         self.hidden: list[HiddenLayer] = []
         dim = n_features
         for i, layer in enumerate(config.hidden):
@@ -135,7 +135,7 @@ class Network:
                 layer.make_index()
                 if config.update == "hogwild":
                     layer.use_hogwild()
-        self._gradients: list[SampleGradient | None] = [None] * len(self.hidden)
+        self._stepper = Stepper(self._buffers, len(self.hidden))
         self._search = SearchIndexes()
         if self.feature_weights is not None:
             self._buffers.note("feature weights", self.feature_weights)
@@ -170,6 +170,11 @@ class Network:
             f"Network({self.n_features:,} features, {units} hidden units, "
             f"{self.n_labels:,} labels, {self.step:,} steps)"
         )
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the weights are read from a file that is mapped into memory."""
+        return self.output.table.read_only
 
     @property
     def step(self) -> int:
@@ -293,72 +298,16 @@ class Network:
 
     def _train_batch(self, batch, lr_factor):
         start = time.perf_counter()
-        n, threads = len(batch), self.threads
         for layer in (*self.hidden, self.output):
             if layer.index is not None:
-                layer.index.rebuild_if_due(self.step, threads)
-        rule = self.optimizer.rule(lr_factor)
-
-        signals = [features_of(self._drop_features(batch))]
-        for layer in self.hidden:
-            signals.append(layer.forward(signals[-1], rule, self.step, threads))
-        stats = self.output.forward(batch, signals[-1], rule, self.step, threads)
-        norm = self._clip(signals, n)
-        self._backward(signals, rule, n)
-        self.optimizer.advance(lr_factor)
+                layer.index.rebuild_if_due(self.step, self.threads)
+        stats, norm = self._stepper.take(self, batch, lr_factor)
         if not np.isfinite(stats.loss):
             raise FloatingPointError(
                 f"the loss is {stats.loss} at step {self.step}: the weights have overflowed. "
                 f"Lower the learning rate (now {self.config.optimizer.lr:g}) or check the features' scale"
             )
         return BatchStats(stats.loss, stats.precision, stats.active, time.perf_counter() - start, norm)
-
-    def _clip(self, signals, n):
-        """Scale the gradient to the configured norm if it is longer; return how long it was, None if nobody asks."""
-        limit = self.config.optimizer.clip_norm
-        if limit is None:
-            return None
-        # A row's gradient is made and used up in one visit, so its norm takes a backward pass of its own. No row steps
-        # in it, and the second pass reads the same weights.
-        rule = measure()
-        self._backward(signals, rule, n)
-        norm = math.sqrt(rule.squared_norm)
-        if norm > limit:
-            self.output.scale_deltas(limit / norm)
-        return norm
-
-    def _backward(self, signals, rule, n):
-        """Carry the gradient from the output down, every layer taking the step of `rule` on the way."""
-        threads = self.threads
-        self.output.step(signals[-1], self._gradient(-1, n), rule, threads)
-        for i in reversed(range(len(self.hidden))):
-            layer, out = self.hidden[i], signals[i + 1].dense
-            dout = self._buffers.array(f"{layer.name} gradient sum", out.shape, dtypes.VALUE)
-            self._gradients[i].sum_into(dout, out if layer.relu else None, threads)
-            layer.step(signals[i], dout, self._gradient(i - 1, n) if i else None, rule, self.step, threads)
-
-    def _drop_features(self, batch):
-        """The batch without the features that its samples leave out this time."""
-        if not self.config.input_dropout:
-            return batch
-        # The layers' dropout has the seeds before this one.
-        seed = self.config.seed + len(self.hidden) + 1
-        indptr = self._buffers.array("kept feature offsets", batch.indptr.shape, dtypes.OFFSET)
-        indices = self._buffers.array("kept features", batch.indices.shape, dtypes.INDEX)
-        values = self._buffers.array("kept feature values", batch.values.shape, dtypes.VALUE)
-        keys = (self.config.input_dropout, seed, self.step)
-        kept = drop_entries(batch.indptr, batch.indices, batch.values, *keys, indptr, indices, values)
-        return Batch(indptr, indices[:kept], values[:kept], batch.label_ptr, batch.labels)
-
-    def _gradient(self, i, n):
-        """Where the gradient with respect to hidden layer i's output is gathered, empty and with room for n samples."""
-        gradient, layer = self._gradients[i], self.hidden[i]
-        if gradient is None or gradient.n_samples < n:
-            gradient = SampleGradient(n, layer.padded_dim, hugepages=self._buffers.hugepages)
-            self._gradients[i] = gradient
-            self._buffers.add(f"{layer.name} gradient", gradient.buffer_owner)
-        gradient.clear()
-        return gradient
 
     def reader(self, X: csr_matrix, Y: csr_matrix | None, batch_size: int) -> BatchReader:
         """Return what reads batches of a data set with its features weighted and scaled as this network wants them.
@@ -494,6 +443,39 @@ class Network:
         """
         return prediction.layer_inputs(self, X)
 
+    def hidden_vectors(self, X: csr_matrix, *, append_one: bool = False) -> np.ndarray:
+        """Return what the output layer is multiplied with: the last hidden layer's output for some points.
+
+        Parameters
+        ----------
+        X : sparse or dense matrix, shape (n, n_features)
+        append_one : bool
+            Add a column of ones, which the biases in ``output_matrix`` are multiplied with.
+
+        Returns
+        -------
+        float32 array [n, units] or [n, units + 1]
+
+        Raises
+        ------
+        DataError, ValueError
+            As ``predict`` does.
+        """
+        return prediction.hidden_vectors(self, X, append_one)
+
+    def output_matrix(self, *, centred: bool = True) -> np.ndarray:
+        """Return the output layer as a plain matrix for other libraries to search; see `slide.exchange.output_matrix`.
+
+        Its rows with the largest inner products with ``hidden_vectors(X, append_one=True)`` are the best labels.
+        """
+        from slide import exchange
+
+        return exchange.output_matrix(self, centred=centred)
+
+    def forget_searches(self) -> None:
+        """Let search indexes go: the weights have changed other than by training."""
+        self._search.forget()
+
     def evaluate(
         self,
         X: csr_matrix,
@@ -537,6 +519,12 @@ class Network:
 
         return training.fit(self, X, Y, **options)
 
+    def fit_stream(self, blocks: Iterable[tuple[csr_matrix, csr_matrix]], **options):
+        """Train on an iterator of blocks of points; see `slide.streaming.fit_stream`, which this calls."""
+        from slide import streaming
+
+        return streaming.fit_stream(self, blocks, **options)
+
     def copy_weights(self) -> dict[str, np.ndarray]:
         """Return copies of all weights and biases by name, such as ``"hidden.0.weights"``, without any moments.
 
@@ -554,7 +542,14 @@ class Network:
         Parameters
         ----------
         weights : dict of array
+
+        Raises
+        ------
+        RuntimeError
+            The network reads its rows from a file.
         """
+        if self.mapped:
+            raise RuntimeError("the weights are those of a mapped file; to change them load it with mmap=False")
         # What rows owe is owed on the weights there were.
         self.settle()
         self._search.forget()
@@ -570,18 +565,21 @@ class Network:
         layers = [(layer.name, layer) for layer in self.hidden] + [("output", self.output)]
         return {f"{prefix}.{name}": layer.state()[name] for prefix, layer in layers for name in ("weights", "bias")}
 
-    def save(self, path: str | os.PathLike, *, moments: bool = False) -> None:
-        """Write the network to a folder of arrays and JSON; see `slide.checkpoint.save`."""
+    def save(self, path: str | os.PathLike, *, moments: bool = False, serving: bool = False) -> None:
+        """Write the network to a folder of arrays and JSON, or to a file whose name ends in ``.safetensors``.
+
+        See `slide.checkpoint.save` for the folder, `slide.exchange.save_safetensors` for the file.
+        """
         from slide import checkpoint
 
-        checkpoint.save(self, path, moments=moments)
+        checkpoint.save(self, path, moments=moments, serving=serving)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, *, threads: int | None = None) -> Network:
+    def load(cls, path: str | os.PathLike, *, threads: int | None = None, mmap: bool = False) -> Network:
         """Read a network that ``save`` wrote; see `slide.checkpoint.load`."""
         from slide import checkpoint
 
-        return checkpoint.load(path, threads=threads)
+        return checkpoint.load(path, threads=threads, mmap=mmap)
 
     @property
     def rehash_seconds(self) -> float:

@@ -102,9 +102,66 @@ class Optimizer:
         """Forget the history: all rows have caught up with the last step."""
         self.resume(self.step)
 
+    def history(self) -> dict[str, np.ndarray]:
+        """Return what is kept of the steps since rows were last settled, by name; empty where they owe nothing.
+
+        With `step` and `settled_at` it is all that ``restore`` needs to go on to the same bits.
+        """
+        layout = self.history_layout(self.step - self._first)
+        return {name: getattr(self, f"_{name}")[: shape[0]] for name, (shape, _) in layout.items()}
+
+    @property
+    def settled_at(self) -> int:
+        """The step at whose end no row owed anything."""
+        return self._first
+
+    def history_layout(self, steps: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Return shape and dtype of each array of ``history``, by name.
+
+        Parameters
+        ----------
+        steps : int
+            Since rows were last settled.
+        """
+        if steps <= 0 or not self._keeps_history:
+            return {}
+        shapes = {"log_keep": (steps + 1,) if len(self._log_keep) else (0,)}
+        if self._moves:
+            shapes |= {"steps": (steps, 3), "nodes": (steps, 8)}
+            shapes |= {"first_root": self._first_root.shape, "measures": self._measures.shape}
+        return {name: (shape, getattr(self, f"_{name}").dtype) for name, shape in shapes.items()}
+
+    def restore(self, step: int, settled_at: int, history: dict[str, np.ndarray]) -> None:
+        """Go on from a step at whose end rows owed what `history` says.
+
+        Parameters
+        ----------
+        step, settled_at : int
+        history : dict of array
+            As ``history`` returned it; copied.
+
+        Raises
+        ------
+        ValueError
+            An array is missing, or does not fit the steps or the configuration.
+        """
+        if not 0 <= settled_at <= step:
+            raise ValueError(f"settled_at must be from 0 to {step}, got {settled_at}")
+        self.resume(settled_at)
+        self.step = step
+        for name, (shape, dtype) in self.history_layout(step - settled_at).items():
+            array = history.get(name)
+            if array is None or array.shape != shape or array.dtype != dtype:
+                raise ValueError(f"{name} of steps {settled_at + 1} to {step} must be {dtype} {list(shape)}")
+            setattr(self, f"_{name}", np.array(array, order="C"))
+
+    @property
+    def _keeps_history(self):
+        return self._moves or len(self._log_keep) > 0
+
     def owed(self) -> Owed | None:
         """Return what rows owe at the end of the last step, None if they may be read as they are."""
-        if self.step == self._first or not (self._moves or len(self._log_keep)):
+        if self.step == self._first or not self._keeps_history:
             return None
         config = self.config
         decay = (config.beta1, config.beta2) if self._decays else None

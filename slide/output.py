@@ -63,13 +63,16 @@ class OutputLayer:
     threads : int
     """
 
+    rows_are_units = True
+
     def __init__(
         self, n_labels: int, dim: int, config: OutputConfig, storage: Storage, seed: int, buffers: Buffers, threads: int
     ):
         self.config = config
         self.seed = seed
-        self.table = storage.make_table(n_labels, dim, "output weights", buffers)
-        self.table.fill_uniform(1.0 / math.sqrt(dim), seed, threads)
+        self.table = storage.make_table(
+            n_labels, dim, "output", buffers, limit=1.0 / math.sqrt(dim), seed=seed, threads=threads
+        )
         self.index: NeuronIndex | None = None
         self._shared = SharedSample(n_labels, config, seed)
         self._has_own = config.uses_own
@@ -112,7 +115,7 @@ class OutputLayer:
         if smaller._shared.frequency is not None:
             # Nobody has seen a point of the new labels.
             frequency = np.append(smaller._shared.frequency, np.zeros(fresh))
-            self._shared.set_frequency(frequency, 0.5 / smaller._shared.floor)
+            self._shared.set_frequency(frequency, smaller.label_frequency[1])
         if smaller._label_weights is not None:
             self._label_weights = np.append(smaller._label_weights, np.ones(fresh, dtypes.VALUE))
         if smaller.index is not None:
@@ -145,6 +148,20 @@ class OutputLayer:
         if self.config.loss == "bce" and not self.table.bias.any() and not self.table.last_step.any():
             likely = np.clip(shared.frequency, shared.floor, 1 - shared.floor)
             self.table.bias[:] = np.log(likely) - np.log1p(-likely)
+
+    def expect_batches_of(self, n: int) -> None:
+        """Work out the logQ corrections of batches of n points, as training does when it meets the first that large.
+
+        Parameters
+        ----------
+        n : int
+        """
+        self._shared.offsets(NOBODY, n)
+
+    @property
+    def label_frequency(self) -> tuple[np.ndarray, float] | None:
+        """The shares of the points that have each label, and how many points these are; None before they were set."""
+        return None if self._shared.frequency is None else (self._shared.frequency, 0.5 / self._shared.floor)
 
     def set_label_weights(self, weights: np.ndarray | None) -> None:
         """Set what each label's target, or with one-vs-all losses its own term, is multiplied by.

@@ -1,8 +1,7 @@
 """Sampling policies by name: which of the neurons a sample finds in its tables become active.
 
 A policy is a function ``policy(query, config)`` that fills the active sets of a `Query` from its tables, with
-the options of a `slide.config.SamplingConfig`. Another one needs a function here, or anywhere, and a line in
-`POLICIES`; the configuration then accepts its name.
+the options of a `slide.config.SamplingConfig`. `register_policy` adds another; the configuration then accepts its name.
 """
 
 from __future__ import annotations
@@ -70,10 +69,38 @@ def threshold(query, config):
     sampling.ranked(*query, min_tables=config.min_tables, fill=config.fill == "uniform")
 
 
-POLICIES = {"vanilla": vanilla, "topk": topk, "threshold": threshold}
+Policy = Callable[[Query, SamplingConfig], None]
+
+POLICIES: dict[str, Policy] = {"vanilla": vanilla, "topk": topk, "threshold": threshold}
 
 
-def make_policy(config: SamplingConfig) -> Callable[[Query, SamplingConfig], None]:
+def register_policy(name: str, policy: Policy) -> None:
+    """Make a sampling policy available as ``SamplingConfig.policy``.
+
+    Do so before a network with this policy is made or loaded.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits, hyphens and underscores.
+    policy : callable
+        ``policy(query, config)`` writes the `Query`'s active sets. It is called once for a batch, on one thread; what
+        it does at random must follow from ``query.seed`` and ``query.iteration``, so that a seed gives one result.
+
+    Raises
+    ------
+    ConfigError
+        ``SamplingConfig.policy`` cannot have this name.
+    ValueError
+        The name is taken.
+    """
+    SamplingConfig(policy=name)
+    if name in POLICIES:
+        raise ValueError(f"a policy named {name!r} is already registered")
+    POLICIES[name] = policy
+
+
+def make_policy(config: SamplingConfig) -> Policy:
     """Return the policy that a configuration names.
 
     Parameters

@@ -79,6 +79,16 @@ def layer_inputs(network, X) -> list[Signal]:
     return signals
 
 
+def hidden_vectors(network, X, append_one: bool) -> np.ndarray:
+    """Do what ``Network.hidden_vectors`` says."""
+    X, units = _checked(network, X), network.output.table.dim
+    vectors = np.ones((X.shape[0], units + append_one), dtypes.VALUE)
+    for first in range(0, len(vectors), PREDICT_BLOCK):
+        block = slice(first, first + PREDICT_BLOCK)
+        vectors[block, :units] = layer_inputs(network, X[block])[-1].dense[:, :units]
+    return vectors
+
+
 def build_index(network, mode, X, dims, coverage, lsh) -> SketchIndex | HashIndex:
     """Make what ``Network.build_search_index`` keeps."""
     table, options = network.output.table, {"seed": network.config.seed, "threads": network.threads}

@@ -51,6 +51,20 @@ class RehashSchedule:
         self._next = step + max(1, round(gap))
         self.rebuilds += 1
 
+    def position(self) -> dict[str, int]:
+        """Return where the schedule stands, plain values that ``go_to`` takes."""
+        return {"rebuilds": self.rebuilds, "next": self._next}
+
+    def go_to(self, rebuilds: int, next: int) -> None:
+        """Go on from where another schedule of this configuration stood.
+
+        Parameters
+        ----------
+        rebuilds, next : int
+            See ``position``.
+        """
+        self.rebuilds, self._next = rebuilds, next
+
     @property
     def wants_new_functions(self) -> bool:
         """Whether the next rebuild draws new hash functions."""

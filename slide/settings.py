@@ -65,3 +65,23 @@ def _changed(config, values, where):
         return dataclasses.replace(config, **changes)
     except ConfigError as error:
         raise ConfigError(f"[{where}] {error}" if where else str(error)) from None
+
+
+def differences(one, other, where=""):
+    """Return the settings in which two nested dictionaries differ: a list of (path, value of one, value of other).
+
+    Parameters
+    ----------
+    one, other : dict
+        As ``to_dict`` returns them; a value that is None is left out there.
+    where : str
+        Path of both, for the paths returned.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = list(dict.fromkeys([*one, *other]))
+        parts = [(f"{where}.{name}" if where else name, one.get(name), other.get(name)) for name in names]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        parts = [(f"{where}[{i}]", a, b) for i, (a, b) in enumerate(zip(one, other, strict=True))]
+    else:
+        return [] if one == other else [(where, one, other)]
+    return [found for path, a, b in parts for found in differences(a, b, path)]

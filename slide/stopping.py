@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from slide.config import ConfigError, TrainingConfig
 
 if TYPE_CHECKING:
@@ -24,14 +26,16 @@ class BestEpoch:
         The best so far: the last that was more than ``min_delta`` better than the best before it.
     quality : dict
         Its metrics.
+    weights : dict of array or None
+        Those the network had at its end, by name, where they are kept.
     """
 
     def __init__(self, config: TrainingConfig):
         self.config = config
         self.epoch: int | None = None
         self.quality: dict[str, float] = {}
+        self.weights: dict[str, np.ndarray] | None = None
         self._step = 0
-        self._weights = None
 
     def measured(self, epoch: int, quality: dict[str, float], network: Network) -> bool:
         """Take note of an epoch, and of the network's weights if it is the best and they are to be kept.
@@ -60,11 +64,27 @@ class BestEpoch:
             self.epoch, self.quality, self._step = epoch, quality, network.step
             if self.config.keeps_best:
                 # The copy before is let go first, so that there is never more than one.
-                self._weights = None
-                self._weights = network.copy_weights()
+                self.weights = None
+                self.weights = network.copy_weights()
         return patience is not None and epoch - self.epoch >= patience
+
+    def position(self) -> dict:
+        """Return all but the weights, plain values that ``restore`` takes."""
+        return {"epoch": self.epoch, "quality": self.quality, "step": self._step}
+
+    def restore(self, position: dict, weights: dict[str, np.ndarray] | None) -> None:
+        """Follow on from where another stood.
+
+        Parameters
+        ----------
+        position : dict
+            What ``position`` returned.
+        weights : dict of array or None
+        """
+        self.epoch, self.quality, self._step = position["epoch"], position["quality"], position["step"]
+        self.weights = weights
 
     def put_back(self, network: Network) -> None:
         """Give the network the weights of the best epoch, if they were kept and it has been trained since."""
-        if self._weights is not None and network.step != self._step:
-            network.set_weights(self._weights)
+        if self.weights is not None and network.step != self._step:
+            network.set_weights(self.weights)

@@ -98,7 +98,7 @@ class SamplingConfig:
     policy : str
         ``"vanilla"`` (tables in random order until the budget is met), ``"topk"`` (those found in the most
         tables), ``"threshold"`` (those found in `min_tables` or more, the most frequent ones where they exceed the
-        budget), or another name in `slide.policies.POLICIES`.
+        budget), or a name given to `slide.register_policy`.
     min_tables : int
         Threshold only: tables a neuron must be found in.
     fill : str

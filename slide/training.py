@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -14,11 +16,16 @@ from slide import initial, metrics
 from slide.blas import one_blas_thread
 from slide.callbacks import Callback, Callbacks, Run
 from slide.config import ConfigError, TrainingConfig
-from slide.data.batches import epoch_order
-from slide.data.dataset import DataError, Dataset
-from slide.kernels import dtypes
+from slide.data.dataset import DataError, Dataset, is_mapped
+from slide.data.order import EpochOrder, default_window, epoch_order
+from slide.data.statistics import column_counts, n_entries
 from slide.learning_rate import lr_factor
+from slide.resume import Checkpoints, SavedRun, facts_of
+from slide.run_state import RunState
 from slide.stopping import BestEpoch
+
+if TYPE_CHECKING:
+    from slide.network import BatchStats
 
 log = logging.getLogger("slide")
 
@@ -35,7 +42,7 @@ class Progress:
     epoch, batch : int
         Counted from 1; `batch` goes on over all epochs.
     batches : int
-        Of the whole run.
+        Of the whole run; 0 where nobody knows.
     samples : int
         Seen so far, over all epochs.
     loss, precision, active : float
@@ -64,6 +71,18 @@ class Progress:
     rehash_seconds: float = 0.0
     quality: dict[str, float] = field(default_factory=dict)
     finished: Epoch | None = None
+
+    def advance(self, stats: BatchStats, points: int) -> np.ndarray:
+        """Count a batch in; return its loss, precision and active neurons a sample."""
+        self.batch += 1
+        self.samples += points
+        figures = np.array([stats.loss, stats.precision, stats.active])
+        if self.batch == 1:
+            running = figures
+        else:
+            running = SMOOTHING * np.array([self.loss, self.precision, self.active]) + (1 - SMOOTHING) * figures
+        self.loss, self.precision, self.active = map(float, running)
+        return figures
 
 
 @dataclass(frozen=True)
@@ -150,6 +169,8 @@ def fit(
     mask_inputs: bool = False,
     label_weights: np.ndarray | None = None,
     callbacks: Iterable[Callback | Callable[[Progress], bool | None]] = (),
+    checkpoints: Checkpoints | None = None,
+    resume: str | os.PathLike | None = None,
 ) -> History:
     """Train a network.
 
@@ -157,6 +178,7 @@ def fit(
     ----------
     network : Network
     X : sparse or dense matrix, shape (n, n_features)
+        Matrices that `slide.data.load` mapped into memory are read a window at a time; see `slide.data.order`.
     Y : sparse or dense matrix, shape (n, n_labels)
         Positive where a point has a label.
     config : TrainingConfig, optional
@@ -164,7 +186,7 @@ def fit(
         On at most ``config.eval_points`` of these, drawn at random, quality is measured at the end of epochs: P, nDCG,
         R and, from 3 training points on, PSP, with the propensities of the training labels. Without `validation` they
         are measured on the share ``config.holdout`` of the training points, from which nothing is then learnt; that
-        copies the data. With `validation` ``config.holdout`` has no effect.
+        copies data that is in memory. With `validation` ``config.holdout`` has no effect.
     mask_inputs : bool
         In those evaluations never predict a label whose id is one of the point's features.
     label_weights : float array [n_labels], optional
@@ -173,6 +195,13 @@ def fit(
     callbacks : iterable of Callback or callable, optional
         Told of the start, of every batch and epoch, and of the end; each may end the run. A plain function is called
         with the `Progress` after every batch, and ends the run if it returns True. See `slide.callbacks`.
+    checkpoints : Checkpoints, optional
+        Where and when to write what `resume` takes; see `slide.resume.Checkpoints`. With or without them the run is the
+        same to the bit.
+    resume : path-like, optional
+        A checkpoint, or a folder of which the newest is taken. The run goes on from there to the bits that it would
+        have reached uninterrupted, whatever the network has learnt meanwhile; everything else must be what the run
+        began with. `config` may be left out.
 
     Returns
     -------
@@ -180,11 +209,15 @@ def fit(
 
     Raises
     ------
+    CheckpointError
+        What is to be resumed is no checkpoint of a run, or is damaged; the network is then not to be used.
     ConfigError
         ``config.patience`` or ``config.keep_best`` is set and there is nothing to measure quality on, or
-        ``config.monitor`` cannot be measured on this data.
+        ``config.monitor`` cannot be measured on this data, or a setting is not that of the run to be resumed.
     DataError
-        The data is not finite, has no points, or does not fit the network.
+        The data is not finite, has no points, does not fit the network, or is not that of the run to be resumed.
+    FileExistsError
+        The folder for checkpoints has those of another run.
     FloatingPointError
         The loss became NaN or infinite.
     ValueError
@@ -207,6 +240,13 @@ def fit(
     decaying run that stops early never sees the low rates at its end, which are worth quality. Such a run tells how
     many epochs to plan for one without `patience`.
     """
+    saved = None
+    if resume is not None:
+        saved = SavedRun(resume)
+        saved.check_config(network.config, config)
+        config = saved.training
+    if checkpoints is not None:
+        checkpoints.begin(saved)
     config = config or TrainingConfig()
     callbacks = Callbacks(callbacks)
     if config.needs_validation and validation is None and not config.holdout:
@@ -214,7 +254,7 @@ def fit(
             "TrainingConfig.patience and keep_best need points to measure quality on: give fit validation=(X, Y), or "
             "set TrainingConfig.holdout to the share of the training points to set aside, such as 0.1"
         )
-    data = _checked(network, X, Y, "training")
+    given = data = _checked(network, X, Y, "training")
     seed = network.config.seed
     probe = None
     if validation is None and config.holdout:
@@ -224,29 +264,40 @@ def fit(
         if probe.n_points > config.eval_points:
             rng = np.random.default_rng(seed)
             probe = probe.subset(np.sort(rng.permutation(probe.n_points)[: config.eval_points]))
-    if data.Y.nnz == 0:
+    counts = column_counts(data.Y)
+    if not counts.any():
         raise DataError("no training point has a label: there is nothing to learn")
 
-    counts = np.bincount(data.Y.indices, minlength=data.n_labels)
+    facts = {}
+    if checkpoints is not None or saved is not None:
+        facts = facts_of(config, given, None if validation is None else probe, mask_inputs, label_weights)
+    if saved is not None:
+        saved.check_facts(facts)
+
     if label_weights is None and network.config.output.label_weights == "propensity":
         inverse = metrics.propensities(data.Y)
         label_weights = inverse * (counts.sum() / (counts @ inverse))
     network.output.set_label_weights(label_weights)
     network.output.set_label_frequency(counts / data.n_points, points=data.n_points)
-    if network.trainable and network.step == 0:
+    if network.trainable and network.step == 0 and saved is None:
         initial.start(network, data)
     inv_propensity = None if probe is None else known_propensities(data.Y)
     reader = network.reader(data.X, data.Y, config.batch_size)
     per_epoch = -(-data.n_points // config.batch_size)
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))
     history, best = History(), BestEpoch(config)
+    state = RunState(progress, history, best, per_epoch)
+    if saved is not None:
+        saved.restore(network, state)
+        # As the run's first batch did; for a shorter one alone NumPy might round otherwise.
+        network.output.expect_batches_of(min(config.batch_size, data.n_points))
     run = Run(network, config, data.n_points, 0 if probe is None else probe.n_points, progress)
     with callbacks.following(run, history):
-        while progress.batch < progress.batches and not (history.stopped or history.out_of_patience):
-            progress.epoch += 1
+        while state.unfinished and not history.stopped:
+            state.begin_epoch()
             with one_blas_thread():
-                record = _run_epoch(network, data, reader, config, progress, history, callbacks)
-            quality = {}
+                record = _run_epoch(network, data, reader, config, state, callbacks, checkpoints, facts)
+            quality, interrupted = {}, history.stopped
             due = progress.epoch % config.eval_every == 0 or progress.batch == progress.batches
             if probe is not None and due and not history.stopped:
                 quality = network.evaluate(probe.X, probe.Y, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
@@ -255,9 +306,12 @@ def fit(
                 history.best_epoch, history.best_quality = best.epoch, best.quality
             progress.finished = Epoch(**record, quality=quality)
             history.epochs.append(progress.finished)
+            state.under_way = False
             log.debug("epoch %d: %s", progress.epoch, progress.finished)
             if callbacks.on_epoch(progress):
                 history.stopped = True
+            if checkpoints is not None and not interrupted:
+                checkpoints.epoch_done(network, state, facts, stopping=history.stopped)
         best.put_back(network)
     return history
 
@@ -279,49 +333,49 @@ def _hold_out(data, config, seed):
     if n < 2:
         raise DataError("of one training point none can be held out; set TrainingConfig.holdout to 0")
     held = min(max(1, round(config.holdout * n)), config.eval_points, n - 1)
+    if is_mapped(data.X) and is_mapped(data.Y):
+        # Neither the rest of the data nor a permutation of it may be made.
+        rows = np.sort(np.random.default_rng(seed).choice(n, held, replace=False, shuffle=False))
+        return Dataset(data.X.without(rows), data.Y.without(rows), name=data.name), data.subset(rows)
     # The order of an epoch that no run has: epochs count from 1.
     order = epoch_order(n, seed, 0)
     return data.subset(np.sort(order[held:])), data.subset(np.sort(order[:held]))
 
 
-def _run_epoch(network, data, reader, config, progress, history, callbacks):
-    """Train on one pass over the data, or what is left of the run; return the fields of its Epoch but the quality."""
-    if config.shuffle:
-        order = epoch_order(data.n_points, network.config.seed, progress.epoch)
-    else:
-        order = np.arange(data.n_points, dtype=dtypes.OFFSET)
-    per_epoch = -(-data.n_points // config.batch_size)
-    totals = np.zeros(3)
-    batches, began = 0, progress.seconds
+def _window(data, config):
+    """The points that are shuffled at a time, or None for all."""
+    if config.shuffle_window is None and is_mapped(data.X):
+        return default_window(data.n_points, n_entries(data.X) + n_entries(data.Y))
+    return config.shuffle_window
+
+
+def _run_epoch(network, data, reader, config, state, callbacks, checkpoints, facts):
+    """Train on what is left of an epoch, or of the run; return the fields of its Epoch but the quality."""
+    progress, history, window = state.progress, state.history, _window(data, config)
+    order = EpochOrder(data.n_points, network.config.seed, progress.epoch, shuffle=config.shuffle, window=window)
     rehashed_before = network.rehash_seconds - progress.rehash_seconds
-    for first in range(0, data.n_points, config.batch_size):
+    for rows in order.batches(config.batch_size, first=state.batches, ahead=reader.fetch):
         if progress.batch >= progress.batches:
             break
-        rows = order[first : first + config.batch_size]
         start = time.perf_counter()
-        factor = lr_factor(config, progress.batch, progress.batches, per_epoch)
+        factor = lr_factor(config, progress.batch, progress.batches, state.of_epoch)
         stats = network.train_batch(reader.read(rows), lr_factor=factor)
         progress.seconds += time.perf_counter() - start
         progress.rehash_seconds = network.rehash_seconds - rehashed_before
         progress.lr = network.config.optimizer.lr * factor
-        batches += 1
-        progress.batch += 1
-        progress.samples += len(rows)
-        figures = np.array([stats.loss, stats.precision, stats.active])
-        totals += figures
-        if progress.batch == 1:
-            running = figures
-        else:
-            past = np.array([progress.loss, progress.precision, progress.active])
-            running = SMOOTHING * past + (1 - SMOOTHING) * figures
-        progress.loss, progress.precision, progress.active = map(float, running)
-        if callbacks.on_batch(progress):
+        state.batches += 1
+        state.totals += progress.advance(stats, len(rows))
+        stopping = callbacks.on_batch(progress)
+        if checkpoints is not None:
+            checkpoints.batch_done(network, state, facts, stopping=stopping)
+        if stopping:
             history.stopped = True
             break
     # Whether or not anything evaluates the network here: looking at a run must not change it.
     start = time.perf_counter()
     network.settle()
     progress.seconds += time.perf_counter() - start
+    batches, totals = state.batches, state.totals
     history.active_per_sample += float(totals[2] - batches * history.active_per_sample) / progress.batch
     history.batches = progress.batch
     history.train_seconds = progress.seconds
@@ -333,15 +387,29 @@ def _run_epoch(network, data, reader, config, progress, history, callbacks):
         "loss": loss,
         "precision": precision,
         "active": active,
-        "seconds": progress.seconds - began,
+        "seconds": progress.seconds - state.began,
     }
 
 
 def _checked(network, X, Y, what):
-    """Return the data set, or raise DataError if the network cannot use it."""
-    data = Dataset.from_arrays(X, Y, name=what)
+    """Return the data set, or raise DataError if it has no points or the network cannot use it."""
+    data = fitting(network, X, Y, what)
     if data.n_points == 0:
         raise DataError(f"the {what} data has no points")
+    return data
+
+
+def fitting(network, X: csr_matrix, Y: csr_matrix, what: str) -> Dataset:
+    """Return the data set, or raise DataError if the network cannot use it.
+
+    Parameters
+    ----------
+    network : Network
+    X, Y : sparse or dense matrices
+    what : str
+        What to call it.
+    """
+    data = Dataset.from_arrays(X, Y, name=what)
     if (data.n_features, data.n_labels) != (network.n_features, network.n_labels):
         raise DataError(
             f"the {what} data has {data.n_features:,} features and {data.n_labels:,} labels, "

@@ -43,6 +43,15 @@ def test_paper_report(files, tmp_path):
     assert (tmp_path / "policies.png").exists()
 
 
+def test_streaming_memory(tmp_path):
+    options = ("--sizes", 3, "--batches", 20, "--batch-size", 64, "--folder", tmp_path)
+    (line,) = bench("streaming_memory.py", *options, "--json").splitlines()
+    run = json.loads(line)
+    assert run["points"] == 12_000 and 0.5 < run["folder_mb"] < 5
+    assert {*run["convert"]} == {*run["train"]} == {"seconds", "anon_mb", "file_mb"}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_memory_prediction():
     (line,) = bench("memory_prediction.py", "--sizes", 5, "--json").splitlines()
     run = json.loads(line)

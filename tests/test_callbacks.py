@@ -2,6 +2,7 @@ import logging
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from small_runs import train
 
@@ -150,6 +151,14 @@ def test_pace_by_time(monkeypatch):
     pace = Pace(10**9)
     # A look at the clock takes two seconds, and so does a note.
     assert [batch for batch in range(1, 13) if pace.due(batch)] == [1, 6, 11]
+
+
+def test_pace_of_a_run_of_unknown_length():
+    pace = Pace(0)
+    due = [batch for batch in range(1, 100_001) if pace.due(batch)]
+    assert due[:99] == list(range(1, 100))
+    assert max(np.diff(due)) < 100_000 / 50
+    assert len(due) < 2 * PARTS
 
 
 def test_progress_before_the_first_batch():

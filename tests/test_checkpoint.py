@@ -106,8 +106,9 @@ def test_networks_saved_before_a_setting_was_known_load(saved):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_training_goes_on_as_if_nothing_had_happened(make_network, data, tmp_path, optimizer):
-    net = make_network("full", optimizer)
+@pytest.mark.parametrize("candidates", ["full", "lsh", "lsh+tail"])
+def test_training_goes_on_as_if_nothing_had_happened(make_network, data, tmp_path, candidates, optimizer):
+    net = make_network(candidates, optimizer)
     net.save(tmp_path / "net", moments=True)
     back = load(tmp_path / "net", threads=1)
     train(net, data)
@@ -115,14 +116,35 @@ def test_training_goes_on_as_if_nothing_had_happened(make_network, data, tmp_pat
     here, there = state_of(net), state_of(back)
     for name in here:
         assert np.array_equal(here[name], there[name]), name
+    if candidates != "full":
+        assert back.output.index.rebuilds == net.output.index.rebuilds
 
 
-def test_training_goes_on_with_hash_tables(make_network, data, tmp_path):
-    make_network("lsh").save(tmp_path / "net", moments=True)
-    back = load(tmp_path / "net")
-    train(back, data)
-    assert back.step == 20
-    assert back.output.index.rebuilds >= 1
+def as_version_1(folder):
+    """Make a saved network what the first version of the format was."""
+    about = describe(folder)
+    for name in ("layout", "training"):
+        del about[name]
+    (folder / MANIFEST).write_text(json.dumps(about | {"version": 1}))
+    for codes in folder.glob("*.codes.npy"):
+        codes.unlink()
+
+
+@pytest.mark.parametrize("moments", [False, True])
+def test_version_1_loads(make_network, data, tmp_path, moments):
+    net = make_network("lsh+tail")
+    net.save(tmp_path / "net", moments=moments)
+    assert (tmp_path / "net" / "output.codes.npy").exists() == moments
+    as_version_1(tmp_path / "net")
+    back = load(tmp_path / "net", threads=1)
+    assert all(np.array_equal(a, b) for a, b in zip(net.predict(data.X), back.predict(data.X), strict=True))
+    assert (back.trainable, back.step) == (moments, 10 if moments else 0)
+    if moments:
+        # Its tables are built before the next batch.
+        assert back.output.index.rebuilds == 0
+        train(back, data)
+        assert back.step == 20
+        assert back.output.index.rebuilds >= 1
 
 
 @pytest.mark.parametrize("moments", [False, True])
@@ -265,8 +287,8 @@ def test_folder_without_a_network(tmp_path, path):
         (b"[" * 100_000, "recursion"),
         (b"[]", "not a slide-network file"),
         (b"{}", "not a slide-network file"),
-        (b'{"format": "slide-network"}', "format version None, this slide .* reads version 1"),
-        (b'{"format": "slide-network", "version": 2}', "format version 2, this slide .* reads version 1"),
+        (b'{"format": "slide-network"}', "format version None, this slide .* reads versions 1 and 2"),
+        (b'{"format": "slide-network", "version": 3}', "version 3, this slide .* reads versions 1 and 2; a newer"),
         (b'{"format": "slide-network", "version": 1}', "config"),
     ],
     ids=lambda part: repr(part[:40]),
@@ -406,6 +428,12 @@ def test_damage_is_found_in_moments_as_well(make_network, tmp_path):
 def test_a_copied_folder_is_the_same_network(saved, data, tmp_path):
     shutil.copytree(saved, tmp_path / "copy")
     assert np.array_equal(load(tmp_path / "copy").predict(data.X)[0], load(saved).predict(data.X)[0])
+
+
+def test_moments_that_there_are_not(saved, tmp_path):
+    with pytest.raises(ValueError, match="without the optimiser's state"):
+        load(saved).save(tmp_path / "other", moments=True)
+    assert not (tmp_path / "other").exists()
 
 
 def test_module_and_methods_are_the_same(make_network, tmp_path):

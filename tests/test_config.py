@@ -101,6 +101,7 @@ REFUSALS = [
     (TrainingConfig, "batch_size", [0, 2**20 + 1, None], "an integer from 1 to 1048576"),
     (TrainingConfig, "max_batches", [0, 2**31, 1.0], "an integer from 1 to 2147483647 or left out"),
     (TrainingConfig, "shuffle", [1, None], "true or false"),
+    (TrainingConfig, "shuffle_window", [0, -1, 2.5, True], "an integer from 1 to 4611686018427387904 or left out"),
     (TrainingConfig, "schedule", ["sine", None], "one of 'linear', 'cosine', 'step', 'constant'"),
     (TrainingConfig, "warmup", [-0.1, 2e9, float("nan"), "10%", None, True], "a number from 0 to 1e+09"),
     (TrainingConfig, "final_lr", [-0.1, 1.1, float("nan"), None], "a number from 0 to 1"),

@@ -15,7 +15,7 @@ from slide.config import (
     TrainingConfig,
 )
 from slide.data import DataError, make_extreme
-from slide.data.batches import epoch_order
+from slide.data.order import epoch_order
 from slide.network import Network
 from slide.training import fit
 

@@ -5,29 +5,12 @@ From a checkout that was not built it looks and watches all the same; ``probe`` 
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def _import_main():
-    try:
-        import slide
-    except ImportError:
-        sys.path.insert(0, str(ROOT))
-        try:
-            import slide  # noqa: F401
-        except ImportError:
-            # The package's own front door needs its kernels; this tool mostly does not.
-            for name in [name for name in sys.modules if name.partition(".")[0] == "slide"]:
-                del sys.modules[name]
-            sys.modules["slide"] = package = ModuleType("slide")
-            package.__path__ = [str(ROOT / "slide")]
-    from slide.hugepages.commands import main
-
-    return main
-
 
 if __name__ == "__main__":
-    sys.exit(_import_main()(prog="hugepages.py"))
+    if find_spec("slide") is None:
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from slide.hugepages.commands import main
+
+    sys.exit(main(prog="hugepages.py"))

@@ -38,7 +38,7 @@ from reference import MEASURED, run_reference
 from systems import SYSTEMS, Unavailable
 
 from slide.data import load, make_extreme
-from slide.data.batches import epoch_order
+from slide.data.order import epoch_order
 
 AMAZON = {"n_features": 135_909, "n_labels": 670_091, "features_per_point": 75, "labels_per_point": 5}
 

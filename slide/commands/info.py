@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         units = [layer["units"] for layer in about["config"]["hidden"]]
         widths = [about["n_features"], *units, about["n_labels"]]
         about["parameters"] = n_parameters(widths)
-        about["bytes"] = sum(file.stat().st_size for file in args.model.iterdir())
+        files = args.model.iterdir() if args.model.is_dir() else [args.model]
+        about["bytes"] = sum(file.stat().st_size for file in files)
         sections = {
             f"Network in {args.model}": {
                 "features": about["n_features"],

@@ -130,12 +130,17 @@ def unused_neighbours(args: argparse.Namespace) -> str | None:
     return None
 
 
-def add_reading(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the options of reading data."""
+def add_format(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add what says how a file is to be understood."""
     parser.add_argument("--format", choices=FORMATS, default="auto", help="format of the data")
     parser.add_argument(
         "--zero-based", choices=ZERO_BASED, default="auto", help="whether svmlight's feature ids count from 0"
     )
+
+
+def add_reading(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the options of reading data."""
+    add_format(parser)
     parser.add_argument(
         "--no-cache", action="store_true", help="neither use nor keep a parsed copy of the data"
     )

@@ -57,6 +57,8 @@ def _cut(data, file, settings, name, points):
     elif points is not None and points > data.n_points:
         counts = f"{data.n_points:,}", f"{points:,}"
         log.info("%s has %s points, all of which are used, and not the %s of %s", file, *counts, name)
+    if (data.n_features, data.n_labels) == (settings.n_features, settings.n_labels):
+        return data
     shapes = (data.n_points, settings.n_features), (data.n_points, settings.n_labels)
     X, Y = (csr_matrix((m.data, m.indices, m.indptr), shape) for m, shape in zip((data.X, data.Y), shapes, strict=True))
     return Dataset(X, Y, name=data.name)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from slide import checkpoint, metrics, plots
-from slide.callbacks import Callback
 from slide.commands.inputs import load, load_as
 from slide.commands.options import (
     SETTINGS,
@@ -22,20 +20,24 @@ from slide.commands.options import (
     add_reading,
     add_threads,
     find_setting,
+    positive,
     positive_list,
 )
 from slide.commands.reference_run import read_reference, reference_data
 from slide.config import CANDIDATES, SCHEDULES, UPDATES, RunConfig
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import make_extreme
+from slide.data.statistics import column_counts
 from slide.footprint import BatchShape, arithmetic, check_fit, n_parameters, resident
 from slide.history import HistoryFile, read_history
 from slide.info import peak_rss_bytes
+from slide.interrupts import StopSignals
 from slide.kernels.rows import PRECISIONS
 from slide.network import Network
+from slide.resume import Checkpoints, SavedRun
 from slide.settings import from_dict, to_dict
 from slide.tensorboard import TensorBoard
-from slide.training import Progress, known_propensities
+from slide.training import known_propensities
 
 KS = (1, 3, 5)
 """Depths at which training reports quality."""
@@ -45,6 +47,12 @@ HOLDOUT = 0.1
 
 WORTH_A_SUM = 1 << 28
 """Bytes from which on the log says what takes them."""
+
+MODEL = "slide-model"
+"""Where the network is saved if nothing else is said."""
+
+CHECKPOINTS = ".checkpoints"
+"""What the folder of a run's checkpoints is called, after the network's name."""
 
 SYNTHETIC = {
     "n_points": 100_000,
@@ -64,7 +72,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         run,
         "train a network and save it",
         "Train a network and save it. Options override the configuration file, which overrides the defaults. "
-        "Ctrl-C ends training after the batch and saves what was learnt.",
+        "Ctrl-C ends training after the batch and saves what was learnt, and a checkpoint from which --resume goes on.",
         _check,
     )
     data = parser.add_argument_group("data")
@@ -87,7 +95,21 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="settings and data as the authors' C++ program reads them (.csv); what is done otherwise is logged",
     )
     course.add_argument(
-        "--out", metavar="MODEL", type=Path, default=Path("slide-model"), help="folder to save the network in"
+        "--out", metavar="MODEL", type=Path, help=f"folder to save the network in (default: {MODEL})"
+    )
+    course.add_argument(
+        "--checkpoint-every",
+        metavar="N",
+        type=positive,
+        help="batches from one checkpoint in MODEL.checkpoints to the next; the best epoch has one too",
+    )
+    course.add_argument("--keep", metavar="N", type=positive, default=2, help="newest checkpoints that are kept")
+    course.add_argument(
+        "--resume",
+        metavar="FOLDER",
+        type=Path,
+        help="go on from a checkpoint, or a folder's newest, to the same weights as without the interruption; with the "
+        "same data, and the settings of that run",
     )
     add_threads(course)
     course.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the run's curves, as slide plot does")
@@ -147,8 +169,9 @@ def run(args: argparse.Namespace) -> int:
 
     The test set decides nothing: where quality does, it is measured on training points that are held out.
     """
+    saved = None if args.resume is None else SavedRun(args.resume)
     settings = read_reference(args)
-    config = _run_config(args, settings)
+    config = _run_config(args, settings, saved)
     if config.training.needs_validation and not config.training.holdout:
         config = replace(config, training=replace(config.training, holdout=HOLDOUT))
         log.info(
@@ -156,18 +179,25 @@ def run(args: argparse.Namespace) -> int:
             f"{HOLDOUT:.0%}",
             f"{config.training.eval_points:,}",
         )
-    check_destination(args.out, args.tensorboard)
+    if saved is not None:
+        saved.check_config(config.network, config.training)
+    path = args.out or _destination(args.resume)
+    check_destination(path, args.tensorboard)
     if args.plot is not None:
         plots.check(args.plot)
-    history_file = HistoryFile(args.out / checkpoint.HISTORY, data=_data_names(args, settings))
+    checkpoints = Checkpoints(path.with_name(path.name + CHECKPOINTS), every=args.checkpoint_every, keep=args.keep)
+    checkpoints.begin(saved)
+    history_file = HistoryFile(history_of(path), data=_data_names(args, settings))
     callbacks = [history_file] if args.tensorboard is None else [history_file, TensorBoard(args.tensorboard)]
     data, test = _training_data(args) if settings is None else reference_data(args, settings)
     _check_memory(data, config)
     network = Network(data.n_features, data.n_labels, config.network, threads=args.threads)
     log.info("training on %r, threads: %d", data, network.threads)
+    if saved is not None:
+        log.info("going on from %s, batch %s", saved.path, f"{saved.batch:,}")
 
     display = TrainingDisplay("validation" if config.training.holdout else "test", config.training.monitor)
-    with _StopSignals() as stop:
+    with StopSignals() as stop:
         history = network.fit(
             data.X,
             data.Y,
@@ -175,14 +205,18 @@ def run(args: argparse.Namespace) -> int:
             validation=None if test is None or config.training.holdout else (test.X, test.Y),
             mask_inputs=args.mask_inputs,
             callbacks=[*callbacks, display, stop],
+            checkpoints=checkpoints,
+            resume=None if saved is None else saved.path,
         )
     if stop.signum is not None:
         name = signal.Signals(stop.signum).name
         log.warning("stopped by %s after %s batches; saving what was learnt", name, f"{history.batches:,}")
     if config.training.needs_validation and history.best_epoch is not None:
         log.info("%s", _course(history, config.training))
-    checkpoint.save(network, args.out, beside=_beside(history_file.path))
-    log.info("saved %r in %s", network, args.out)
+    checkpoint.save(network, path, beside=_beside(history_file.path, path))
+    log.info("saved %r in %s", network, path)
+    if history.stopped and checkpoints.latest is not None:
+        log.info("the run goes on with the same command and --resume %s", checkpoints.folder)
 
     quality, popular = {}, None
     if test is not None and stop.signum is None:
@@ -195,7 +229,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.mask_inputs:
             popular = _popular_baseline(data, test)
     if args.json:
-        print(as_json(_training_report(network, history, display.progress, quality, popular, args.out)))
+        print(as_json(_training_report(network, history, display.progress, quality, popular, path)))
     else:
         rehashing = f", {history.rehash_share:.0%} of it rehashing" if history.rehash_seconds else ""
         print(
@@ -206,7 +240,7 @@ def run(args: argparse.Namespace) -> int:
         if quality:
             print(quality_table(quality, KS, popular))
     if args.plot is not None:
-        plots.draw([read_history(args.out)], args.plot)
+        plots.draw([read_history(history_file.path)], args.plot)
         log.info("drew %s", args.plot)
     return 0 if stop.signum is None else 128 + stop.signum
 
@@ -244,12 +278,27 @@ def _data_names(args, settings):
     return {what: path.name for what, path in files.items() if path is not None} or {"train": "synthetic"}
 
 
-def _beside(path):
-    """What is saved beside the network: the history, if nobody has taken it away meanwhile."""
+def history_of(path: Path) -> Path:
+    """Return where the history of a run goes: into the network's folder or, where it is one file, next to that.
+
+    Parameters
+    ----------
+    path : Path
+        Of the network.
+    """
+    if path.suffix == checkpoint.ONE_FILE:
+        return path.with_name(f"{path.name}.{checkpoint.HISTORY}")
+    return path / checkpoint.HISTORY
+
+
+def _beside(history, path):
+    """What is saved in the network's folder: the history, if nobody has taken it away meanwhile."""
+    if history.parent != path:
+        return {}
     try:
-        return {checkpoint.HISTORY: path.read_bytes()}
+        return {checkpoint.HISTORY: history.read_bytes()}
     except OSError as error:
-        log.warning("%s: %s; the network is saved without its history", path, error.strerror)
+        log.warning("%s: %s; the network is saved without its history", history, error.strerror)
         return {}
 
 
@@ -275,7 +324,8 @@ def _course(history, training):
 
 def _popular_baseline(train, test):
     """The quality of always predicting the labels most frequent in training."""
-    counts = np.bincount(train.Y.indices, minlength=max(train.n_labels, max(KS)))
+    counts = np.zeros(max(train.n_labels, max(KS)))
+    counts[: train.n_labels] = column_counts(train.Y)
     popular = np.argsort(-counts, kind="stable")[: max(KS)]
     popular[popular >= train.n_labels] = -1
     return metrics.evaluate_topk(np.tile(popular, (test.n_points, 1)), test.Y, KS)
@@ -306,45 +356,22 @@ def _training_report(network, history, progress, quality, popular, path):
     }
 
 
-class _StopSignals(Callback):
-    """Ends a run after the first SIGINT or SIGTERM that comes while this is in use; the next acts as ever."""
-
-    def __init__(self):
-        self.signum = None
-        self._former = {}
-
-    def __enter__(self):
-        # Python allows handlers in the main thread only; elsewhere signals are someone else's.
-        if threading.current_thread() is threading.main_thread():
-            self._former = {
-                number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
-            }
-        return self
-
-    def __exit__(self, *exception):
-        self._restore()
-
-    def on_batch(self, progress: Progress) -> bool:
-        return self.signum is not None
-
-    def on_epoch(self, progress: Progress) -> bool:
-        return self.signum is not None
-
-    def _note(self, signum, frame):
-        self.signum = signum
-        self._restore()
-
-    def _restore(self):
-        while self._former:
-            signal.signal(*self._former.popitem())
+def _destination(resume):
+    """Where the network goes if nothing is said: where it would have gone before the run was interrupted."""
+    for folder in () if resume is None else (resume.absolute(), resume.absolute().parent):
+        if folder.name.endswith(CHECKPOINTS) and folder.name != CHECKPOINTS:
+            return folder.with_name(folder.name.removesuffix(CHECKPOINTS))
+    return Path(MODEL)
 
 
-def _run_config(args, settings):
-    """The defaults, changed by the configuration file of either kind, changed by the options."""
+def _run_config(args, settings, saved):
+    """What a configuration file of either kind, the run to be resumed or else the defaults say, changed by options."""
     if settings is not None:
         config = settings.config
+    elif args.config is not None:
+        config = RunConfig.from_toml(args.config)
     else:
-        config = RunConfig() if args.config is None else RunConfig.from_toml(args.config)
+        config = RunConfig() if saved is None else RunConfig(saved.network, saved.training)
     values = to_dict(config)
     for option, path in SETTINGS.items():
         value = getattr(args, option)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from slide.data.dataset import is_mapped
+from slide.data.mapped import runs
+from slide.data.statistics import longest_rows
 from slide.kernels import dtypes
 from slide.kernels.sparse import take_rows
 
@@ -41,6 +44,7 @@ class BatchReader:
     Parameters
     ----------
     X : csr_matrix of float32, shape (n, n_features)
+        Of mapped matrices a window is in memory, which ``fetch`` moves.
     Y : csr_matrix, shape (n, n_labels), optional
         Only the pattern is read.
     batch_size : int
@@ -60,10 +64,8 @@ class BatchReader:
         normalize: bool,
         weights: np.ndarray | None = None,
     ):
-        self._features = _Rows(X.indptr, X.indices, X.data, batch_size)
-        self._labels = (
-            None if Y is None else _Rows(Y.indptr, Y.indices, np.zeros(0, dtypes.VALUE), batch_size)
-        )
+        self._features = _make_rows(X, batch_size)
+        self._labels = None if Y is None else _make_rows(Y, batch_size, with_values=False)
         self._normalize = normalize
         self._weights = _UNWEIGHTED if weights is None else weights
         self._no_labels = np.zeros(batch_size + 1, dtypes.OFFSET)
@@ -92,6 +94,8 @@ class BatchReader:
 
         Raises
         ------
+        DataError
+            Mapped data is damaged.
         ValueError
             A row is out of range, or there are more rows than `batch_size`.
         """
@@ -102,47 +106,85 @@ class BatchReader:
             labels = self._labels.take(rows, _UNWEIGHTED, False)[:2]
         return Batch(*features, *labels)
 
+    def fetch(self, starts: np.ndarray, stops: np.ndarray) -> None:
+        """Have some rows of mapped data in memory, and no others; ``read`` does so by itself for rows that are not.
+
+        Parameters
+        ----------
+        starts, stops : int64 arrays
+            Ranges of rows, which do not overlap.
+
+        Raises
+        ------
+        DataError
+            The data is damaged.
+        """
+        for rows in (self._features, self._labels):
+            if isinstance(rows, _MappedRows):
+                rows.fetch(starts, stops)
+
+
+def _make_rows(matrix, batch_size, *, with_values=True):
+    return (_MappedRows if is_mapped(matrix) else _Rows)(matrix, batch_size, with_values)
+
 
 class _Rows:
     """A CSR matrix and room for any `batch_size` of its rows."""
 
-    def __init__(self, indptr, indices, values, batch_size):
-        self.indptr = np.ascontiguousarray(indptr, dtypes.OFFSET)
-        self.indices = np.ascontiguousarray(indices, dtypes.INDEX)
-        self.values = values
-        lengths = np.diff(self.indptr)
-        self.longest = int(lengths.max(initial=0))
-        batch = min(batch_size, len(lengths))
-        most = int(np.partition(lengths, len(lengths) - batch)[len(lengths) - batch :].sum()) if batch else 0
+    def __init__(self, matrix, batch_size, with_values):
+        self._source = self._arrays(matrix, with_values)
+        self.longest, most = longest_rows(matrix, batch_size)
         self.out_indptr = np.zeros(batch_size + 1, dtypes.OFFSET)
         self.out_indices = np.zeros(most, dtypes.INDEX)
-        self.out_values = np.zeros(most if len(values) else 0, dtypes.VALUE)
+        self.out_values = np.zeros(most if with_values else 0, dtypes.VALUE)
+
+    @staticmethod
+    def _arrays(matrix, with_values):
+        indptr = np.ascontiguousarray(matrix.indptr, dtypes.OFFSET)
+        indices = np.ascontiguousarray(matrix.indices, dtypes.INDEX)
+        return indptr, indices, matrix.data if with_values else np.zeros(0, dtypes.VALUE)
 
     def take(self, rows, weights, normalize):
-        total = take_rows(
-            self.indptr,
-            self.indices,
-            self.values,
-            weights,
-            rows,
-            normalize,
-            self.out_indptr,
-            self.out_indices,
-            self.out_values,
-        )
+        out = self.out_indptr, self.out_indices, self.out_values
+        total = take_rows(*self._source, weights, rows, normalize, *out)
         return self.out_indptr[: len(rows) + 1], self.out_indices[:total], self.out_values[:total]
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """Return a permutation of 0..n-1, a function of (n, seed, epoch) alone.
+class _MappedRows(_Rows):
+    """A mapped matrix, a window of it, and room for any `batch_size` of its rows."""
 
-    Parameters
-    ----------
-    n, seed, epoch : int
+    def __init__(self, matrix, batch_size, with_values):
+        self._matrix, self._with_values = matrix, with_values
+        self._starts = self._stops = self._first = np.zeros(0, dtypes.OFFSET)
+        super().__init__(matrix, batch_size, with_values)
 
-    Returns
-    -------
-    int64 array [n]
-    """
-    key = np.array([seed, epoch], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).permutation(n).astype(dtypes.OFFSET, copy=False)
+    @staticmethod
+    def _arrays(matrix, with_values):
+        return np.zeros(1, dtypes.OFFSET), np.zeros(0, dtypes.INDEX), np.zeros(0, dtypes.VALUE)
+
+    def fetch(self, starts, stops):
+        """Have these ranges of rows, and no others, in memory."""
+        starts, stops = starts[starts < stops], stops[starts < stops]
+        self._load(self._matrix.places(starts), self._matrix.places(stops - 1) + 1)
+
+    def take(self, rows, weights, normalize):
+        if len(rows) and not (rows.min() >= 0 and rows.max() < self._matrix.shape[0]):
+            raise ValueError(f"a row is not in 0..{self._matrix.shape[0] - 1}")
+        places = self._matrix.places(rows)
+        window = self._windows(places)
+        if (window < 0).any() or (places >= self._stops[window]).any():
+            self._load(*runs(np.unique(places)))
+            window = self._windows(places)
+        return super().take(self._first[window] + places - self._starts[window], weights, normalize)
+
+    def _windows(self, places):
+        """Which of the ranges in memory begins last before each place; -1 for none."""
+        return np.searchsorted(self._starts, places, side="right") - 1
+
+    def _load(self, starts, stops):
+        # The former window goes first: two are never in memory.
+        self._source = None
+        order = np.argsort(starts)
+        self._starts, self._stops = starts[order], stops[order]
+        self._first = np.cumsum(self._stops - self._starts) - (self._stops - self._starts)
+        self._source = self._matrix.read(self._starts, self._stops, with_values=self._with_values)

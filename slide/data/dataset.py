@@ -94,6 +94,8 @@ class Dataset:
         """
         X = as_float32_csr(X, "X")
         Y = as_float32_csr(Y, "Y")
+        if is_mapped(Y) and Y.mapping.letter == "Y":
+            return cls(X, Y, name=name)
         negative = Y.data < 0
         if negative.any():
             row, column, value = _locate(Y, negative)
@@ -181,6 +183,14 @@ class Dataset:
         return self.subset(np.sort(order[:cut])), self.subset(np.sort(order[cut:]))
 
 
+def is_mapped(matrix) -> bool:
+    """Tell whether a matrix is one of a data set's folder, mapped into memory, which was checked when it was written.
+
+    See `slide.data.mapped`.
+    """
+    return getattr(matrix, "mapping", None) is not None
+
+
 def as_float32_csr(matrix, letter: str) -> csr_matrix:
     """Return a canonical, finite float32 CSR matrix, sharing memory where nothing has to change.
 
@@ -196,6 +206,8 @@ def as_float32_csr(matrix, letter: str) -> csr_matrix:
     DataError
         As :meth:`Dataset.from_arrays` does.
     """
+    if is_mapped(matrix):
+        return matrix
     if not issparse(matrix):
         matrix = np.asarray(matrix)
     if matrix.ndim != 2:

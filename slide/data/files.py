@@ -50,7 +50,9 @@ def sniff(path: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: there is no such file") from None
     except IsADirectoryError:
-        raise DataError(f"{path} is a folder; name the file in it to be read") from None
+        raise DataError(
+            f"{path} is a folder, and none that `slide convert` wrote; name the file in it to be read"
+        ) from None
     if not head:
         raise DataError(f"{path} is empty; the file may not have been written to the end")
     for packing, magic in MAGIC.items():

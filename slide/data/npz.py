@@ -6,16 +6,22 @@ import lzma
 import math
 import zipfile
 import zlib
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide.data.dataset import DataError, Dataset
 from slide.data.files import replacing, sniff
+from slide.data.points import PointSink
 
 PARTS = {"data": "fiu", "indices": "iu", "indptr": "iu", "shape": "iu"}
 """The arrays of a matrix and the kinds of dtype each may have."""
+
+BLOCK_ROWS = 4096
+"""Rows of an archive that are in memory at a time where it is read a piece at a time."""
 
 MAX_DEFLATE_RATIO = 1032
 """No deflated byte stands for more bytes than this (RFC 1951: a match of 258 bytes in two bits)."""
@@ -87,27 +93,109 @@ def read_npz(path: Path, n_features: int | None = None, n_labels: int | None = N
         raise DataError(f"{path}: {error}") from None
 
 
+def scan_npz(
+    path: Path, sink: PointSink, n_features: int | None = None, n_labels: int | None = None
+) -> tuple[int, int]:
+    """Read what :func:`read_npz` reads a piece at a time.
+
+    Parameters
+    ----------
+    path : Path
+    sink : PointSink
+        Takes the points.
+    n_features, n_labels : int, optional
+
+    Returns
+    -------
+    n_features, n_labels : int
+
+    Raises
+    ------
+    DataError
+        As :func:`read_npz` does.
+    """
+    if sniff(path) != "zip":
+        raise DataError(f"{path} is not a NumPy archive; write it with save_npz, or give the format it has")
+    with ExitStack() as stack:
+        with _reading(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            X, Y = _MatrixStream(path, archive, "X", n_features), _MatrixStream(path, archive, "Y", n_labels)
+        if X.n_rows != Y.n_rows:
+            raise DataError(f"{path}: X has {X.n_rows:,} rows and Y has {Y.n_rows:,}: both need one for each point")
+        for first in range(0, X.n_rows, BLOCK_ROWS):
+            with _reading(path):
+                count = min(BLOCK_ROWS, X.n_rows - first)
+                pair = X.read(first, count), Y.read(first, count)
+            try:
+                block = Dataset.from_arrays(*pair)
+            except DataError as error:
+                raise DataError(f"{path}, in the rows from {first:,} on, counted from there: {error}") from None
+            sink.append(
+                block.Y.indices, np.diff(block.Y.indptr), block.X.indices, block.X.data, np.diff(block.X.indptr)
+            )
+        with _reading(path):
+            X.close()
+            Y.close()
+    return X.n_columns, Y.n_columns
+
+
+class _MatrixStream:
+    """A matrix of an archive, read some rows after the others."""
+
+    def __init__(self, path, archive, letter, n_columns):
+        self._path, self._letter = path, letter
+        with _open_array(path, archive, f"{letter}_shape", PARTS["shape"])[0] as file:
+            self.n_rows, columns = _shape(path, letter, np.lib.format.read_array(_rewound(file), allow_pickle=False))
+        self.n_columns = columns if n_columns is None else n_columns
+        self._files, self._dtypes, lengths = {}, {}, {}
+        for part in ("data", "indices", "indptr"):
+            self._files[part], lengths[part], self._dtypes[part] = _open_array(
+                path, archive, f"{letter}_{part}", PARTS[part]
+            )
+        if lengths["indptr"] != self.n_rows + 1 or lengths["data"] != lengths["indices"]:
+            raise DataError(_misfit(path, letter, self.n_rows, lengths["indices"]))
+        self._n_entries, self._end = lengths["indices"], int(self._take("indptr", 1)[0])
+        if self._end:
+            raise DataError(f"{path}: {letter}_indptr must begin with 0, not {self._end}")
+
+    def read(self, first, count):
+        """Return the next rows, of which `first` is the number of the first."""
+        ends = np.append(self._end, self._take("indptr", count).astype(np.int64))
+        past = first + count == self.n_rows and ends[-1] != self._n_entries
+        if (np.diff(ends) < 0).any() or ends[-1] > self._n_entries or past:
+            raise DataError(_misfit(self._path, self._letter, self.n_rows, self._n_entries))
+        self._end = int(ends[-1])
+        data, indices = (self._take(part, self._end - int(ends[0])) for part in ("data", "indices"))
+        try:
+            return csr_matrix((data, indices, ends - ends[0]), shape=(count, self.n_columns))
+        except ValueError as error:
+            raise DataError(f"{self._path}: {self._letter} is not a valid sparse matrix: {error}") from None
+
+    def close(self):
+        """Have the archive compare the check sums of what was read to the end."""
+        for file in self._files.values():
+            if file.read(1):
+                raise EOFError("bytes are left over")
+            file.close()
+
+    def _take(self, part, count):
+        size = count * self._dtypes[part].itemsize
+        content = self._files[part].read(size)
+        if len(content) != size:
+            raise EOFError(f"{self._letter}_{part} breaks off")
+        return np.frombuffer(content, self._dtypes[part])
+
+
 def _read_matrix(path: Path, letter: str, n_columns: int | None) -> csr_matrix:
     arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for part, kinds in PARTS.items():
-                arrays[part] = _read_array(path, archive, f"{letter}_{part}", kinds)
-    except DataError:
-        raise
-    except DAMAGE as error:
-        raise DataError(f"{path}: the archive is damaged ({error}); write or fetch it again") from None
-    if len(arrays["shape"]) != 2 or (arrays["shape"] < 0).any():
-        raise DataError(
-            f"{path}: {letter}_shape must be two numbers, rows and columns, not {arrays['shape']}"
-        )
-    n_rows, columns = map(int, arrays["shape"])
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        for part, kinds in PARTS.items():
+            with _open_array(path, archive, f"{letter}_{part}", kinds)[0] as file:
+                arrays[part] = np.lib.format.read_array(_rewound(file), allow_pickle=False)
+    n_rows, columns = _shape(path, letter, arrays["shape"])
     indptr = arrays["indptr"]
     if len(indptr) != n_rows + 1 or indptr[-1] != len(arrays["indices"]):
-        raise DataError(
-            f"{path}: {letter}_indptr must have {n_rows + 1} entries, one more than rows, and end with the "
-            f"{len(arrays['indices'])} entries of {letter}_indices"
-        )
+        raise DataError(_misfit(path, letter, n_rows, len(arrays["indices"])))
     try:
         return csr_matrix(
             (arrays["data"], arrays["indices"], indptr),
@@ -117,27 +205,51 @@ def _read_matrix(path: Path, letter: str, n_columns: int | None) -> csr_matrix:
         raise DataError(f"{path}: {letter} is not a valid sparse matrix: {error}") from None
 
 
-def _read_array(path: Path, archive: zipfile.ZipFile, name: str, kinds: str) -> np.ndarray:
-    """Read one array, after its header has been held against the bytes that are there."""
+@contextmanager
+def _reading(path):
+    """Turn what reading a damaged archive raises into a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except DAMAGE as error:
+        raise DataError(f"{path}: the archive is damaged ({error}); write or fetch it again") from None
+
+
+def _shape(path, letter, shape):
+    if len(shape) != 2 or (shape < 0).any():
+        raise DataError(f"{path}: {letter}_shape must be two numbers, rows and columns, not {shape}")
+    return map(int, shape)
+
+
+def _misfit(path, letter, n_rows, n_entries):
+    return (
+        f"{path}: {letter}_indptr must have {n_rows + 1} entries, one more than rows, and end with the "
+        f"{n_entries} entries of {letter}_indices"
+    )
+
+
+def _rewound(file):
+    file.seek(0)
+    return file
+
+
+def _open_array(path: Path, archive: zipfile.ZipFile, name: str, kinds: str) -> tuple[BinaryIO, int, np.dtype]:
+    """Open one array after its header, which has been held against the bytes that are there."""
     try:
         member = archive.getinfo(f"{name}.npy")
     except KeyError:
         raise DataError(f"{path}: there is no array {name}; expected those that save_npz writes") from None
     if member.file_size > MAX_DEFLATE_RATIO * min(member.compress_size, path.stat().st_size):
         raise DataError(f"{path}: {name} announces more bytes than the archive can hold; it is damaged")
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read_header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read_header(file)
-        if len(shape) != 1 or dtype.kind not in kinds:
-            raise DataError(
-                f"{path}: {name} has shape {shape} and dtype {dtype}; expected one dimension of numbers"
-            )
-        if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
-            raise DataError(
-                f"{path}: {name} announces {shape[0]:,} values, but the archive holds fewer or more"
-            )
-        file.seek(0)
-        return np.lib.format.read_array(file, allow_pickle=False)
+    file = archive.open(member)
+    version = np.lib.format.read_magic(file)
+    read_header = (
+        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read_header(file)
+    if len(shape) != 1 or dtype.kind not in kinds:
+        raise DataError(f"{path}: {name} has shape {shape} and dtype {dtype}; expected one dimension of numbers")
+    if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+        raise DataError(f"{path}: {name} announces {shape[0]:,} values, but the archive holds fewer or more")
+    return file, shape[0], dtype

@@ -11,33 +11,34 @@ from typing import Literal
 from slide.data.cache import CacheEntry, default_folder
 from slide.data.dataset import MAX_IDS, Dataset
 from slide.data.files import SUFFIXES, sniff
+from slide.data.folder import is_folder, open_folder
 from slide.data.npz import read_npz
 from slide.data.text import ZeroBased, looks_like_svmlight, read_svmlight, read_xc
 
-FORMATS = ("auto", "xc", "svmlight", "npz")
+FORMATS = ("auto", "xc", "svmlight", "npz", "folder")
 SVMLIGHT_SUFFIXES = (".svm", ".svmlight", ".libsvm")
 
 
 def load(
     path: str | os.PathLike,
     *,
-    format: Literal["auto", "xc", "svmlight", "npz"] = "auto",
+    format: Literal["auto", "xc", "svmlight", "npz", "folder"] = "auto",
     n_features: int | None = None,
     n_labels: int | None = None,
     zero_based: ZeroBased = "auto",
     cache: bool = True,
     cache_dir: str | os.PathLike | None = None,
 ) -> Dataset:
-    """Read a data set from a file.
+    """Read a data set from a file, or map a folder that :func:`convert` wrote into memory.
 
     Repeated features are summed, repeated labels count once, and rows may be unsorted or empty.
 
     Parameters
     ----------
     path : path-like
-        Text, plain or packed with gzip or xz, or a NumPy archive written by :func:`save_npz`. The data set is
-        named after the file.
-    format : {"auto", "xc", "svmlight", "npz"}, default="auto"
+        Text, plain or packed with gzip or xz, a NumPy archive written by :func:`save_npz`, or a folder written by
+        :func:`convert` or :func:`save_folder`, which is not read but mapped. The data set is named after the file.
+    format : {"auto", "xc", "svmlight", "npz", "folder"}, default="auto"
         "xc" is the text of the extreme-classification repository: a header ``points features labels``, then
         one point a line, ``label,label feature:value feature:value``; a line without labels starts with a
         space. "svmlight" is the same without a header and with comments. "auto" goes by the file's bytes and
@@ -69,14 +70,10 @@ def load(
     >>> train = load("train.txt.xz")  # doctest: +SKIP
     >>> test = load("test.svm", n_features=train.n_features, n_labels=train.n_labels)  # doctest: +SKIP
     """
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
-    if zero_based not in (True, False, "auto"):
-        raise ValueError(f'zero_based must be True, False or "auto", not {zero_based!r}')
-    n_features = _check_size("n_features", n_features)
-    n_labels = _check_size("n_labels", n_labels)
-
+    n_features, n_labels = check_options(format, n_features, n_labels, zero_based)
     path = Path(path)
+    if format == "folder" or (format == "auto" and is_folder(path)):
+        return open_folder(path, n_features, n_labels)
     sniff(path)  # Refuses what is no file before the cache looks for it.
     name = path.name.split(".")[0]
     if format == "auto":
@@ -100,8 +97,17 @@ def load(
     return replace(dataset, name=name)
 
 
-def detect_format(path: str | os.PathLike) -> Literal["xc", "svmlight", "npz"]:
-    """Tell the format of a file by its bytes and suffixes and, for text, by its first line.
+def check_options(format, n_features, n_labels, zero_based) -> tuple[int | None, int | None]:
+    """Return the sizes as whole numbers, or raise ValueError if an option of :func:`load` is none it knows."""
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
+    if zero_based not in (True, False, "auto"):
+        raise ValueError(f'zero_based must be True, False or "auto", not {zero_based!r}')
+    return _check_size("n_features", n_features), _check_size("n_labels", n_labels)
+
+
+def detect_format(path: str | os.PathLike) -> Literal["xc", "svmlight", "npz", "folder"]:
+    """Tell the format of a file, or a folder, by its bytes and suffixes and, for text, by its first line.
 
     Parameters
     ----------
@@ -110,7 +116,7 @@ def detect_format(path: str | os.PathLike) -> Literal["xc", "svmlight", "npz"]:
 
     Returns
     -------
-    {"xc", "svmlight", "npz"}
+    {"xc", "svmlight", "npz", "folder"}
 
     Raises
     ------
@@ -118,6 +124,8 @@ def detect_format(path: str | os.PathLike) -> Literal["xc", "svmlight", "npz"]:
         If the file is missing, empty or damaged.
     """
     path = Path(path)
+    if is_folder(path):
+        return "folder"
     if sniff(path) == "zip":
         return "npz"
     suffixes = [suffix.lower() for suffix in path.suffixes]

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from slide.data.dataset import MAX_IDS, DataError, Dataset
 from slide.data.files import SUFFIXES, open_bytes, replacing, whole_lines
+from slide.data.points import PointArrays, PointSink
 from slide.kernels.text import ParsedLines, ParseStatus, parse_lines
 
 ZeroBased = bool | Literal["auto"]
@@ -52,6 +52,28 @@ def read_xc(path: Path, n_features: int | None = None, n_labels: int | None = No
     DataError
         If the file is missing, empty, damaged or malformed, or if the number of points is not the header's.
     """
+    arrays = PointArrays()
+    return arrays.dataset(*scan_xc(path, arrays, n_features, n_labels))
+
+
+def scan_xc(path: Path, sink: PointSink, n_features: int | None = None, n_labels: int | None = None) -> tuple[int, int]:
+    """Read what :func:`read_xc` reads a piece at a time.
+
+    Parameters
+    ----------
+    path : Path
+    sink : PointSink
+        Takes the points.
+    n_features, n_labels : int, optional
+
+    Returns
+    -------
+    n_features, n_labels : int
+
+    Raises
+    ------
+    DataError
+    """
     rows = None
     with open_bytes(path) as file:
         for text in whole_lines(file, path):
@@ -60,7 +82,7 @@ def read_xc(path: Path, n_features: int | None = None, n_labels: int | None = No
                 n_points, header_features, header_labels = _parse_header(path, header)
                 n_features = header_features if n_features is None else n_features
                 n_labels = header_labels if n_labels is None else n_labels
-                rows = _Rows(path, first_line=2, stop_feature=n_features, stop_label=n_labels)
+                rows = _Rows(path, sink, first_line=2, stop_feature=n_features, stop_label=n_labels)
                 text = text[len(header) + 1 :]
             rest = rows.parse(text, max_rows=n_points - rows.n_points)
             if extra := rest.lstrip(BLANKS):
@@ -80,7 +102,7 @@ def read_xc(path: Path, n_features: int | None = None, n_labels: int | None = No
             f"the file ends here, after {rows.n_points:,} points",
             f"the header announces {n_points:,} points: the file may be truncated",
         )
-    return rows.dataset(n_features, n_labels)
+    return n_features, n_labels
 
 
 def read_svmlight(
@@ -112,8 +134,40 @@ def read_svmlight(
     DataError
         If the file is missing, empty, damaged or malformed, or has query ids.
     """
+    arrays = PointArrays()
+    return arrays.dataset(*scan_svmlight(path, arrays, n_features, n_labels, zero_based))
+
+
+def scan_svmlight(
+    path: Path,
+    sink: PointSink,
+    n_features: int | None = None,
+    n_labels: int | None = None,
+    zero_based: ZeroBased = "auto",
+) -> tuple[int, int, int]:
+    """Read what :func:`read_svmlight` reads a piece at a time.
+
+    Parameters
+    ----------
+    path : Path
+    sink : PointSink
+        Takes the points, with the features' ids as they are written.
+    n_features, n_labels : int, optional
+    zero_based : bool or "auto", default="auto"
+
+    Returns
+    -------
+    n_features, n_labels : int
+    first_feature : int
+        The id that is column 0.
+
+    Raises
+    ------
+    DataError
+    """
     rows = _Rows(
         path,
+        sink,
         first_feature=1 if zero_based is False else 0,
         stop_feature=(MAX_IDS if n_features is None else n_features) + (zero_based is not True),
         stop_label=MAX_IDS if n_labels is None else n_labels,
@@ -126,14 +180,12 @@ def read_svmlight(
         zero_based = rows.smallest_feature == 0
         if zero_based and rows.largest_feature == n_features:
             # Ids from 0 to n_features fit neither way of counting; the second reading names the line.
-            return read_svmlight(path, n_features, n_labels, zero_based=True)
+            return scan_svmlight(path, sink, n_features, n_labels, zero_based=True)
     if n_features is None:
         n_features = max(rows.largest_feature + zero_based, 0)
-    return rows.dataset(
-        n_features,
-        rows.largest_label + 1 if n_labels is None else n_labels,
-        first_feature=0 if zero_based else 1,
-    )
+    if n_labels is None:
+        n_labels = rows.largest_label + 1
+    return n_features, n_labels, 0 if zero_based else 1
 
 
 def looks_like_svmlight(path: Path) -> bool:
@@ -190,13 +242,14 @@ def save_xc(path: str | Path, dataset: Dataset) -> None:
 
 
 class _Rows:
-    """The rows of one file, gathered chunk by chunk.
+    """The rows of one file, parsed chunk by chunk and handed on.
 
     Bounds are those of :func:`slide.kernels.text.parse_lines`.
     """
 
-    def __init__(self, path, *, first_line=1, first_feature=0, stop_feature, stop_label, comments=False):
+    def __init__(self, path, sink, *, first_line=1, first_feature=0, stop_feature, stop_label, comments=False):
         self.path = path
+        self.sink = sink
         self.line = first_line
         self.rules = {
             "first_feature": first_feature,
@@ -208,11 +261,6 @@ class _Rows:
         self.smallest_feature = MAX_IDS
         self.largest_feature = -1
         self.largest_label = -1
-        self.labels = _GrowingArray(np.int32)
-        self.label_counts = _GrowingArray(np.int64)
-        self.features = _GrowingArray(np.int32)
-        self.values = _GrowingArray(np.float32)
-        self.feature_counts = _GrowingArray(np.int64)
 
     def parse(self, text: memoryview, max_rows: int = MAX_ROWS) -> bytes:
         """Take in the rows of `text`, at most `max_rows`, and return the text beyond them."""
@@ -226,26 +274,13 @@ class _Rows:
         features, values, feature_counts = parsed.features, parsed.values, parsed.feature_counts
         if not parsed.features_increase:
             features, values, feature_counts = self._merge_features(parsed)
-        self.labels.extend(labels)
-        self.label_counts.extend(label_counts)
-        self.features.extend(features)
-        self.values.extend(values)
-        self.feature_counts.extend(feature_counts)
+        self.sink.append(labels, label_counts, features, values, feature_counts)
         self.smallest_feature = int(features.min(initial=self.smallest_feature))
         self.largest_feature = int(features.max(initial=self.largest_feature))
         self.largest_label = int(labels.max(initial=self.largest_label))
         self.n_points += len(label_counts)
         self.line += parsed.n_lines
         return bytes(text[parsed.n_bytes :])
-
-    def dataset(self, n_features: int, n_labels: int, first_feature: int = 0) -> Dataset:
-        """Hand the rows over, `first_feature` being the id that becomes column 0."""
-        features = self.features.finish()
-        features -= first_feature
-        X = _canonical_csr(self.values.finish(), features, self.feature_counts.finish(), n_features)
-        labels = self.labels.finish()
-        Y = _canonical_csr(np.ones(len(labels), np.float32), labels, self.label_counts.finish(), n_labels)
-        return Dataset(X, Y)
 
     def _merge_features(self, parsed: ParsedLines):
         """Sort the features of every row and sum the values of repeats."""
@@ -306,29 +341,6 @@ class _Rows:
         return f"the value of {quoted} is not a number", "expected feature:value, such as 12:0.5"
 
 
-class _GrowingArray:
-    """An array that is extended piece by piece, in place.
-
-    Large blocks are moved by the operating system's page tables, so that the peak stays near the result;
-    collecting the pieces and joining them would hold everything twice.
-    """
-
-    def __init__(self, dtype):
-        self.array = np.empty(0, dtype)
-        self.size = 0
-
-    def extend(self, piece: np.ndarray) -> None:
-        size = self.size + len(piece)
-        if size > len(self.array):
-            self.array.resize(max(size, len(self.array) * 5 // 4), refcheck=False)
-        self.array[self.size : size] = piece
-        self.size = size
-
-    def finish(self) -> np.ndarray:
-        self.array.resize(self.size, refcheck=False)
-        return self.array
-
-
 def _parse_header(path: Path, header: bytes) -> tuple[int, int, int]:
     fields = header.split()
     if len(fields) != 3 or not all(field.isdigit() for field in fields):
@@ -355,13 +367,6 @@ def _keys(counts: np.ndarray, ids: np.ndarray) -> np.ndarray:
 def _split_keys(keys: np.ndarray, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (counts by row, int32 ids) of sorted keys."""
     return np.bincount(keys >> 32, minlength=n_rows), (keys & 0xFFFFFFFF).astype(np.int32)
-
-
-def _canonical_csr(data, indices, counts: np.ndarray, n_columns: int) -> csr_matrix:
-    indptr = np.concatenate(([0], np.cumsum(counts)))
-    matrix = csr_matrix((data, indices, indptr), shape=(len(counts), n_columns), copy=False)
-    matrix.has_canonical_format = True
-    return matrix
 
 
 def _quote(token: bytes) -> str:

@@ -13,6 +13,8 @@ from libc.string cimport memmove
 from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport KERNELS, RowTable
 
+from slide.kernels.rows import check_writable
+
 cdef enum:
     _ROWS_A_TASK = 64
 
@@ -185,6 +187,7 @@ cdef void _two_nodes(const double *moments, double unit, float *out) noexcept no
 
 
 def check_owed(RowTable table, Owed owed):
-    """Raise ValueError unless the table keeps the moments that decay."""
+    """Raise ValueError unless the table may be written to and keeps the moments that decay."""
+    check_writable(table)
     if owed.owed.decays and table.moments < 2:
         raise ValueError(f"moments decay, but the table keeps {table.moments} of two")

@@ -26,6 +26,7 @@ from slide.kernels.rows cimport (
 from slide.kernels.sparse cimport SampleGradient
 
 from slide.kernels.grouping import check_grouped
+from slide.kernels.rows import check_writable
 
 
 @cython.final
@@ -148,7 +149,8 @@ def measure():
 
 
 def check_moments(RowTable table, StepRule rule):
-    """Raise ValueError unless the table keeps the moments, or accumulates the squares, that the rule needs."""
+    """Raise ValueError unless the table may be written to and keeps the moments, or squares, that the rule needs."""
+    check_writable(table)
     if table.moments < rule.moments:
         raise ValueError(f"the rule needs {rule.moments} moments a weight, the table keeps {table.moments}")
     if rule.accumulates and not table.accumulates:

@@ -14,8 +14,15 @@ cdef extern from *:
     #else
     static int slide_openmp(void) { return 0; }
     #endif
+    #if defined(_OPENMP) && __GNUC__ >= 9 && !defined(__clang__)
+    static void slide_end_threads(void) { omp_pause_resource_all(omp_pause_hard); }
+    #else
+    /* The runtime of Clang begins anew in a forked process by itself. */
+    static void slide_end_threads(void) { }
+    #endif
     """
     int slide_openmp()
+    void slide_end_threads()
 
 cdef extern from "isa.h" nogil:
     int slide_isa_supported()
@@ -36,6 +43,19 @@ cdef int threads_for(int num_threads, long long work, long long grain) noexcept 
 def openmp_version():
     """Return the OpenMP specification's date the kernels were built with, such as 201511, or 0 without OpenMP."""
     return slide_openmp()
+
+
+def end_threads():
+    """End the threads that wait for the calling thread's next parallel loop, which makes new ones.
+
+    Called before every fork: the child has a copy of the forking thread alone, and where GCC's OpenMP remembers other
+    threads it waits for them forever.
+    """
+    slide_end_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=end_threads)
 
 
 def isa():

@@ -1,8 +1,5 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
-from slide.kernels.memory cimport HugeBuffer
-
-
 cdef extern from "rows.h" nogil:
     const int SLIDE_LANES, SLIDE_HEADER, SLIDE_BIAS, SLIDE_BIAS_M, SLIDE_BIAS_V, SLIDE_LAST_STEP, SLIDE_ACCUMULATOR
     const int SLIDE_FP32, SLIDE_BF16_MOMENTS, SLIDE_BF16
@@ -94,7 +91,8 @@ cdef slide_row_kernels KERNELS
 
 cdef class RowTable:
     cdef slide_table table
-    cdef readonly HugeBuffer buffer
+    cdef readonly object buffer
+    cdef readonly bint read_only
     cdef readonly int64_t n_rows
     cdef readonly int64_t dim
     cdef readonly int64_t padded_dim

@@ -8,7 +8,7 @@ The layout is spelled out in ``simd/rows.h``; nothing outside this class and tho
 
 cimport cython
 from cython.parallel cimport prange
-from libc.stdint cimport int64_t, uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t, uintptr_t
 
 import numpy as np
 
@@ -53,24 +53,30 @@ cdef class RowTable:
         there in any case; this makes them a part of ``state``.
     precision : str
         ``"fp32"``, ``"bf16-moments"`` (weights float32, moments bfloat16) or ``"bf16"`` (both bfloat16).
+    records : array [n_rows] of ``record_dtype(dim, precision)``, optional
+        Rows without moments that are there already, such as those of a mapped file, to read in place of memory of the
+        table's own. Contiguous and aligned to 64 bytes; nothing is ever written to them.
 
     Attributes
     ----------
-    buffer : HugeBuffer
+    buffer : HugeBuffer or array
         The memory all views below look at.
+    read_only : bool
+        Whether the rows are somebody else's `records`. Kernels that would write to them refuse, and views are not
+        writable.
     padded_dim : int
         `dim` rounded up to a multiple of 16: what the kernels expect of vectors they combine with rows.
 
     Raises
     ------
     ValueError
-        A size is out of range.
+        A size is out of range, or `records` are not as they should be.
     MemoryError
         The table does not fit.
     """
 
     def __cinit__(self, n_rows, dim, *, moments=2, name="", hugepages=True, biased=True, accumulates=False,
-                  precision="fp32"):
+                  precision="fp32", records=None):
         if not 1 <= n_rows < 2**31:
             raise ValueError(f"n_rows must be between 1 and 2**31 - 1, got {n_rows}")
         if not 1 <= dim <= 2**20:
@@ -78,14 +84,23 @@ cdef class RowTable:
         if not 0 <= moments <= 2:
             raise ValueError(f"moments must be 0, 1 or 2, got {moments}")
         size = self.bytes_needed(n_rows, dim, moments, precision)
-        self.buffer = HugeBuffer(size, name=name, hugepages=hugepages, interleave=True)
+        self.read_only = records is not None
+        cdef HugeBuffer memory
+        cdef uintptr_t address
+        if self.read_only:
+            address = self._check_records(records, n_rows, dim, moments or accumulates, precision)
+            self.buffer = records.view(np.uint8)
+            self.buffer.flags.writeable = False
+        else:
+            memory = self.buffer = HugeBuffer(size, name=name, hugepages=hugepages, interleave=True)
+            address = <uintptr_t>memory.data
         self.n_rows = n_rows
         self.dim = dim
         self.padded_dim = _padded(dim)
         self.moments = moments
         self.accumulates = accumulates
         self.precision = precision
-        self.table.base = <float *>self.buffer.data
+        self.table.base = <float *>address
         self.table.n_rows = n_rows
         self.table.dim = dim
         self.table.dp = self.padded_dim
@@ -101,6 +116,32 @@ cdef class RowTable:
         """Return the bytes a table of that shape takes, without making one."""
         weights, moment = _part_floats(dim, precision)
         return int(n_rows) * (SLIDE_HEADER + weights + moment * int(moments)) * 4
+
+    @staticmethod
+    def record_dtype(dim, precision="fp32"):
+        """Return the dtype of a row without moments: fields ``bias`` and ``weights``, bfloat16 as uint16.
+
+        Parameters
+        ----------
+        dim : int
+        precision : str
+        """
+        weights = (np.uint16 if precision == "bf16" else np.float32, (dim,))
+        size = (SLIDE_HEADER + _part_floats(dim, precision)[0]) * 4
+        return np.dtype({"names": ["bias", "weights"], "formats": [np.float32, weights],
+                         "offsets": [SLIDE_BIAS * 4, SLIDE_HEADER * 4], "itemsize": size})
+
+    def _check_records(self, records, n_rows, dim, optimizes, precision):
+        """Return the address of somebody else's rows, if they can be read where they are."""
+        dtype = self.record_dtype(dim, precision)
+        if optimizes:
+            raise ValueError("records have no room for what an optimiser keeps")
+        if records.dtype != dtype or records.shape != (n_rows,):
+            raise ValueError(f"records must be [{n_rows}] of {dtype}, got {list(records.shape)} of {records.dtype}")
+        address = records.ctypes.data
+        if not records.flags.c_contiguous or address % 64:
+            raise ValueError("records must be contiguous and begin at a multiple of 64 bytes")
+        return address
 
     def _columns(self, first, count, dtype=np.float32):
         """View of `count` columns of a type, from so many floats after the beginning of each row on."""
@@ -144,7 +185,13 @@ cdef class RowTable:
         """Set every weight to a uniform draw from [-limit, limit), a function of (seed, row, column) alone.
 
         Bfloat16 weights are the same draws, rounded to nearest.
+
+        Raises
+        ------
+        ValueError
+            The rows are read-only.
         """
+        check_writable(self)
         cdef int64_t row, column, n_rows = self.n_rows, dim = self.dim
         cdef slide_table table = self.table
         cdef int threads = threads_for(num_threads, n_rows * dim, 1 << 16)
@@ -158,6 +205,12 @@ cdef class RowTable:
                     (<uint16_t *>w)[column] = slide_narrow_nearest(x)
                 else:
                     w[column] = x
+
+
+def check_writable(RowTable table):
+    """Raise ValueError if a table's rows are somebody else's, to be read only."""
+    if table.read_only:
+        raise ValueError("the table's rows are read where they lie, such as in a mapped file; they cannot be changed")
 
 
 cdef int64_t _padded(int64_t dim):

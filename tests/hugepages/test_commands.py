@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import slide
 from slide.hugepages import commands, counters, show, text
 from slide.hugepages.bench import bench
 from slide.hugepages.commands import main
@@ -183,9 +184,9 @@ def test_the_tool_in_a_checkout_without_a_build(tmp_path):
     for folder in ("tools", "slide"):
         (bare / folder).mkdir(parents=True)
     (bare / "tools" / "hugepages.py").write_text(TOOL.read_text())
-    source = TOOL.parents[1] / "slide"
+    source = Path(slide.__file__).parent
     for path in (source / "__init__.py", *source.glob("hugepages/*.py"), source / "kernels" / "__init__.py"):
-        target = bare / path.relative_to(TOOL.parents[1])
+        target = bare / "slide" / path.relative_to(source)
         target.parent.mkdir(exist_ok=True)
         target.write_text(path.read_text())
     tool = [sys.executable, "-S", "-E", str(bare / "tools" / "hugepages.py")]

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slide import policies
 from slide.config import ConfigError, LSHConfig, OutputConfig, SamplingConfig
 from slide.kernels import sampling, tables
-from slide.policies import POLICIES, Query, make_policy
+from slide.policies import POLICIES, Query, make_policy, register_policy
 
 N, L, BUCKETS = 400, 9, 16
 
@@ -267,11 +268,16 @@ def test_policies_by_name(world, policy, fill):
 
 
 def test_a_new_policy_needs_one_line(monkeypatch):
+    monkeypatch.setattr(policies, "POLICIES", dict(POLICIES))
     config = SamplingConfig(policy="mine")
     with pytest.raises(ConfigError, match="policy must be one of vanilla, topk, threshold, got 'mine'"):
         make_policy(config)
-    monkeypatch.setitem(POLICIES, "mine", max)
+    register_policy("mine", max)
     assert make_policy(config) is max
+    with pytest.raises(ValueError, match="'mine' is already registered"):
+        register_policy("mine", min)
+    with pytest.raises(ConfigError, match="policy"):
+        register_policy("not a name", max)
 
 
 @pytest.mark.parametrize(

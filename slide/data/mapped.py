@@ -1,0 +1,277 @@
+"""Matrices whose arrays are files: mapped into memory for whoever asks for the arrays, read in pieces for training.
+
+A page of a mapped file counts as this process's memory once it was looked at, and with it go its neighbours, as many as
+the system keeps together: points from here and there would fill memory with all of the data. So batches, and figures of
+the whole data, are read with ordinary calls into memory of their own, which also turns a disk's fault into an error
+where a mapped page would end the process.
+"""
+
+from __future__ import annotations
+
+import mmap
+import operator
+import os
+import weakref
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from slide.data.dataset import DataError
+from slide.kernels import dtypes
+
+
+class ArrayFile:
+    """A file that is an array after a header.
+
+    Parameters
+    ----------
+    path : Path
+    dtype : dtype
+    length : int
+    header : int
+        Bytes before the numbers.
+
+    Attributes
+    ----------
+    array : array [length]
+        The file, mapped; not to be written to.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype, length: int, header: int):
+        self.path = path
+        self._header = header
+        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._handle)
+        mapped = mmap.mmap(self._handle, 0, access=mmap.ACCESS_READ)
+        self.array = np.frombuffer(mapped, dtype, length, header)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def read(self, first: int, last: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Return a copy of some of the numbers.
+
+        Parameters
+        ----------
+        first, last : int
+            The last is not counted.
+        out : array [last - first], optional
+            Where to.
+
+        Raises
+        ------
+        DataError
+            The file has become shorter.
+        OSError
+            It cannot be read.
+        """
+        if out is None:
+            out = np.empty(last - first, self.array.dtype)
+        view, position = memoryview(out).cast("B"), self._header + first * self.array.itemsize
+        while view:
+            count = os.preadv(self._handle, [view], position)
+            if not count:
+                self.refuse(f"the file ends after {position:,} bytes; it had more when it was opened")
+            view, position = view[count:], position + count
+        return out
+
+    def refuse(self, problem: str) -> NoReturn:
+        """Raise DataError: the file does not hold what was once checked and written."""
+        raise DataError(f"{self.path}: {problem}; the folder is damaged, convert the data again")
+
+
+class Mapping:
+    """The files of one matrix.
+
+    Parameters
+    ----------
+    letter : str
+        The matrix.
+    indptr, indices, data : ArrayFile
+        Its arrays, as CSR.
+    """
+
+    def __init__(self, letter: str, indptr: ArrayFile, indices: ArrayFile, data: ArrayFile):
+        self.letter = letter
+        self.indptr, self.indices, self.data = indptr, indices, data
+
+
+class MappedMatrix(csr_matrix):
+    """A float32 CSR matrix in files, canonical and finite, which was checked when it was written.
+
+    Row selection, ``matrix[rows]``, reads the rows alone. Whatever else SciPy does with it may copy all of it, among
+    other reasons since the offsets are int64 and the column ids int32.
+
+    Attributes
+    ----------
+    mapping : Mapping or None
+        None for what SciPy derived from such a matrix, which is in memory.
+    skipped : int64 array
+        Rows of the files, ascending, that the matrix does not have.
+    """
+
+    mapping: Mapping | None = None
+    skipped: np.ndarray = np.zeros(0, dtypes.OFFSET)
+
+    @classmethod
+    def over(cls, mapping: Mapping, n_columns: int) -> MappedMatrix:
+        """Return the matrix of mapped files.
+
+        Parameters
+        ----------
+        mapping : Mapping
+        n_columns : int
+        """
+        matrix = cls((len(mapping.indptr) - 1, n_columns), dtype=dtypes.VALUE)
+        matrix.indptr, matrix.indices, matrix.data = (
+            file.array for file in (mapping.indptr, mapping.indices, mapping.data)
+        )
+        matrix.has_canonical_format = True
+        matrix.mapping = mapping
+        return matrix
+
+    def without(self, rows: np.ndarray) -> MappedMatrix:
+        """Return the matrix without some rows, for row selection, batches and `slide.data.statistics` alone.
+
+        It has no arrays that SciPy could read.
+
+        Parameters
+        ----------
+        rows : int64 array
+            Ascending.
+        """
+        matrix = MappedMatrix((0, 0), dtype=dtypes.VALUE)
+        matrix._shape = (self.shape[0] - len(rows), self.shape[1])
+        matrix.mapping, matrix.skipped = self.mapping, rows
+        return matrix
+
+    def places(self, numbers: np.ndarray) -> np.ndarray:
+        """Return where some rows stand in the files.
+
+        Parameters
+        ----------
+        numbers : int64 array
+        """
+        if not len(self.skipped):
+            return numbers
+        # How many rows the matrix has before each that it skips.
+        before = self.skipped - np.arange(len(self.skipped))
+        return numbers + np.searchsorted(before, numbers, side="right")
+
+    def __getitem__(self, key):
+        """Return rows, or what SciPy returns of these rows, as a matrix in memory."""
+        if self.mapping is None:
+            return super().__getitem__(key)
+        if isinstance(key, tuple):
+            rows, *columns = key
+            part = self[rows]
+            # Arrays of rows and of columns go in pairs.
+            every = 0 if np.isscalar(rows) else slice(None) if isinstance(rows, slice) else np.arange(part.shape[0])
+            return part[(every, *columns)]
+        return self.rows(_row_numbers(key, self.shape[0]))
+
+    def rows(self, numbers: np.ndarray) -> csr_matrix:
+        """Return some rows as a matrix in memory.
+
+        Parameters
+        ----------
+        numbers : int64 array [n]
+            From 0, in any order.
+
+        Raises
+        ------
+        DataError
+            The files are damaged.
+        """
+        indptr, indices, data = self.read(*runs(self.places(numbers)))
+        return csr_matrix((data, indices, indptr), shape=(len(numbers), self.shape[1]))
+
+    def read(
+        self, starts: np.ndarray, stops: np.ndarray, *, with_values: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return ranges of rows, one after the other, and check them: kernels trust ids.
+
+        Parameters
+        ----------
+        starts, stops : int64 arrays
+            Places in the files, as `places` returns them.
+        with_values : bool
+            False for no values.
+
+        Returns
+        -------
+        indptr, indices, values : int64, int32, float32 arrays
+
+        Raises
+        ------
+        DataError
+            The files are damaged.
+        """
+        files = self.mapping
+        lengths = stops - starts
+        indptr = np.zeros(int(lengths.sum()) + 1, dtypes.OFFSET)
+        ranges, row, total = [], 0, 0
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            ends = files.indptr.read(start, stop + 1)
+            if ends[0] < 0 or ends[-1] > len(files.indices) or (np.diff(ends) < 0).any():
+                files.indptr.refuse(f"the offsets of the rows {start:,} to {stop - 1:,} do not ascend within the data")
+            indptr[row + 1 : row + 1 + stop - start] = ends[1:] - ends[0] + total
+            row += stop - start
+            ranges.append((int(ends[0]), int(ends[-1]), total))
+            total += int(ends[-1] - ends[0])
+        indices, values = np.empty(total, dtypes.INDEX), np.empty(total if with_values else 0, dtypes.VALUE)
+        for first, last, at in ranges:
+            files.indices.read(first, last, indices[at : at + last - first])
+            if with_values:
+                files.data.read(first, last, values[at : at + last - first])
+        self.check_ids(indices)
+        if not np.isfinite(values).all():
+            files.data.refuse("a value is not finite")
+        return indptr, indices, values
+
+    def check_ids(self, ids: np.ndarray) -> None:
+        """Raise DataError if ids that were read cannot be what was written.
+
+        Parameters
+        ----------
+        ids : int32 array
+        """
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.shape[1]:
+            wrong = ids[(ids < 0) | (ids >= self.shape[1])][0]
+            self.mapping.indices.refuse(f"the id {wrong} is not one of the {self.shape[1]:,} columns")
+
+    def __reduce__(self):
+        """Pickle as a matrix in memory."""
+        return csr_matrix, ((np.array(self.data), np.array(self.indices), np.array(self.indptr)), self.shape)
+
+
+def runs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the starts and the stops of the ranges that numbers make up, in their order.
+
+    Parameters
+    ----------
+    numbers : int64 array
+    """
+    cuts = np.flatnonzero(np.diff(numbers) != 1) + 1
+    starts = np.concatenate([[0], cuts]) if len(numbers) else cuts
+    stops = np.append(starts[1:], len(numbers)) if len(numbers) else cuts
+    return numbers[starts], numbers[starts] + stops - starts
+
+
+def _row_numbers(key, n: int) -> np.ndarray:
+    if isinstance(key, slice):
+        return np.arange(*key.indices(n), dtype=dtypes.OFFSET)
+    rows = np.asarray(key)
+    if rows.dtype == bool:
+        if rows.shape != (n,):
+            raise IndexError(f"a mask of shape {rows.shape} for {n} rows")
+        return np.flatnonzero(rows).astype(dtypes.OFFSET, copy=False)
+    rows = np.atleast_1d(rows if rows.size else rows.astype(dtypes.OFFSET))
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise IndexError(f"rows are selected by whole numbers, a mask or a slice, not by {rows.ndim}-D {rows.dtype}")
+    if ((rows < -n) | (rows >= n)).any():
+        wrong = rows[(rows < -n) | (rows >= n)][0]
+        raise IndexError(f"row {operator.index(wrong)} is not one of {n}")
+    return np.where(rows < 0, rows + n, rows).astype(dtypes.OFFSET, copy=False)

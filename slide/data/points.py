@@ -1,0 +1,92 @@
+"""What takes points as a reader meets them: arrays in memory, or what writes them elsewhere."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from slide.data.dataset import Dataset
+
+
+class PointSink(Protocol):
+    """What takes the points of a file, some at a time."""
+
+    def append(
+        self,
+        labels: np.ndarray,
+        label_counts: np.ndarray,
+        features: np.ndarray,
+        values: np.ndarray,
+        feature_counts: np.ndarray,
+    ) -> None:
+        """Take points.
+
+        Parameters
+        ----------
+        labels : int32 array
+            Of all the points, one after the other; for each ascending and free of repeats.
+        label_counts : int array [points]
+        features, values : int32, float32 arrays
+            Likewise; the values are finite.
+        feature_counts : int array [points]
+        """
+
+
+class PointArrays:
+    """Points gathered in memory: a `PointSink`."""
+
+    def __init__(self):
+        self.labels = _GrowingArray(np.int32)
+        self.label_counts = _GrowingArray(np.int64)
+        self.features = _GrowingArray(np.int32)
+        self.values = _GrowingArray(np.float32)
+        self.feature_counts = _GrowingArray(np.int64)
+
+    def append(self, labels, label_counts, features, values, feature_counts) -> None:
+        """Take points; see `PointSink`."""
+        self.labels.extend(labels)
+        self.label_counts.extend(label_counts)
+        self.features.extend(features)
+        self.values.extend(values)
+        self.feature_counts.extend(feature_counts)
+
+    def dataset(self, n_features: int, n_labels: int, first_feature: int = 0) -> Dataset:
+        """Hand the rows over, `first_feature` being the id that becomes column 0."""
+        features = self.features.finish()
+        features -= first_feature
+        X = _canonical_csr(self.values.finish(), features, self.feature_counts.finish(), n_features)
+        labels = self.labels.finish()
+        Y = _canonical_csr(np.ones(len(labels), np.float32), labels, self.label_counts.finish(), n_labels)
+        return Dataset(X, Y)
+
+
+class _GrowingArray:
+    """An array that is extended piece by piece, in place.
+
+    Large blocks are moved by the operating system's page tables, so that the peak stays near the result;
+    collecting the pieces and joining them would hold everything twice.
+    """
+
+    def __init__(self, dtype):
+        self.array = np.empty(0, dtype)
+        self.size = 0
+
+    def extend(self, piece: np.ndarray) -> None:
+        size = self.size + len(piece)
+        if size > len(self.array):
+            self.array.resize(max(size, len(self.array) * 5 // 4), refcheck=False)
+        self.array[self.size : size] = piece
+        self.size = size
+
+    def finish(self) -> np.ndarray:
+        self.array.resize(self.size, refcheck=False)
+        return self.array
+
+
+def _canonical_csr(data, indices, counts: np.ndarray, n_columns: int) -> csr_matrix:
+    indptr = np.concatenate(([0], np.cumsum(counts)))
+    matrix = csr_matrix((data, indices, indptr), shape=(len(counts), n_columns), copy=False)
+    matrix.has_canonical_format = True
+    return matrix

@@ -1,0 +1,150 @@
+"""Where a training run stands between two batches: all that its rest depends on besides the network and the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from slide.data.dataset import is_mapped
+from slide.data.folder import describe
+from slide.stopping import BestEpoch
+
+if TYPE_CHECKING:
+    from slide.data.dataset import Dataset
+    from slide.training import History, Progress
+
+SAMPLE = 1000
+"""Rows whose contents a fingerprint takes in; of the others it has the lengths."""
+
+
+@dataclass
+class RunState:
+    """Where a run stands.
+
+    Attributes
+    ----------
+    progress : Progress
+    history : History
+    best : BestEpoch
+    under_way : bool
+        Whether an epoch has begun that is not in the history yet.
+    batches, of_epoch : int
+        Of that epoch: done, and in all.
+    totals : float64 array [3]
+        Sums of these batches' loss, precision and active neurons.
+    began : float
+        ``progress.seconds`` when the epoch began.
+    """
+
+    progress: Progress
+    history: History
+    best: BestEpoch
+    of_epoch: int
+    under_way: bool = False
+    batches: int = 0
+    totals: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    began: float = 0.0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is anything left to do."""
+        ended = self.progress.batch >= self.progress.batches or self.history.out_of_patience
+        return self.under_way or not ended
+
+    def begin_epoch(self) -> None:
+        """Begin the next epoch, unless one is under way."""
+        if not self.under_way:
+            self.progress.epoch += 1
+            self.under_way, self.batches, self.totals[:] = True, 0, 0.0
+            self.began = self.progress.seconds
+
+    def to_dict(self) -> dict:
+        """Return plain values that ``restore`` takes; the best epoch's weights are apart, in ``best.weights``."""
+        history = dataclasses.asdict(self.history)
+        # A run that was stopped goes on as if it had not been.
+        history["stopped"] = False
+        del history["error"]
+        progress = dataclasses.asdict(self.progress)
+        # The last of the history's epochs.
+        del progress["finished"]
+        own = {name: getattr(self, name) for name in ("under_way", "batches", "began")}
+        return {
+            **own,
+            "totals": self.totals.tolist(),
+            "progress": progress,
+            "history": history,
+            "best": self.best.position(),
+        }
+
+    def restore(self, values: dict, best_weights: dict[str, np.ndarray] | None) -> None:
+        """Stand where another run stood.
+
+        Parameters
+        ----------
+        values : dict
+            What ``to_dict`` returned.
+        best_weights : dict of array or None
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Something is missing or is not what it should be.
+        """
+        from slide.training import Epoch
+
+        epochs = [Epoch(**epoch) for epoch in values["history"]["epochs"]]
+        history = {**values["history"], "epochs": epochs, "error": None}
+        progress = {**values["progress"], "finished": epochs[-1] if epochs else None}
+        for target, fields in ((self.progress, progress), (self.history, history)):
+            for f in dataclasses.fields(target):
+                setattr(target, f.name, fields[f.name])
+        self.best.restore(values["best"], best_weights)
+        self.under_way, self.batches = bool(values["under_way"]), int(values["batches"])
+        self.totals[:] = values["totals"]
+        self.began = float(values["began"])
+
+
+def fingerprint(data: Dataset) -> dict:
+    """Return what tells a data set from others: sizes, and a digest of all rows' lengths and some rows' contents.
+
+    It takes milliseconds, so a change to an entry of a row that is not among the `SAMPLE` evenly spaced ones goes
+    unnoticed. Of data that is mapped into memory it is the digest of everything that its folder has.
+
+    Parameters
+    ----------
+    data : Dataset
+
+    Returns
+    -------
+    dict
+        ``points``, ``features``, ``labels``, ``values``, ``labels_of_points``, ``mapped`` and ``digest``.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for matrix in (data.X, data.Y):
+        if is_mapped(matrix):
+            digest.update(describe(matrix.mapping.indptr.path.parent)["fingerprint"].encode())
+        else:
+            _add(digest, matrix)
+    return {
+        "points": data.n_points,
+        "features": data.n_features,
+        "labels": data.n_labels,
+        "values": int(data.X.nnz),
+        "labels_of_points": int(data.Y.nnz),
+        "mapped": is_mapped(data.X),
+        "digest": digest.hexdigest(),
+    }
+
+
+def _add(digest, matrix: csr_matrix):
+    digest.update(np.asarray(matrix.indptr, np.int64))
+    n = matrix.shape[0]
+    for row in np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(np.int64)):
+        entries = slice(int(matrix.indptr[row]), int(matrix.indptr[row + 1]))
+        digest.update(np.ascontiguousarray(matrix.indices[entries], np.int32))
+        digest.update(np.ascontiguousarray(matrix.data[entries], np.float32))

@@ -1,0 +1,235 @@
+"""Training on points as they come: an iterator of blocks in place of a data set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+
+from slide.callbacks import Callback, Callbacks, Run
+from slide.config import ConfigError, TrainingConfig
+from slide.data.batches import Batch
+from slide.data.dataset import DataError, Dataset
+from slide.kernels import dtypes
+from slide.learning_rate import lr_factor
+from slide.training import Epoch, History, Progress, fitting
+
+RECOUNT = 1.1
+"""How many times as many points as at the last count of the labels make the next one due."""
+
+
+def fit_stream(
+    network,
+    blocks: Iterable[tuple[csr_matrix, csr_matrix]],
+    *,
+    config: TrainingConfig | None = None,
+    label_frequency: np.ndarray | None = None,
+    label_weights: np.ndarray | None = None,
+    callbacks: Iterable[Callback | Callable[[Progress], bool | None]] = (),
+) -> History:
+    """Train a network on an iterator, once through and in its order; a block and a batch are in memory at a time.
+
+    Parameters
+    ----------
+    network : Network
+    blocks : iterable of (X, Y)
+        Features and labels of any number of points, as ``fit`` takes them. They are cut and joined to batches of
+        ``config.batch_size``: the weights do not depend on where one block ends and the next begins. Neighbours in the
+        stream share a batch, so it should be in random order.
+    config : TrainingConfig, optional
+        Of it `batch_size`, `max_batches`, `schedule`, `warmup` and `final_lr` count. The schedule goes over
+        `max_batches`; without them nobody knows how long the run will be, and the learning rate stays as it is after
+        the warm-up.
+    label_frequency : float array [n_labels], optional
+        Share of the points that has each label, where it is known. By default it is counted as the stream goes, on top
+        of what the network knows from former training.
+    label_weights : float array [n_labels], optional
+        As for ``fit``.
+    callbacks : iterable of Callback or callable, optional
+        As for ``fit``; the end of the stream is that of the one epoch. ``Progress.batches`` is 0 where nobody knows how
+        many will come.
+
+    Returns
+    -------
+    History
+        Of one epoch, without quality.
+
+    Raises
+    ------
+    ConfigError
+        The configuration asks for something that needs all of the data, or its length.
+    DataError
+        A block cannot be used: the message has its number, counted from 1. What the batches before it have taught
+        stays, and training can go on with another stream. Also if the stream has no points.
+    FloatingPointError
+        The loss became NaN or infinite.
+    ValueError
+        `label_frequency` or `label_weights` are not as they should be.
+    TypeError
+        `callbacks` are not a list of callbacks.
+
+    Notes
+    -----
+    The same stream gives the same weights to the bit, at any number of threads. Whatever the iterator raises comes
+    through.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from slide import Network, TrainingConfig
+    >>> blocks = ((np.eye(3)[i % 3 : i % 3 + 1], np.eye(3)[i % 3 : i % 3 + 1]) for i in range(600))
+    >>> network = Network(3, 3)
+    >>> network.fit_stream(blocks, config=TrainingConfig(batch_size=20)).batches
+    30
+    """
+    config = config or TrainingConfig()
+    callbacks = Callbacks(callbacks)
+    _check_config(network, config, label_weights)
+    network.output.set_label_weights(label_weights)
+    frequency = _Frequency(network.output, label_frequency)
+    if config.max_batches is None:
+        config = replace(config, schedule="constant")
+    limit = config.max_batches or 0
+    progress, history, totals = Progress(epoch=1, batches=limit), History(), np.zeros(3)
+    rehashed_before = network.rehash_seconds
+    with callbacks.following(Run(network, config, 0, 0, progress), history):
+        try:
+            for batch in _batches(network, blocks, config.batch_size, progress):
+                start = time.perf_counter()
+                frequency.count(batch)
+                # The factor does not depend on a length that is not known.
+                factor = lr_factor(config, progress.batch, limit or progress.batch + 1, 1)
+                stats = network.train_batch(batch, lr_factor=factor)
+                progress.seconds += time.perf_counter() - start
+                progress.rehash_seconds = network.rehash_seconds - rehashed_before
+                progress.lr = network.config.optimizer.lr * factor
+                totals += progress.advance(stats, len(batch))
+                history.stopped = callbacks.on_batch(progress)
+                if history.stopped or progress.batch == limit:
+                    break
+        finally:
+            frequency.tell()
+        if not progress.batch:
+            raise DataError("the stream has no points; an iterator that was used before has none left")
+        network.settle()
+        history.rehash_seconds = progress.rehash_seconds
+        history.batches, history.train_seconds = progress.batch, progress.seconds
+        loss, precision, active = map(float, totals / progress.batch)
+        history.active_per_sample = active
+        progress.finished = Epoch(1, progress.batch, loss, precision, active, progress.seconds, {})
+        history.epochs.append(progress.finished)
+        if callbacks.on_epoch(progress):
+            history.stopped = True
+    return history
+
+
+def _check_config(network, config, label_weights):
+    """Raise ConfigError for what needs more than the next block."""
+    fresh, output = network.step == 0, network.config.output
+    for given, what, instead in (
+        (config.needs_validation or config.holdout, "holdout, patience and keep_best", "evaluate in a callback"),
+        (config.schedule == "step", 'schedule "step", which counts epochs,', "choose linear, cosine or constant"),
+        (
+            config.max_batches is None and 0 < config.warmup < 1,
+            "a warmup that is a share of the run",
+            "give max_batches, or the warm-up's number of batches",
+        ),
+        (
+            output.label_weights == "propensity" and label_weights is None,
+            'label_weights "propensity"',
+            "give fit_stream the label_weights",
+        ),
+        (
+            fresh and network.config.feature_weights == "idf",
+            'feature_weights "idf"',
+            'choose "none", and weigh the features of the stream',
+        ),
+        (fresh and output.init == "mean", 'init "mean"', 'choose "random"'),
+    ):
+        if given:
+            raise ConfigError(f"{what} cannot be had of a stream: {instead}, or train on a folder that was converted")
+
+
+def _batches(network, blocks, size, progress) -> Iterator[Batch]:
+    """Yield batches of `size` points, the last of what is left."""
+    waiting, n_waiting = [], 0
+    for number, block in enumerate(blocks, 1):
+        data = _checked(network, block, number, progress)
+        first = 0
+        if n_waiting:
+            first = min(size - n_waiting, data.n_points)
+            waiting.append(data.subset(slice(0, first)))
+            n_waiting += first
+            if n_waiting < size:
+                continue
+            yield from _read(network, _joined(waiting), size, 0, size)
+        stop = data.n_points - (data.n_points - first) % size
+        yield from _read(network, data, size, first, stop)
+        waiting, n_waiting = [data.subset(slice(stop, None))], data.n_points - stop
+    if n_waiting:
+        yield from _read(network, _joined(waiting), size, 0, n_waiting)
+
+
+def _read(network, data, size, first, stop):
+    if first < stop:
+        reader = network.reader(data.X, data.Y, size)
+        for start in range(first, stop, size):
+            yield reader.read(np.arange(start, min(start + size, stop), dtype=dtypes.OFFSET))
+
+
+def _joined(pieces):
+    if len(pieces) == 1:
+        return pieces[0]
+    X, Y = (vstack([getattr(piece, name) for piece in pieces], "csr", dtypes.VALUE) for name in ("X", "Y"))
+    return Dataset(csr_matrix(X), csr_matrix(Y))
+
+
+def _checked(network, block, number, progress):
+    """Return a block as a data set, or raise DataError with its number."""
+    try:
+        if not isinstance(block, (tuple, list)) or len(block) != 2:
+            raise DataError(f"it is {type(block).__name__}, not a pair of matrices (X, Y)")
+        return fitting(network, *block, "block's")
+    except ValueError as error:
+        raise DataError(
+            f"block {number} of the stream: {error}; the {progress.batch:,} batches before it have been learnt"
+        ) from error
+
+
+class _Frequency:
+    """How common labels are, told to an output layer as more and more points are seen.
+
+    Parameters
+    ----------
+    output : OutputLayer
+    known : float array [n_labels] or None
+        Where given nothing is counted.
+    """
+
+    def __init__(self, output, known):
+        self._output, self._counts = output, None
+        if known is not None:
+            output.set_label_frequency(known)
+            return
+        frequency, self._points = output.label_frequency or (np.zeros(output.table.n_rows), 0)
+        self._counts = frequency * self._points
+        self._due = self._points
+
+    def count(self, batch: Batch) -> None:
+        """Count a batch's labels in, before it is trained on."""
+        if self._counts is None:
+            return
+        np.add.at(self._counts, batch.labels, 1)
+        self._points += len(batch)
+        if self._points >= self._due:
+            self.tell()
+            self._due = RECOUNT * self._points
+
+    def tell(self) -> None:
+        """Tell the output layer what has been counted so far."""
+        if self._counts is not None and self._points:
+            # Of a label that every point has, sums that are rounded differently may exceed 1.
+            self._output.set_label_frequency(np.minimum(self._counts / self._points, 1), points=self._points)
