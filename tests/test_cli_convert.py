@@ -96,7 +96,16 @@ def test_progress_is_logged(run, data, monkeypatch):
     assert "200 points, 0 MB written" in result.err
 
 
+@pytest.fixture
+def interruptible():
+    """Interrupts are what they are in a terminal: a shell has its background processes ignore them."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("interruptible")
 def test_signals_leave_nothing_half_made(run, data, monkeypatch, number):
     before = signal.getsignal(number)
     monkeypatch.setattr(console.PiecesDisplay, "piece_done", lambda *state: os.kill(os.getpid(), number))
