@@ -38,6 +38,7 @@ KERNELS = [
     "dropout",
     "dense",
     "search",
+    "sketch",
     "neighbours",
     "roofline",
     "rows",

@@ -72,6 +72,7 @@ The house has two floors; imports run downward only::
       sparse_input       SDDMM and the row step for samples that are sparse themselves
       dense              shared candidates, through BLAS
       search             top-k of all rows, exactly or by sketches of them, and of candidates
+      sketch             rows in few dimensions of seven bits each
       neighbours         nearest sparse vectors through posting lists; the best labels of sparse scores
       losses             softmax and one-vs-all cross-entropy over the active set
       dropout            units and features left out in training

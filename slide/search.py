@@ -15,7 +15,8 @@ from slide.config import LSHConfig, RehashConfig, SamplingConfig
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.rows import RowTable
-from slide.kernels.search import Sketch, candidates_topk, exact_topk, sketch_topk
+from slide.kernels.search import candidates_topk, exact_topk, sketch_topk
+from slide.kernels.sketch import Sketch
 from slide.signals import Signal
 
 BLOCK = 1024

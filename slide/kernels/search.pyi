@@ -1,10 +1,8 @@
-from typing import final
-
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from slide.kernels.rows import RowTable
+from slide.kernels.sketch import Sketch
 
 def exact_topk(
     table: RowTable,
@@ -16,17 +14,6 @@ def exact_topk(
     num_threads: int,
     log_partition: NDArray[np.float32] | None = None,
 ) -> None: ...
-
-@final
-class Sketch:
-    def __new__(cls, vectors: NDArray[np.float32], bias: NDArray[np.float32]) -> Self: ...
-    @property
-    def n_rows(self) -> int: ...
-    @property
-    def dim(self) -> int: ...
-    @property
-    def nbytes(self) -> int: ...
-
 def sketch_topk(
     sketch: Sketch,
     queries: NDArray[np.float32],

@@ -1,14 +1,14 @@
 """Top-k search over the rows of a table: among all of them, exactly or by their sketches, and among candidates.
 
-The products of the exact search are BLAS's, called through SciPy from inside our own parallel loops; the caller limits
-BLAS to one thread around them. What is found does not depend on the number of threads: products have the same operands
-on any number, and the best of a set are the same in any order.
+With AVX-512 scores stay in registers and are compared there; otherwise, and where their exponentials are to be summed,
+they are BLAS's products, called through SciPy from inside our own parallel loops; the caller limits BLAS to one thread
+around them. What is found does not depend on the number of threads: products have the same operands on any number, and
+the best of a set are the same in any order.
 """
 
-cimport cython
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, exp, fabsf, log, rintf, sqrt
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint64_t
 from libc.string cimport memcpy, memset
 from scipy.linalg.cython_blas cimport sgemm
 
@@ -27,36 +27,17 @@ from slide.kernels.rows cimport (
     slide_groups,
     slide_table,
 )
-
-cdef extern from "sketch.h" nogil:
-    const int SLIDE_SKETCH_CENTRE
-
-    ctypedef struct slide_sketch:
-        const uint8_t *codes
-        const float *scale
-        const float *bias
-        int64_t n_rows
-        int64_t dp
-
-    ctypedef struct slide_sketch_queries:
-        const int8_t *codes
-        const float *scale
-        const int32_t *start
-    int32_t slide_sketch_start(const int8_t *query, int64_t dp)
-
-    ctypedef void (*slide_sketch_scorer)(const slide_sketch *, int64_t, int64_t, const slide_sketch_queries *, int64_t,
-                                         int64_t, float *, int64_t) noexcept nogil
-    slide_sketch_scorer slide_sketch_scorer_for(int level)
-
-    ctypedef struct slide_sketch_tile:
-        float score[2][8][16]
-        uint16_t above[2][8]
-        int64_t first
-        int blocks
-
-    ctypedef void (*slide_sketch_scanner)(const slide_sketch *, int64_t, int64_t, const slide_sketch_queries *, int64_t,
-                                          int, const float *, slide_sketch_tile *) noexcept nogil
-    slide_sketch_scanner slide_sketch_scanner_for(int level)
+from slide.kernels.sketch cimport (
+    Sketch,
+    slide_sketch,
+    slide_sketch_queries,
+    slide_sketch_scanner,
+    slide_sketch_scanner_for,
+    slide_sketch_scorer,
+    slide_sketch_scorer_for,
+    slide_sketch_start,
+    slide_sketch_tile,
+)
 
 cdef extern from "score.h" nogil:
     enum: SLIDE_SCORE_ROWS
@@ -513,63 +494,6 @@ cdef inline void _add_sum(_LogSum *total, double top, double value) noexcept nog
         total.top = top
     else:
         total.sum += value * exp(top - total.top)
-
-
-@cython.final
-cdef class Sketch:
-    """Approximations of a table's rows in few dimensions, seven bits each.
-
-    Parameters
-    ----------
-    vectors : float32 array [n_rows, dim]
-        What stands for the rows.
-    bias : float32 array [n_rows]
-
-    Attributes
-    ----------
-    n_rows, dim : int
-    nbytes : int
-        Memory of the sketch.
-
-    Raises
-    ------
-    ValueError
-        Shapes do not fit or there are no rows or dimensions.
-    """
-
-    cdef slide_sketch sketch
-    cdef HugeBuffer buffer
-    cdef readonly int64_t n_rows
-    cdef readonly int64_t dim
-
-    def __cinit__(self, const float[:, ::1] vectors, const float[::1] bias):
-        cdef int64_t n = vectors.shape[0], dim = vectors.shape[1], row, j
-        if n < 1 or dim < 1 or bias.shape[0] != n:
-            raise ValueError(f"expected vectors of one row and dimension or more and as many biases, got [{n}, {dim}] "
-                             f"and {bias.shape[0]}")
-        cdef int64_t padded = (n + SLIDE_LANES - 1) // SLIDE_LANES * SLIDE_LANES, dp = (dim + 3) // 4 * 4
-        self.buffer = HugeBuffer(padded * (dp + 8), name="sketch")
-        cdef float *scale = <float *>self.buffer.data
-        cdef float *biases = scale + padded
-        cdef uint8_t *codes = <uint8_t *>(biases + padded)
-        cdef float top
-        memset(codes, SLIDE_SKETCH_CENTRE, padded * dp)
-        for row in range(n):
-            top = 0.0
-            for j in range(dim):
-                top = max(top, fabsf(vectors[row, j]))
-            scale[row] = top / (SLIDE_SKETCH_CENTRE - 1)
-            biases[row] = bias[row]
-            if scale[row] > 0:
-                for j in range(dim):
-                    codes[row // SLIDE_LANES * SLIDE_LANES * dp + j // 4 * 4 * SLIDE_LANES + row % SLIDE_LANES * 4
-                          + j % 4] = <uint8_t>(SLIDE_SKETCH_CENTRE + <int>rintf(vectors[row, j] / scale[row]))
-        self.n_rows, self.dim = n, dim
-        self.sketch = slide_sketch(codes, scale, biases, n, dp)
-
-    @property
-    def nbytes(self):
-        return self.buffer.nbytes
 
 
 def sketch_topk(Sketch sketch, const float[:, ::1] queries, const int64_t[::1] exclude_ptr,

@@ -8,7 +8,8 @@ from scipy.special import logsumexp
 
 from slide.blas import one_blas_thread
 from slide.kernels.rows import RowTable
-from slide.kernels.search import Sketch, candidates_topk, exact_topk, sketch_topk
+from slide.kernels.search import candidates_topk, exact_topk, sketch_topk
+from slide.kernels.sketch import Sketch
 
 NO_EXCLUDES = np.zeros(0, np.int64), np.zeros(0, np.int32)
 
