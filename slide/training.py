@@ -354,7 +354,8 @@ def _run_epoch(network, data, reader, config, state, callbacks, checkpoints, fac
     progress, history, window = state.progress, state.history, _window(data, config)
     order = EpochOrder(data.n_points, network.config.seed, progress.epoch, shuffle=config.shuffle, window=window)
     rehashed_before = network.rehash_seconds - progress.rehash_seconds
-    for rows in order.batches(config.batch_size, first=state.batches, ahead=reader.fetch):
+    soon = {"ahead": reader.fetch, "expected": reader.expect}
+    for rows in order.batches(config.batch_size, first=state.batches, **soon):
         if progress.batch >= progress.batches:
             break
         start = time.perf_counter()

@@ -124,6 +124,19 @@ class BatchReader:
                 rows.fetch(starts, stops)
 
 
+    def expect(self, starts: np.ndarray, stops: np.ndarray) -> None:
+        """Have the system read some rows of mapped data from the disk while others are in use.
+
+        Parameters
+        ----------
+        starts, stops : int64 arrays
+            Ranges of rows.
+        """
+        for rows in (self._features, self._labels):
+            if isinstance(rows, _MappedRows):
+                rows.expect(starts, stops)
+
+
 def _make_rows(matrix, batch_size, *, with_values=True):
     return (_MappedRows if is_mapped(matrix) else _Rows)(matrix, batch_size, with_values)
 
@@ -166,6 +179,12 @@ class _MappedRows(_Rows):
         """Have these ranges of rows, and no others, in memory."""
         starts, stops = starts[starts < stops], stops[starts < stops]
         self._load(self._matrix.places(starts), self._matrix.places(stops - 1) + 1)
+
+    def expect(self, starts, stops):
+        """Have the system read these ranges of rows meanwhile."""
+        starts, stops = starts[starts < stops], stops[starts < stops]
+        places = self._matrix.places(starts), self._matrix.places(stops - 1) + 1
+        self._matrix.expect(*places, with_values=self._with_values)
 
     def take(self, rows, weights, normalize):
         if len(rows) and not (rows.min() >= 0 and rows.max() < self._matrix.shape[0]):

@@ -77,6 +77,13 @@ class ArrayFile:
             view, position = view[count:], position + count
         return out
 
+    def expect(self, first: int, last: int) -> None:
+        """Have the system read some of the numbers meanwhile, where it can: ``read`` will ask for them soon."""
+        if hasattr(os, "posix_fadvise"):
+            size = self.array.itemsize
+            begin, length = self._header + first * size, (last - first) * size
+            os.posix_fadvise(self._handle, begin, length, os.POSIX_FADV_WILLNEED)
+
     def refuse(self, problem: str) -> NoReturn:
         """Raise DataError: the file does not hold what was once checked and written."""
         raise DataError(f"{self.path}: {problem}; the folder is damaged, convert the data again")
@@ -230,6 +237,25 @@ class MappedMatrix(csr_matrix):
         if not np.isfinite(values).all():
             files.data.refuse("a value is not finite")
         return indptr, indices, values
+
+    def expect(self, starts: np.ndarray, stops: np.ndarray, *, with_values: bool = True) -> None:
+        """Have the system read ranges of rows meanwhile, which ``read`` will ask for soon.
+
+        Parameters
+        ----------
+        starts, stops : int64 arrays
+            Places in the files, as `places` returns them.
+        with_values : bool
+        """
+        files = self.mapping
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            files.indptr.expect(start, stop + 1)
+            first, last = int(files.indptr.read(start, start + 1)[0]), int(files.indptr.read(stop, stop + 1)[0])
+            # Damage is for `read` to find.
+            if 0 <= first <= last <= len(files.indices):
+                files.indices.expect(first, last)
+                if with_values:
+                    files.data.expect(first, last)
 
     def check_ids(self, ids: np.ndarray) -> None:
         """Raise DataError if ids that were read cannot be what was written.

@@ -62,6 +62,7 @@ class EpochOrder:
         batch_size: int,
         first: int = 0,
         ahead: Callable[[np.ndarray, np.ndarray], None] | None = None,
+        expected: Callable[[np.ndarray, np.ndarray], None] | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield the rows of each batch, as int64 arrays.
 
@@ -73,16 +74,23 @@ class EpochOrder:
         ahead : callable, optional
             Called with the starts and the stops of ranges of rows, before any is used: no others are until the next
             call.
+        expected : callable, optional
+            Called after `ahead` with the ranges that it will be called with next, and some fewer; not before the last.
         """
         skip = first * batch_size
         rest = np.zeros(0, dtypes.OFFSET)
-        for starts, stops, number in self._windows():
+        windows = self._windows()
+        later = next(windows, None)
+        while later is not None:
+            (starts, stops, number), later = later, next(windows, None)
             size = int((stops - starts).sum())
             if skip >= size:
                 skip -= size
                 continue
             if ahead is not None:
                 ahead(*(np.concatenate(ends) for ends in zip((starts, stops), runs(np.sort(rest)), strict=True)))
+            if expected is not None and later is not None:
+                expected(*later[:2])
             rows = np.concatenate([rest, self._rows(starts, stops, number)[skip:]])
             skip = 0
             whole = len(rows) - len(rows) % batch_size

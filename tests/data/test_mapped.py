@@ -125,6 +125,8 @@ def test_batches_whatever_is_in_memory(plain, mapped, batches, data):
             window = np.array(sorted(data.draw(st.sets(st.integers(0, N - 1)))), np.int64)
             order = data.draw(st.permutations(range(len(runs(window)[0]))))
             readers[0].fetch(*(ends[order] for ends in runs(window)))
+            # To have others read from the disk meanwhile changes nothing.
+            readers[0].expect(np.array([0, N - 2]), np.array([1, N]))
         one, other = (reader.read(np.array(rows, np.int64)) for reader in readers)
         for name in ("indptr", "indices", "values", "label_ptr", "labels"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))

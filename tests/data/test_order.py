@@ -53,6 +53,29 @@ def test_only_what_was_announced_is_used(n, shuffle, window, batch_size, first):
         assert set(rows.tolist()) <= set(announced)
 
 
+@fast
+@given(sizes, st.booleans(), windows, st.integers(1, 200), st.integers(0, 5))
+def test_what_is_expected_is_what_comes_next(n, shuffle, window, batch_size, first):
+    def rows_of(starts, stops):
+        return {row for start, stop in zip(starts, stops, strict=True) for row in range(start, stop)}
+
+    calls = []
+    order = EpochOrder(n, 1, 1, shuffle=shuffle, window=window)
+    for _ in order.batches(
+        batch_size,
+        first,
+        lambda *ranges: calls.append(("ahead", rows_of(*ranges))),
+        lambda *ranges: calls.append(("expected", rows_of(*ranges))),
+    ):
+        pass
+    kinds = [kind for kind, _ in calls]
+    assert kinds == ["ahead", "expected"] * (len(calls) // 2) + ["ahead"] * (len(calls) % 2)
+    for (_, expected), (_, ahead) in zip(calls[1::2], calls[2::2], strict=True):
+        # Points that no batch of the last window had room for are in memory already.
+        assert expected <= ahead
+        assert len(ahead - expected) < batch_size
+
+
 def test_order_depends_on_seed_and_epoch_alone():
     def rows(seed, epoch, window=640, batch_size=100):
         return np.concatenate(list(EpochOrder(6400, seed, epoch, window=window).batches(batch_size)))
