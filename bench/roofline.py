@@ -3,7 +3,8 @@
     python bench/roofline.py [--threads 1 2] [--json]
 
 Limits: reading 1 GB in order; reading and updating rows of 576 bytes (a row's header and 128 weights) and of 1,600
-(Adam's moments as well) at random places of 670,091, in hugepages, with as many rows asked for ahead as is best; and a
+(Adam's moments as well) at random places of 670,091, in hugepages, with as many rows asked for ahead as is best;
+updating rows of 1,600 bytes in ascending order, and three of 512 in a table each, as they could lie instead; and a
 matrix product of 1,024 squared by BLAS; each at its fastest. Both are compiled: `slide.kernels.roofline`, and NumPy's
 BLAS.
 
@@ -44,8 +45,8 @@ from slide.kernels.memory import HugeBuffer
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.roofline import read_rows, update_rows
 
-READ, WHOLE = 576, 1600
-"""Bytes of a row's header and weights, and of the row with Adam's moments."""
+READ, WHOLE, PART = 576, 1600, 512
+"""Bytes of a row's header and weights, of the row with Adam's moments, and of its weights or one moment alone."""
 TABLES, BUCKET_BITS = 50, 13
 SECONDS = float(os.environ.get("SLIDE_BENCH_SECONDS", "1"))
 """A figure is the median of as many calls as fit, three at least."""
@@ -93,11 +94,25 @@ def limits(threads):
         pages = np.frombuffer(buffer, np.uint64)[: LABELS * row // 4096 * 512].reshape(-1, 512)
         in_order = np.arange(len(pages), dtype=np.int32)
         found["stream"] = pages.nbytes / at_best(read_rows, pages, in_order, threads, ahead=(0,))
+    found["ascending, whole"] = ascending([WHOLE], threads)
+    found["ascending, apart"] = ascending([PART] * 3, threads)
     n = 1024
     a = np.random.default_rng(0).standard_normal((n, n), np.float32)
     with threadpool_limits(threads, user_api="blas"):
         found["product"] = 2 * n**3 / min(times(lambda: a @ a))
     return found
+
+
+def ascending(sizes, threads):
+    """Return bytes a second of updating rows in ascending order, as kernels do, in a table for each of the sizes."""
+    visited = np.sort(np.random.default_rng(0).permutation(LABELS).astype(np.int32)[: 1 << 18])
+    seconds = 0.0
+    for size in sizes:
+        buffer = HugeBuffer(LABELS * size, name="rows", hugepages=True)
+        rows = buffer.array((LABELS, size // 8), np.uint64)
+        rows[:] = 1
+        seconds += at_best(update_rows, rows, visited, threads, ahead=(0, 2, 4, 8))
+    return 2 * len(visited) * sum(sizes) / seconds
 
 
 def at_best(visit, rows, ids, threads, *, ahead):
