@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from slide.kernels.dense import shared_logits, shared_step
 from slide.kernels.optim import adam, sgd
@@ -129,3 +131,27 @@ def test_offsets_rule_and_gradient_are_checked(make_table):
     for samples, dim in [(1, 16), (2, 32)]:
         with pytest.raises(ValueError, match=f"gradient is for {samples} samples of {dim}"):
             shared_step(make_table(5, 16), ids, logits, hidden, SampleGradient(samples, dim), sgd(1, 1), 1)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(1, 200), st.integers(1, 140), st.integers(1, 200), st.integers(0, 2**32))
+def test_products_of_any_shape(n, samples, dim, seed):
+    """Whole tiles and what is left of them, of rows, samples and columns."""
+    rng = np.random.default_rng(seed)
+    table = RowTable(n + 3, dim)
+    table.weights[:] = rng.integers(-3, 4, (n + 3, dim))
+    table.bias[:] = rng.integers(-3, 4, n + 3)
+    hidden = np.zeros((samples, table.padded_dim), np.float32)
+    hidden[:, :dim] = rng.integers(-3, 4, (samples, dim))
+    ids = np.sort(rng.permutation(n + 3)[:n]).astype(np.int32)
+    out = np.full((samples, n), np.nan, np.float32)
+    shared_logits(table, ids, NO_OFFSETS, hidden, out, 2)
+    # Whole numbers: sums in any order are exact.
+    np.testing.assert_array_equal(out, hidden[:, :dim] @ table.weights[ids].T + table.bias[ids])
+    deltas = rng.integers(-3, 4, (samples, n)).astype(np.float32)
+    before, gradient = table.weights[ids].copy(), SampleGradient(samples, table.padded_dim)
+    shared_step(table, ids, deltas, hidden, gradient, sgd(0.5, 1), 2)
+    total = np.zeros(hidden.shape, np.float32)
+    gradient.sum_into(total, None, 2)
+    np.testing.assert_array_equal(total[:, :dim], deltas @ before)
+    np.testing.assert_array_equal(table.weights[ids], before - 0.5 * (deltas.T @ hidden[:, :dim]))

@@ -83,10 +83,17 @@ def test_exact_topk_twin_of_real_scores(make_table, make_hidden, dim, threads):
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.integers(0, 2**32), st.integers(1, 1100), st.integers(1, 4), st.integers(0, 40), st.integers(1, 3))
-def test_exact_topk_twin_of_any_shape(seed, n_rows, samples, k, threads):
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 1100),
+    st.one_of(st.integers(1, 4), st.integers(5, 300)),
+    st.sampled_from([1, 3, 16, 17, 70]),
+    st.integers(0, 40),
+    st.integers(1, 3),
+)
+def test_exact_topk_twin_of_any_shape(seed, n_rows, samples, dim, k, threads):
     rng = np.random.default_rng(seed)
-    table = RowTable(n_rows, 3)
+    table = RowTable(n_rows, dim)
     hidden = whole_numbers(rng, table, samples)
     excludes = random_excludes(rng, samples, n_rows, n_rows)
     with one_blas_thread():
@@ -262,6 +269,23 @@ def test_sketch_topk_twin(rng, threads, dim, n_rows):
             some = ~np.isneginf(expected)
             assert close(found[some], expected[some])
             assert close(found[some], np.take_along_axis(scores, np.maximum(ids, 0), axis=1)[some])
+
+
+@pytest.mark.parametrize("likely", ["all", "those that foretell", "the others"])
+@pytest.mark.parametrize("k", [20, 300])
+def test_a_bar_that_was_foretold_costs_no_row(rng, threads, k, likely):
+    """The first rows of every 512 tell where the bar will be: too high where they are better than the rest."""
+    n_rows = 20_000
+    bias = rng.normal(size=n_rows).astype(np.float32)
+    if likely != "all":
+        bias[(np.arange(n_rows) % 512 < 32) == (likely == "those that foretell")] += 20
+    vectors = rng.normal(size=(n_rows, 8)).astype(np.float32)
+    queries = rng.normal(size=(20, 8)).astype(np.float32)
+    excludes = random_excludes(rng, len(queries), n_rows, 600)
+    ids, found = np.empty((20, k), np.int32), np.empty((20, k), np.float32)
+    sketch_topk(Sketch(vectors, bias), queries, *excludes, ids, found, threads)
+    _, expected = best_twin(sketch_twin(vectors, bias, queries), k, excludes)
+    assert close(found, expected)
 
 
 def test_sketch_topk_does_not_depend_on_threads(rng):
