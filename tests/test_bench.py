@@ -113,6 +113,12 @@ def test_hogwild():
     assert run["ratio"] == pytest.approx(run["hogwild"] / run["grouped"])
 
 
+def test_overhead(monkeypatch):
+    monkeypatch.setenv("SLIDE_BENCH_SCALE", "0.002")
+    figures = json.loads(bench("overhead.py", "--threads", 1, "--json"))
+    assert figures["share"] == pytest.approx(figures["small_ms"] / figures["large_ms"])
+
+
 def test_search(files, tmp_path):
     train = load(files[0])
     Network(train.n_features, train.n_labels).save(tmp_path / "model")
