@@ -18,11 +18,14 @@ from slide.exclusions import Exclusions
 from slide.kernels import dtypes
 from slide.kernels.search import candidates_topk, exact_topk
 from slide.kernels.sparse import take_rows
-from slide.search import BLOCK, MODES, HashIndex, SketchIndex, search_topk
+from slide.search import MODES, HashIndex, SketchIndex
 from slide.signals import Runs, Signal
 
 PREDICT_BLOCK = 4096
 """Points whose hidden vectors are in memory at a time during prediction."""
+
+BLOCK = 1024
+"""Of these, points whose candidates are in memory at a time."""
 
 WIDEN = 8
 """Where an index is asked for more because some labels are not allowed: so many times as many at most. Where fewer than
@@ -104,18 +107,18 @@ def _best(network, index, mode, hidden, exclusions, allowed, block, candidates, 
     table, threads = network.output.table, network.threads
     if mode == "lsh-votes":
         _search(_by_votes, index, network, hidden, exclusions, allowed, block, candidates, ids, scores)
-    elif index is not None and allowed is None:
-        search_topk(index, hidden, exclusions, block, candidates, ids, scores, threads)
-    elif allowed is None:
+    elif index is None and allowed is None:
         exact_topk(table, hidden, *exclusions.of(block), ids, scores, threads)
-    elif index is None or allowed.most(block) <= max(candidates or 0, network.n_labels // WIDEN):
+    elif allowed is not None and (
+        index is None or allowed.most(block) <= max(candidates or 0, network.n_labels // WIDEN)
+    ):
         allowed.topk(table, hidden, exclusions, block, ids, scores, threads)
     else:
         _search(_by_scores, index, network, hidden, exclusions, allowed, block, candidates, ids, scores)
 
 
 def _search(choose, index, network, hidden, exclusions, allowed, block, candidates, ids, scores):
-    """Choose among what an index proposes and is allowed."""
+    """Choose among what an index proposes and, if not all labels are, is allowed."""
     wanted = max(candidates or index.default_candidates, ids.shape[1])
     if allowed is not None:
         wanted = min(WIDEN, -(-network.n_labels // max(1, allowed.most(block)))) * wanted

@@ -15,12 +15,9 @@ from slide.config import LSHConfig, RehashConfig, SamplingConfig
 from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.rows import RowTable
-from slide.kernels.search import candidates_topk, exact_topk, sketch_topk
+from slide.kernels.search import exact_topk, sketch_topk
 from slide.kernels.sketch import Sketch
 from slide.signals import Signal
-
-BLOCK = 1024
-"""Points whose candidates are in memory at a time."""
 
 ROW_BLOCK = 1 << 16
 """Rows that are projected at a time."""
@@ -94,7 +91,12 @@ class SketchIndex:
             raise ValueError(f"dims must be 1 or more, got {dims}")
         if not 0 < coverage <= 1:
             raise ValueError(f"coverage must be above 0 and at most 1, got {coverage:g}")
+        # Where each row stands in the sketch, -1 if nowhere; None if all do, in order.
+        self._place_of = None
         self._rows = _scanned(table, queries, coverage, seed, threads)
+        if coverage < 1:
+            self._place_of = np.full(table.n_rows, -1, dtypes.INDEX)
+            self._place_of[self._rows] = np.arange(len(self._rows), dtype=dtypes.INDEX)
         weights, dim = table.weights, table.dim
         dims = min(dims, dim)
         queries = np.asarray(queries[:, :dim], np.float64)
@@ -109,7 +111,7 @@ class SketchIndex:
         self._of_queries = np.zeros((table.padded_dim, dims), dtypes.VALUE)
         self._of_queries[:dim] = np.linalg.solve(root, leading)
         of_rows = (root @ leading).astype(dtypes.VALUE)
-        self.n_rows = len(self._rows) if coverage < 1 else table.n_rows
+        self.n_rows = len(self._rows)
         projected = np.empty((self.n_rows, dims), dtypes.VALUE)
         for first in range(0, self.n_rows, ROW_BLOCK):
             block = slice(first, first + ROW_BLOCK)
@@ -121,26 +123,27 @@ class SketchIndex:
     @property
     def nbytes(self) -> int:
         """Memory of the index."""
-        return self._sketch.nbytes + self._of_queries.nbytes + self._rows.nbytes
+        places = 0 if self._place_of is None else self._place_of.nbytes
+        return self._sketch.nbytes + self._of_queries.nbytes + self._rows.nbytes + places
 
-    def topk(self, hidden, exclusions, candidates, out_ids, out_scores, threads):
-        """Find each point's k best rows among its `candidates`; see ``exact_topk`` for the arrays.
+    def propose(self, hidden, exclusions, candidates, threads):
+        """Return each point's candidates, to be scored by their rows.
 
         Parameters
         ----------
         hidden : float32 array [n, padded_dim]
         exclusions : pair of arrays
+            See ``exact_topk``.
         candidates : int
-            Rows scored exactly for a point.
-        out_ids : int32 array [n, k]
-        out_scores : float32 array [n, k]
+            Of a point, at most.
         threads : int
-        """
-        found, counts = self.propose(hidden, exclusions, candidates, threads)
-        candidates_topk(self._table, hidden, found, counts, *NOBODY, out_ids, out_scores, threads)
 
-    def propose(self, hidden, exclusions, candidates, threads):
-        """Return each point's candidates, int32 [n, any], and how many these are, int64 [n]."""
+        Returns
+        -------
+        found : int32 array [n, any]
+        counts : int64 array [n]
+            A point has the first so many of its row; behind them there may be any.
+        """
         found = np.empty((len(hidden), min(candidates, self.n_rows)), dtypes.INDEX)
         rough = np.empty(found.shape, dtypes.VALUE)
         sketch_topk(self._sketch, hidden @ self._of_queries, *self._places(exclusions), found, rough, threads)
@@ -150,16 +153,15 @@ class SketchIndex:
     def _places(self, exclusions):
         """Where excluded rows stand in the sketch, ascending for every point."""
         ptr, ids = exclusions
-        if not len(ptr):
+        if self._place_of is None or not len(ptr):
             return exclusions
-        places = np.full(self._table.n_rows, -1, dtypes.INDEX)
-        places[self._rows] = np.arange(self.n_rows, dtype=dtypes.INDEX)
-        points, ids = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr)), ids[: ptr[-1]]
-        there = ids < len(places)
-        there[there] = places[ids[there]] >= 0
-        points, ids = points[there], places[ids[there]]
-        order = np.lexsort((ids, points))
-        return np.searchsorted(points, np.arange(len(ptr))).astype(dtypes.OFFSET), ids[order]
+        # Ids past the last row are nobody's.
+        places = np.where(ids < len(self._place_of), self._place_of[np.minimum(ids, len(self._place_of) - 1)], -1)
+        here = places >= 0
+        points = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))[here]
+        places = places[here]
+        order = np.lexsort((places, points))
+        return np.append(0, np.cumsum(here, dtype=dtypes.OFFSET))[ptr], places[order]
 
 
 class HashIndex:
@@ -191,11 +193,6 @@ class HashIndex:
     def nbytes(self) -> int:
         """Memory of the index."""
         return sum(buffer["bytes"] for buffer in self._buffers.report())
-
-    def topk(self, hidden, exclusions, candidates, out_ids, out_scores, threads):
-        """Find each point's k best rows among its `candidates`; see ``SketchIndex.topk``."""
-        found, counts = self.propose(hidden, exclusions, candidates, threads)
-        candidates_topk(self._table, hidden, found, counts, *exclusions, out_ids, out_scores, threads)
 
     def propose(self, hidden, exclusions, candidates, threads):
         """Return each point's candidates, excluded ones too, those that most tables hold first; see ``SketchIndex``."""
@@ -266,29 +263,6 @@ class SearchIndexes:
 def index_of(mode: str) -> str:
     """Return the name of the index that a mode searches."""
     return "lsh" if mode == "lsh-votes" else mode
-
-
-def search_topk(index, hidden, exclusions, block, candidates, out_ids, out_scores, threads) -> None:
-    """Find the k best labels of some consecutive points by an index.
-
-    Parameters
-    ----------
-    index : SketchIndex or HashIndex
-    hidden : float32 array [points of the block, padded_dim]
-    exclusions : Exclusions
-    block : slice
-        Of the points.
-    candidates : int or None
-        Rows scored exactly for a point; at least k are. By default what the index recommends.
-    out_ids, out_scores : arrays [points of the block, k]
-        Written.
-    threads : int
-    """
-    wanted = max(candidates or index.default_candidates, out_ids.shape[1])
-    for first in range(0, len(hidden), BLOCK):
-        some = slice(first, min(first + BLOCK, len(hidden)))
-        excluded = exclusions.of(slice(block.start + some.start, block.start + some.stop))
-        index.topk(hidden[some], excluded, wanted, out_ids[some], out_scores[some], threads)
 
 
 def _scanned(table, queries, coverage, seed, threads):
