@@ -77,6 +77,7 @@ The house has two floors; imports run downward only::
       losses             softmax and one-vs-all cross-entropy over the active set
       dropout            units and features left out in training
       optim              SGD, Adam and Adagrad on touched rows
+      gradients          rows' gradients as arrays, and the step by them
       catch_up           rows that catch up with steps that skipped them
       hogwild            gradients that all threads add to at once, and the step on them
       text               the parser behind data/
