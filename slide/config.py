@@ -369,6 +369,7 @@ class NetworkConfig:
 
 
 SCHEDULES = ("linear", "cosine", "step", "constant")
+FAULTS = ("stop", "skip")
 MONITORS = tuple(f"{metric}@{k}" for metric in ("P", "nDCG", "R", "PSP") for k in (1, 3, 5))
 
 
@@ -419,6 +420,10 @@ class TrainingConfig:
     keep_best : bool, optional
         At the end put back the weights of the best epoch, of which a copy is kept meanwhile; by default where there
         is `patience`.
+    on_fault : str
+        What becomes of a batch whose numbers are NaN, infinite or about to overflow: ``"stop"`` ends the run with a
+        `slide.faults.NumericalFault`; ``"skip"`` leaves the batch out, which changes no weight, and ends the run after
+        ten in a row, or where it is the weights that are not finite.
     """
 
     epochs: int = 8
@@ -438,6 +443,7 @@ class TrainingConfig:
     monitor: str = "P@1"
     min_delta: float = 0.0
     keep_best: bool | None = None
+    on_fault: str = "stop"
 
     def __post_init__(self):
         """Check every field."""
@@ -460,6 +466,7 @@ class TrainingConfig:
         check_choice(self, "monitor", MONITORS)
         check_number(self, "min_delta", 0, 1)
         check_boolean(self, "keep_best", optional=True)
+        check_choice(self, "on_fault", FAULTS)
         if not self.eval_points and (self.holdout or self.needs_validation):
             raise ConfigError(
                 "TrainingConfig.eval_points must be 1 or more with holdout, patience or keep_best, which are about "

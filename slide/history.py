@@ -159,6 +159,7 @@ class HistoryFile(Callback):
             "seconds": progress.seconds,
             "rehash_seconds": progress.rehash_seconds,
             "active": history.active_per_sample,
+            "skipped": history.skipped,
             "stopped": history.stopped,
             "out_of_patience": history.out_of_patience,
             "best_epoch": history.best_epoch,
@@ -182,6 +183,7 @@ class HistoryFile(Callback):
 
     def _figures(self, progress):
         figures = {name: getattr(progress, name) for name in PROGRESS}
+        figures["skipped"] = progress.skipped
         return {**figures, "rss_bytes": self._process.memory_info().rss}
 
     def _write(self, kind, record):

@@ -30,6 +30,7 @@ from slide import checkpoint
 from slide.checkpoint import CheckpointError
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
 from slide.data.dataset import DataError, Dataset
+from slide.faults import NumericalFault, check_network
 from slide.folders import new_folder, remove_unfinished, write_file
 from slide.info import __version__
 from slide.kernels import dtypes
@@ -72,7 +73,8 @@ class Checkpoints:
 
     Notes
     -----
-    A checkpoint that cannot be written, such as to a full disk, is logged as a warning, and training goes on.
+    A checkpoint that cannot be written, such as to a full disk, is logged as a warning, and training goes on. A network
+    that is not finite ends the run instead, before anything is written: the checkpoints that there are stay.
     """
 
     def __init__(self, folder: str | os.PathLike, *, every: int | None = None, keep: int = 2):
@@ -83,6 +85,11 @@ class Checkpoints:
         self.every = every
         self.keep = keep
         self.latest: Path | None = None
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint that there is."""
+        names = names_in(self.folder) if self.folder.is_dir() else []
+        return self.folder / names[-1] if names else None
 
     def begin(self, resume: SavedRun | None = None) -> None:
         """Make sure that the folder is this run's, and clear away what a killed process left in it.
@@ -140,6 +147,12 @@ class Checkpoints:
 
     def _write(self, network, state, facts, name):
         path = self.folder / name
+        try:
+            check_network(network)
+        except NumericalFault as fault:
+            good = self.newest()
+            last = "" if good is None else f". The last good one is {good}"
+            raise fault.told(f"checkpoint {path} was not written: ", last) from None
         values = {"format": FORMAT, "version": VERSION, "slide": __version__, **facts, "state": state.to_dict()}
         try:
             with new_folder(path) as folder:

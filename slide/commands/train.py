@@ -24,7 +24,7 @@ from slide.commands.options import (
     positive_list,
 )
 from slide.commands.reference_run import read_reference, reference_data
-from slide.config import CANDIDATES, SCHEDULES, UPDATES, RunConfig
+from slide.config import CANDIDATES, FAULTS, SCHEDULES, UPDATES, RunConfig
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import make_extreme
 from slide.data.statistics import column_counts
@@ -139,6 +139,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="X",
         type=float,
         help=f"share of the training points set aside to follow quality on; {HOLDOUT} with --patience",
+    )
+    settings.add_argument(
+        "--on-fault",
+        choices=FAULTS,
+        help="what to do about a batch whose numbers are NaN, infinite or about to overflow: end the run, or leave the "
+        "batch out",
     )
     settings.add_argument(
         "--hidden", metavar="N[,N...]", type=positive_list, help="units of each hidden layer, from the features upward"
@@ -344,6 +350,7 @@ def _training_report(network, history, progress, quality, popular, path):
         "active_per_sample": history.active_per_sample,
         "peak_rss_bytes": peak_rss_bytes(),
         "batches": history.batches,
+        "skipped": history.skipped,
         "epochs": len(history.epochs),
         "loss": history.epochs[-1].loss,
         "stopped": history.stopped,
