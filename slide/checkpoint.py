@@ -462,20 +462,19 @@ def _in_rows(network):
 
 
 def write_array(file, array: np.ndarray | BFloat16View) -> None:
-    """Write an array as ``np.save`` does; what must be converted first is, a block at a time.
+    """Write an array as ``np.save`` does, a block at a time.
+
+    NumPy itself does not say why a file could not be written.
 
     Parameters
     ----------
     file : binary file
     array : array or BFloat16View
     """
-    if not isinstance(array, BFloat16View):
-        np.lib.format.write_array(file, array)
-        return
     header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
     np.lib.format.write_array_header_1_0(file, header)
     for block in blocks(array.shape):
-        file.write(array[block].tobytes())
+        file.write(np.ascontiguousarray(array[block]))
 
 
 def _write_rows(file, table):

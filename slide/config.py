@@ -20,6 +20,7 @@ from slide.checks import (
     check_section,
     refuse,
 )
+from slide.folders import write_in_place
 from slide.kernels.rows import PRECISIONS
 from slide.settings import from_dict, to_dict
 from slide.table_config import LSHConfig, RehashConfig, SamplingConfig, check_tables
@@ -529,5 +530,10 @@ class RunConfig:
         Parameters
         ----------
         path : path-like
+
+        Raises
+        ------
+        OSError
+            The file cannot be written; what was there before is as it was.
         """
-        Path(path).write_bytes(tomli_w.dumps(to_dict(self)).encode("utf-8"))
+        write_in_place(Path(path), lambda file: file.write(tomli_w.dumps(to_dict(self)).encode("utf-8")))

@@ -227,7 +227,7 @@ def check_gradient(network: Network, i: int, gradient: np.ndarray, inputs: float
     # It is the sum of weights above, each times a number that the loss bounds.
     above, name = [*((layer, layer.name) for layer in network.hidden), (network.output, "output")][i + 1]
     weights = max(peak(above.table.weights[block]) for block in blocks(above.table.weights.shape))
-    what = f"the gradient reaches {most:.3g}, from weights of layer {name} up to {weights:.3g}, inputs up to {inputs:.3g}"
+    what = f"the gradient reaches {most:.3g}, from weights of layer {name} up to {weights:.3g}, inputs to {inputs:.3g}"
     state = "the layers above have taken their step and are not to be used" if stepped else "no step was taken"
     raise _fault(network, network.hidden[i].name, what, state, not stepped)
 

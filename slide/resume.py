@@ -163,7 +163,8 @@ class Checkpoints:
                 checkpoint.write(network, folder, moments=True)
         except OSError as error:
             # A full disk must not cost the run that the checkpoint was to protect.
-            log.warning("checkpoint %s could not be written, training goes on without it: %s", path, error)
+            why = error.strerror or error
+            log.warning("checkpoint %s could not be written, training goes on without it: %s", path, why)
             return
         self.latest = path
         log.info("checkpoint %s", path)

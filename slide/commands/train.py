@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -219,7 +221,7 @@ def run(args: argparse.Namespace) -> int:
         log.warning("stopped by %s after %s batches; saving what was learnt", name, f"{history.batches:,}")
     if config.training.needs_validation and history.best_epoch is not None:
         log.info("%s", _course(history, config.training))
-    checkpoint.save(network, path, beside=_beside(history_file.path, path))
+    _save(network, path, _beside(history_file.path, path))
     log.info("saved %r in %s", network, path)
     if history.stopped and checkpoints.latest is not None:
         log.info("the run goes on with the same command and --resume %s", checkpoints.folder)
@@ -306,6 +308,20 @@ def _beside(history, path):
     except OSError as error:
         log.warning("%s: %s; the network is saved without its history", history, error.strerror)
         return {}
+
+
+def _save(network, path, beside):
+    """Save what was learnt or, where that fails, save it elsewhere before saying so."""
+    try:
+        checkpoint.save(network, path, beside=beside)
+    except OSError as error:
+        rescue = Path(tempfile.mkdtemp(prefix="slide-rescue.")) / path.name
+        try:
+            checkpoint.save(network, rescue, beside=beside)
+        except OSError:
+            shutil.rmtree(rescue.parent, ignore_errors=True)
+            raise error from None
+        raise OSError(error.errno, f"{error.strerror}. What was learnt is in {rescue}", str(path)) from error
 
 
 def _check_memory(data, config):
