@@ -136,6 +136,21 @@ def write_in_place(path: Path, write: Callable[[BinaryIO], object]) -> None:
     _sync(path.parent)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder that is there completely or not at all, whenever the process is killed.
+
+    What cannot be removed is left, under a name that `remove_unfinished` knows.
+
+    Parameters
+    ----------
+    path : Path
+    """
+    with contextlib.suppress(OSError):
+        hidden = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.old.", dir=path.parent))
+        os.replace(path, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
 def remove_unfinished(parent: Path) -> None:
     """Remove what killed processes left in a folder that only ``new_folder`` writes to.
 
