@@ -51,6 +51,7 @@ from pathlib import Path
 import numpy as np
 
 from slide.config import ConfigError, NetworkConfig
+from slide.faults import NumericalFault, check_network, first_not_finite
 from slide.folders import new_folder, write_file
 from slide.info import __version__
 from slide.kernels.bfloat16 import BFloat16View, blocks
@@ -102,6 +103,8 @@ def save(
     ------
     FileExistsError
         `path` exists and is no saved network, nor empty or with a history alone.
+    NumericalFault
+        Something in the network is not finite; what was at `path` before is as it was.
     OSError
         The folder cannot be written; what was at `path` before is as it was.
     ValueError
@@ -114,6 +117,10 @@ def save(
         raise ValueError("moments=True, but this network was made, or saved, without the optimiser's state")
     check_destination(path)
     network.settle()
+    try:
+        check_network(network, moments=moments)
+    except NumericalFault as fault:
+        raise fault.told(f"{path} was not written: ") from None
     if path.suffix == ONE_FILE:
         from slide import exchange
 
@@ -360,10 +367,7 @@ def _fill(network, source, about):
         if name in mapped:
             continue
         target[...] = source.read(name, target.shape, target.dtype)
-        # The sum is finite if all are, and needs no array of its own.
-        with np.errstate(invalid="ignore", over="ignore"):
-            sums = [target[block].sum(dtype=np.float64) for block in blocks(target.shape)]
-        if not np.isfinite(sums).all():
+        if target.dtype.kind == "f" and first_not_finite(target) is not None:
             raise CheckpointError(f"{source.name(name)}: has values that are not finite")
     if not moments:
         return
@@ -458,20 +462,19 @@ def _in_rows(network):
 
 
 def write_array(file, array: np.ndarray | BFloat16View) -> None:
-    """Write an array as ``np.save`` does; what must be converted first is, a block at a time.
+    """Write an array as ``np.save`` does, a block at a time.
+
+    NumPy itself does not say why a file could not be written.
 
     Parameters
     ----------
     file : binary file
     array : array or BFloat16View
     """
-    if not isinstance(array, BFloat16View):
-        np.lib.format.write_array(file, array)
-        return
     header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
     np.lib.format.write_array_header_1_0(file, header)
     for block in blocks(array.shape):
-        file.write(array[block].tobytes())
+        file.write(np.ascontiguousarray(array[block]))
 
 
 def _write_rows(file, table):

@@ -281,8 +281,9 @@ class Network:
 
         Raises
         ------
-        FloatingPointError
-            The loss is NaN or infinite. The batch's step has been taken; the weights are not to be used.
+        NumericalFault
+            Something is NaN or infinite, or soon would be; a FloatingPointError that names the layer. Unless it says
+            otherwise, which its ``harmless`` tells too, the network is as it was before.
         RuntimeError
             Another thread is training this network, or it is not trainable.
         """
@@ -302,11 +303,6 @@ class Network:
             if layer.index is not None:
                 layer.index.rebuild_if_due(self.step, self.threads)
         stats, norm = self._stepper.take(self, batch, lr_factor)
-        if not np.isfinite(stats.loss):
-            raise FloatingPointError(
-                f"the loss is {stats.loss} at step {self.step}: the weights have overflowed. "
-                f"Lower the learning rate (now {self.config.optimizer.lr:g}) or check the features' scale"
-            )
         return BatchStats(stats.loss, stats.precision, stats.active, time.perf_counter() - start, norm)
 
     def reader(self, X: csr_matrix, Y: csr_matrix | None, batch_size: int) -> BatchReader:

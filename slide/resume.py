@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,8 @@ from slide import checkpoint
 from slide.checkpoint import CheckpointError
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
 from slide.data.dataset import DataError, Dataset
-from slide.folders import new_folder, remove_unfinished, write_file
+from slide.faults import NumericalFault, check_network
+from slide.folders import new_folder, remove_folder, remove_unfinished, write_file
 from slide.info import __version__
 from slide.kernels import dtypes
 from slide.network import Network
@@ -72,7 +72,8 @@ class Checkpoints:
 
     Notes
     -----
-    A checkpoint that cannot be written, such as to a full disk, is logged as a warning, and training goes on.
+    A checkpoint that cannot be written, such as to a full disk, is logged as a warning, and training goes on. A network
+    that is not finite ends the run instead, before anything is written: the checkpoints that there are stay.
     """
 
     def __init__(self, folder: str | os.PathLike, *, every: int | None = None, keep: int = 2):
@@ -83,6 +84,11 @@ class Checkpoints:
         self.every = every
         self.keep = keep
         self.latest: Path | None = None
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint that there is."""
+        names = names_in(self.folder) if self.folder.is_dir() else []
+        return self.folder / names[-1] if names else None
 
     def begin(self, resume: SavedRun | None = None) -> None:
         """Make sure that the folder is this run's, and clear away what a killed process left in it.
@@ -140,6 +146,12 @@ class Checkpoints:
 
     def _write(self, network, state, facts, name):
         path = self.folder / name
+        try:
+            check_network(network)
+        except NumericalFault as fault:
+            good = self.newest()
+            last = "" if good is None else f". The last good one is {good}"
+            raise fault.told(f"checkpoint {path} was not written: ", last) from None
         values = {"format": FORMAT, "version": VERSION, "slide": __version__, **facts, "state": state.to_dict()}
         try:
             with new_folder(path) as folder:
@@ -150,7 +162,8 @@ class Checkpoints:
                 checkpoint.write(network, folder, moments=True)
         except OSError as error:
             # A full disk must not cost the run that the checkpoint was to protect.
-            log.warning("checkpoint %s could not be written, training goes on without it: %s", path, error)
+            why = error.strerror or error
+            log.warning("checkpoint %s could not be written, training goes on without it: %s", path, why)
             return
         self.latest = path
         log.info("checkpoint %s", path)
@@ -161,7 +174,7 @@ class Checkpoints:
         older = [name for name in names_in(self.folder) if name <= newest]
         for name in older[: -self.keep]:
             if not name.endswith(f"-epoch-{best}"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                remove_folder(self.folder / name)
 
 
 class SavedRun:
