@@ -50,6 +50,7 @@ from pathlib import Path
 
 import numpy as np
 
+from slide.access import reads
 from slide.config import ConfigError, NetworkConfig
 from slide.folders import new_folder, write_file
 from slide.info import __version__
@@ -75,6 +76,7 @@ class CheckpointError(ValueError):
     """A saved network that is damaged, incomplete or of another version; the message names file and fault."""
 
 
+@reads
 def save(
     network: Network,
     path: str | os.PathLike,
@@ -104,6 +106,8 @@ def save(
         `path` exists and is no saved network, nor empty or with a history alone.
     OSError
         The folder cannot be written; what was at `path` before is as it was.
+    RuntimeError
+        Another thread trains the network; see `slide.resume.Checkpoints` for saving on the way.
     ValueError
         `moments` are asked for together with `serving`, or of a network that has none.
     """

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide import initial, metrics
+from slide.access import runs
 from slide.blas import one_blas_thread
 from slide.callbacks import Callback, Callbacks, Run
 from slide.config import ConfigError, TrainingConfig
@@ -159,6 +160,7 @@ class History:
         return self.rehash_seconds / self.train_seconds if self.train_seconds else 0.0
 
 
+@runs
 def fit(
     network,
     X: csr_matrix,
@@ -220,6 +222,8 @@ def fit(
         The folder for checkpoints has those of another run.
     FloatingPointError
         The loss became NaN or infinite.
+    RuntimeError
+        Another thread trains the network or predicts with it; see `slide.access`. Or it is not trainable.
     ValueError
         `label_weights` are not as they should be, or there are too few points to estimate propensities.
     TypeError
