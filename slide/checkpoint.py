@@ -50,6 +50,7 @@ from pathlib import Path
 
 import numpy as np
 
+from slide.access import reads
 from slide.config import ConfigError, NetworkConfig
 from slide.faults import NumericalFault, check_network, first_not_finite
 from slide.folders import new_folder, write_file
@@ -76,6 +77,7 @@ class CheckpointError(ValueError):
     """A saved network that is damaged, incomplete or of another version; the message names file and fault."""
 
 
+@reads
 def save(
     network: Network,
     path: str | os.PathLike,
@@ -107,6 +109,8 @@ def save(
         Something in the network is not finite; what was at `path` before is as it was.
     OSError
         The folder cannot be written; what was at `path` before is as it was.
+    RuntimeError
+        Another thread trains the network; see `slide.resume.Checkpoints` for saving on the way.
     ValueError
         `moments` are asked for together with `serving`, or of a network that has none.
     """

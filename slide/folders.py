@@ -26,9 +26,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     Where there is a folder of that name the two change places at the last moment: at once where the system can do that
     (Linux, on most file systems), else by two renames, between which nothing has that name. A block that raises leaves
     everything as it was; a process that is killed leaves the unfinished folder too, which `remove_unfinished` clears
-    away. Whether what
-    is at `path` may be replaced is the caller's to check; files are to be on the disk when the block ends, as
-    `write_file` sees to.
+    away. Whether what is at `path` may be replaced is the caller's to check; files are to be on the disk when the block
+    ends, as `write_file` sees to.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
+from slide.access import runs
 from slide.callbacks import Callback, Callbacks, Run
 from slide.config import ConfigError, TrainingConfig
 from slide.data.batches import Batch
@@ -22,6 +23,7 @@ RECOUNT = 1.1
 """How many times as many points as at the last count of the labels make the next one due."""
 
 
+@runs
 def fit_stream(
     network,
     blocks: Iterable[tuple[csr_matrix, csr_matrix]],
@@ -67,6 +69,8 @@ def fit_stream(
         stays, and training can go on with another stream. Also if the stream has no points.
     NumericalFault
         Something became NaN or infinite, or soon would have; a FloatingPointError. See ``config.on_fault``.
+    RuntimeError
+        As for ``fit``.
     ValueError
         `label_frequency` or `label_weights` are not as they should be.
     TypeError

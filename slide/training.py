@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide import initial, metrics
+from slide.access import runs
 from slide.blas import one_blas_thread
 from slide.callbacks import Callback, Callbacks, Run
 from slide.config import ConfigError, TrainingConfig
@@ -174,6 +175,7 @@ class History:
         return self.rehash_seconds / self.train_seconds if self.train_seconds else 0.0
 
 
+@runs
 def fit(
     network,
     X: csr_matrix,
@@ -236,6 +238,8 @@ def fit(
     NumericalFault
         Something became NaN or infinite, or soon would have; a FloatingPointError. The message names layer and batch,
         and the newest checkpoint, which is never of a network that is not finite. See ``config.on_fault``.
+    RuntimeError
+        Another thread trains the network or predicts with it; see `slide.access`. Or it is not trainable.
     ValueError
         `label_weights` are not as they should be, or there are too few points to estimate propensities.
     TypeError

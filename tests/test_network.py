@@ -388,7 +388,7 @@ def test_one_thread_trains_at_a_time(points, monkeypatch):
     thread.start()
     try:
         assert inside.wait(30)
-        with pytest.raises(RuntimeError, match="trained by another thread"):
+        with pytest.raises(RuntimeError, match="another thread is in train_batch"):
             net.train_batch(batch_of(points, net.config))
     finally:
         go_on.set()
