@@ -7,7 +7,8 @@ The format, version 2
 - ``format`` (``"slide-network"``), ``version`` (2) and ``slide``, the version of the package that wrote it;
 - ``n_features``, ``n_labels``, ``step``: sizes, and the optimiser's steps so far;
 - ``config``: the `slide.NetworkConfig` as nested plain values; what is left out has its default;
-- ``layout``: ``"arrays"`` or, where the rows lie as the kernels read them, ``"rows"``;
+- ``layout``: ``"arrays"`` or, where the rows lie as the kernels read them, ``"rows"``, or, written by several processes
+  (version 3; see `slide.shards`), ``"shards"``;
 - ``moments``: whether the optimiser's state is there, so that training can go on;
 - ``training``, null without moments: ``settled_at``, the last step at whose end no row owed anything, and ``tables``,
   by layer where its hash tables stand (``NeuronIndex.position``: how often and at which step they were built, when
@@ -47,6 +48,7 @@ import json
 import os
 import tokenize
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -59,9 +61,14 @@ from slide.network import Network
 from slide.settings import from_dict, to_dict
 from slide.storage import MappedStorage
 
+if TYPE_CHECKING:
+    from slide.shards import Rows
+
 FORMAT = "slide-network"
 VERSION = 2
-READABLE = (1, VERSION)
+SHARDED_VERSION = 3
+"""Of what several processes wrote, which those who read version 2 would not understand."""
+READABLE = (1, VERSION, SHARDED_VERSION)
 MANIFEST = "network.json"
 HISTORY, FORMER_HISTORY = "history.jsonl", "history.former.jsonl"
 """Histories of training (`slide.history`): of the last run, and of the network saved before where that run has yet to
@@ -163,7 +170,7 @@ def write(network: Network, folder: Path, *, moments: bool, serving: bool = Fals
     """
     arrays = parameters(network, moments=moments)
     if moments:
-        arrays |= _of_training(network)
+        arrays |= of_training(network)
     if serving:
         arrays = {name: array for name, array in arrays.items() if name not in _in_rows(network)}
         for name, layer in layers_of(network).items():
@@ -227,7 +234,7 @@ def load(path: str | os.PathLike, *, threads: int | None = None, mmap: bool = Fa
     return network
 
 
-def restore(network: Network, path: Path) -> None:
+def restore(network: Network, path: Path, *, labels: Rows | None = None) -> None:
     """Make a network what a saved one with moments is, to the bit; its weights and everything it has learnt are lost.
 
     Parameters
@@ -235,6 +242,8 @@ def restore(network: Network, path: Path) -> None:
     network : Network
         Trainable, and of the saved network's sizes and configuration.
     path : Path
+    labels : range or int64 array, optional
+        Those whose neurons the network's output layer has, in its order, where it is one of several that share them.
 
     Raises
     ------
@@ -249,7 +258,7 @@ def restore(network: Network, path: Path) -> None:
             f"{path} is of a network of {found[0]} features and {found[1]} labels, moments {found[2]}; this one has "
             f"{network.n_features} and {network.n_labels}, and {'can' if network.trainable else 'cannot'} be trained"
         )
-    _fill(network, open_arrays(path), about)
+    _fill(network, open_arrays(path), about, labels)
     network.forget_searches()
 
 
@@ -272,7 +281,7 @@ def describe(path: str | os.PathLike) -> dict:
     if about.get("version") not in READABLE:
         raise CheckpointError(
             f"{source.manifest}: format version {about.get('version')!r}, this slide {__version__} reads versions "
-            f"{' and '.join(map(str, READABLE))}; a newer slide wrote it, or it is damaged"
+            f"{READABLE[0]} to {READABLE[-1]}; a newer slide wrote it, or it is damaged"
         )
     return about
 
@@ -283,7 +292,29 @@ def open_arrays(path: Path):
         from slide import exchange
 
         return exchange.SafetensorsFile(path)
-    return _Folder(path)
+    from slide import shards
+
+    return shards.ShardedFolder(path) if (path / shards.MANIFEST).is_file() else _Folder(path)
+
+
+def read_json(path: Path) -> object:
+    """Return what ``network.json`` in a folder says.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    CheckpointError
+        There is none, or it is damaged.
+    """
+    try:
+        return json.loads((path / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not a saved network: it has no {MANIFEST}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path / MANIFEST}: {error}") from None
 
 
 class _Folder:
@@ -294,12 +325,7 @@ class _Folder:
         self.manifest = path / MANIFEST
 
     def about(self):
-        try:
-            return json.loads(self.manifest.read_bytes())
-        except FileNotFoundError:
-            raise CheckpointError(f"{self._path} is not a saved network: it has no {MANIFEST}") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{self.manifest}: {error}") from None
+        return read_json(self._path)
 
     def name(self, name):
         """Where an array is, for messages."""
@@ -352,14 +378,14 @@ class _Records:
         return BFloat16View(field) if field.dtype == np.uint16 else field
 
 
-def _fill(network, source, about):
-    """Set everything in a network that there is in a saved one."""
+def _fill(network, source, about, labels=None):
+    """Set everything in a network that there is in a saved one, of the output layer what it has."""
     moments = about.get("moments") is True
     mapped = _in_rows(network) if network.mapped else ()
     for name, target in parameters(network, moments=moments).items():
         if name in mapped:
             continue
-        target[...] = source.read(name, target.shape, target.dtype)
+        read_into(target, source, name, labels, about["n_labels"])
         # The sum is finite if all are, and needs no array of its own.
         with np.errstate(invalid="ignore", over="ignore"):
             sums = [target[block].sum(dtype=np.float64) for block in blocks(target.shape)]
@@ -380,12 +406,44 @@ def _fill(network, source, about):
             if layer.index is not None and position is not None:
                 codes = layer.index.codes if position["rebuilds"] else None
                 if codes is not None:
-                    codes = source.read(f"{name}.codes", codes.shape, codes.dtype)
+                    codes = np.empty_like(codes)
+                    read_into(codes, source, f"{name}.codes", labels, about["n_labels"])
                 layer.index.restore(position, codes, network.threads)
     except CheckpointError:
         raise
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source.manifest}, 'training': {error!r}") from None
+
+
+def read_into(
+    target: np.ndarray | BFloat16View, source, name: str, labels: Rows | None, n_labels: int | None
+) -> None:
+    """Read a saved array, or of the output layer's the rows that are wanted, into one that there is.
+
+    Parameters
+    ----------
+    target : array or BFloat16View
+    source : object
+        From ``open_arrays``.
+    name : str
+    labels : range or int64 array, optional
+        Those whose rows of the output layer are wanted; by default all.
+    n_labels : int, optional
+        In all.
+
+    Raises
+    ------
+    CheckpointError
+        The array is damaged, incomplete or not what is expected.
+    """
+    from slide import shards
+
+    part = shards.by_rows(name, target)
+    shape, rows = part.shape, range(len(part))
+    if labels is not None and name.removeprefix("best.").startswith("output."):
+        shape, rows = (n_labels, *shape[1:]), labels
+    for places, values in shards.take_rows(source, name, shape, target.dtype, rows):
+        part[places] = values
 
 
 def manifest(network: Network, *, moments: bool, layout: str) -> dict:
@@ -396,7 +454,7 @@ def manifest(network: Network, *, moments: bool, layout: str) -> dict:
     network : Network
     moments : bool
     layout : str
-        ``"arrays"`` or ``"rows"``.
+        ``"arrays"``, ``"rows"`` or ``"shards"``.
     """
     index, training = network.output.index, None
     if moments:
@@ -404,7 +462,7 @@ def manifest(network: Network, *, moments: bool, layout: str) -> dict:
         training = {"settled_at": network.optimizer.settled_at, "tables": tables}
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": SHARDED_VERSION if layout == "shards" else VERSION,
         "slide": __version__,
         "n_features": network.n_features,
         "n_labels": network.n_labels,
@@ -439,8 +497,13 @@ def parameters(network: Network, *, moments: bool) -> dict[str, np.ndarray | BFl
     return arrays
 
 
-def _of_training(network):
-    """What else training needs to go on: the history that rows owe by, and what the tables are built from."""
+def of_training(network: Network) -> dict[str, np.ndarray]:
+    """Return what else training needs to go on: the history that rows owe by, and what the tables are built from.
+
+    Parameters
+    ----------
+    network : Network
+    """
     arrays = {f"optimizer.{name}": array for name, array in network.optimizer.history().items()}
     for name, layer in layers_of(network).items():
         if layer.index is not None and layer.index.rebuilds:
