@@ -48,7 +48,6 @@ import json
 import os
 import tokenize
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -60,9 +59,6 @@ from slide.kernels.rows import RowTable
 from slide.network import Network
 from slide.settings import from_dict, to_dict
 from slide.storage import MappedStorage
-
-if TYPE_CHECKING:
-    from slide.shards import Rows
 
 FORMAT = "slide-network"
 VERSION = 2
@@ -234,16 +230,15 @@ def load(path: str | os.PathLike, *, threads: int | None = None, mmap: bool = Fa
     return network
 
 
-def restore(network: Network, path: Path, *, labels: Rows | None = None) -> None:
+def restore(network: Network, path: Path) -> None:
     """Make a network what a saved one with moments is, to the bit; its weights and everything it has learnt are lost.
 
     Parameters
     ----------
     network : Network
-        Trainable, and of the saved network's sizes and configuration.
+        Trainable, and of the saved network's sizes and configuration. Where it has the neurons of some labels alone,
+        those are read.
     path : Path
-    labels : range or int64 array, optional
-        Those whose neurons the network's output layer has, in its order, where it is one of several that share them.
 
     Raises
     ------
@@ -258,7 +253,7 @@ def restore(network: Network, path: Path, *, labels: Rows | None = None) -> None
             f"{path} is of a network of {found[0]} features and {found[1]} labels, moments {found[2]}; this one has "
             f"{network.n_features} and {network.n_labels}, and {'can' if network.trainable else 'cannot'} be trained"
         )
-    _fill(network, open_arrays(path), about, labels)
+    _fill(network, open_arrays(path), about)
     network.forget_searches()
 
 
@@ -378,14 +373,14 @@ class _Records:
         return BFloat16View(field) if field.dtype == np.uint16 else field
 
 
-def _fill(network, source, about, labels=None):
+def _fill(network, source, about):
     """Set everything in a network that there is in a saved one, of the output layer what it has."""
     moments = about.get("moments") is True
     mapped = _in_rows(network) if network.mapped else ()
     for name, target in parameters(network, moments=moments).items():
         if name in mapped:
             continue
-        read_into(target, source, name, labels, about["n_labels"])
+        read_into(target, source, name, network)
         # The sum is finite if all are, and needs no array of its own.
         with np.errstate(invalid="ignore", over="ignore"):
             sums = [target[block].sum(dtype=np.float64) for block in blocks(target.shape)]
@@ -402,12 +397,15 @@ def _fill(network, source, about, labels=None):
         }
         optimizer.restore(step, settled_at, history)
         for name, layer in layers_of(network).items():
+            name = network.table_name(name)
             position = training["tables"].get(name)
-            if layer.index is not None and position is not None:
+            if layer.index is not None and position is None:
+                # There were none, or they were over other rows.
+                layer.index.reset()
+            elif layer.index is not None:
                 codes = layer.index.codes if position["rebuilds"] else None
                 if codes is not None:
-                    codes = np.empty_like(codes)
-                    read_into(codes, source, f"{name}.codes", labels, about["n_labels"])
+                    codes = source.read(f"{name}.codes", codes.shape, codes.dtype)
                 layer.index.restore(position, codes, network.threads)
     except CheckpointError:
         raise
@@ -415,10 +413,8 @@ def _fill(network, source, about, labels=None):
         raise CheckpointError(f"{source.manifest}, 'training': {error!r}") from None
 
 
-def read_into(
-    target: np.ndarray | BFloat16View, source, name: str, labels: Rows | None, n_labels: int | None
-) -> None:
-    """Read a saved array, or of the output layer's the rows that are wanted, into one that there is.
+def read_into(target: np.ndarray | BFloat16View, source, name: str, network: Network) -> None:
+    """Read a saved array into one that there is, of the output layer's the rows that a network has.
 
     Parameters
     ----------
@@ -426,24 +422,20 @@ def read_into(
     source : object
         From ``open_arrays``.
     name : str
-    labels : range or int64 array, optional
-        Those whose rows of the output layer are wanted; by default all.
-    n_labels : int, optional
-        In all.
+    network : Network
 
     Raises
     ------
     CheckpointError
         The array is damaged, incomplete or not what is expected.
     """
-    from slide import shards
+    from slide.shards import take_rows
 
-    part = shards.by_rows(name, target)
-    shape, rows = part.shape, range(len(part))
-    if labels is not None and name.removeprefix("best.").startswith("output."):
-        shape, rows = (n_labels, *shape[1:]), labels
-    for places, values in shards.take_rows(source, name, shape, target.dtype, rows):
-        part[places] = values
+    shape, rows = target.shape, range(len(target))
+    if network.label_rows is not None and name.removeprefix("best.").startswith("output."):
+        shape, rows = (network.n_labels, *shape[1:]), network.label_rows
+    for places, values in take_rows(source, name, shape, target.dtype, rows):
+        target[places] = values
 
 
 def manifest(network: Network, *, moments: bool, layout: str) -> dict:
@@ -458,8 +450,7 @@ def manifest(network: Network, *, moments: bool, layout: str) -> dict:
     """
     index, training = network.output.index, None
     if moments:
-        tables = {name: layer.index.position() for name, layer in layers_of(network).items() if layer.index is not None}
-        training = {"settled_at": network.optimizer.settled_at, "tables": tables}
+        training = {"settled_at": network.optimizer.settled_at, "tables": positions(network)}
     return {
         "format": FORMAT,
         "version": SHARDED_VERSION if layout == "shards" else VERSION,
@@ -473,6 +464,17 @@ def manifest(network: Network, *, moments: bool, layout: str) -> dict:
         "config": to_dict(network.config),
         "index": None if index is None else index.statistics(),
     }
+
+
+def positions(network: Network) -> dict[str, dict]:
+    """Return where the hash tables of a network's layers stand, by the names that these are saved under.
+
+    Parameters
+    ----------
+    network : Network
+    """
+    layers = layers_of(network).items()
+    return {network.table_name(name): layer.index.position() for name, layer in layers if layer.index is not None}
 
 
 def layers_of(network: Network) -> dict:
@@ -507,7 +509,7 @@ def of_training(network: Network) -> dict[str, np.ndarray]:
     arrays = {f"optimizer.{name}": array for name, array in network.optimizer.history().items()}
     for name, layer in layers_of(network).items():
         if layer.index is not None and layer.index.rebuilds:
-            arrays[f"{name}.codes"] = layer.index.codes
+            arrays[f"{network.table_name(name)}.codes"] = layer.index.codes
     return arrays
 
 

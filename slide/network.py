@@ -177,6 +177,21 @@ class Network:
         return self.output.table.read_only
 
     @property
+    def label_rows(self) -> range | None:
+        """The labels whose neurons are here, in the order of the output layer's rows; None for all."""
+        return None
+
+    def table_name(self, layer: str) -> str:
+        """Return what a layer's hash tables are called where they are saved.
+
+        Parameters
+        ----------
+        layer : str
+            Its name.
+        """
+        return layer
+
+    @property
     def step(self) -> int:
         """Batches trained on so far."""
         return self.optimizer.step

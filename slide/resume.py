@@ -23,7 +23,6 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,9 +36,6 @@ from slide.kernels import dtypes
 from slide.network import Network
 from slide.run_state import RunState, fingerprint
 from slide.settings import differences, from_dict, to_dict
-
-if TYPE_CHECKING:
-    from slide.shards import Rows
 
 log = logging.getLogger("slide")
 
@@ -289,33 +285,30 @@ class SavedRun:
                 "began with, or not at all"
             )
 
-    def restore(self, network: Network, state: RunState, *, labels: Rows | None = None) -> None:
+    def restore(self, network: Network, state: RunState) -> None:
         """Bring a network and a run to where they stood.
 
         Parameters
         ----------
         network : Network
         state : RunState
-        labels : range or int64 array, optional
-            As for `slide.checkpoint.restore`.
 
         Raises
         ------
         CheckpointError
             The checkpoint is damaged or incomplete; the network is not to be used.
         """
-        checkpoint.restore(network, self.path, labels=labels)
+        checkpoint.restore(network, self.path)
         try:
             best = None
             if state.best.config.keeps_best and self._values["state"]["best"]["epoch"] is not None:
                 files = checkpoint.open_arrays(self.path)
                 views = checkpoint.parameters(network, moments=False)
-                n_labels = None if labels is None else checkpoint.describe(self.path)["n_labels"]
                 best = {}
                 for name, view in views.items():
                     if name != "feature_weights":
                         best[name] = np.empty(view.shape, dtypes.VALUE)
-                        checkpoint.read_into(best[name], files, f"best.{name}", labels, n_labels)
+                        checkpoint.read_into(best[name], files, f"best.{name}", network)
             state.restore(self._values["state"], best)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):

@@ -6,14 +6,15 @@ A saved network (`slide.checkpoint`, version 3) whose arrays are not in one file
 ``network.json`` stands ``shards.json``: ``format`` (``"slide-shards"``), ``version`` (1) and ``arrays``, by name a list
 of shares, in any order. A share has
 
-- ``file``: an array in NumPy's format, ``NAME.SHARE.npy``, some rows of the whole, whose other axes it has. Of the
-  arrays whose second axis goes over rows, ``codes``, it is the transpose;
+- ``file``: an array in NumPy's format, ``NAME.SHARE.npy``, some rows of the whole, whose other axes it has;
 - ``rows``: which rows of the whole these are, ``[start, stop, step]`` as of a Python range, or the name of a file with
   their numbers, int64, for those that follow no rule;
 - ``crc32``: of each block of ``block`` rows, so that a reader checks what it reads without reading all.
 
 Who wrote how much is of no account for who reads it: any number of processes, each the rows that it asks for, or one
-that puts the whole together.
+that puts the whole together. Hash tables over some of the labels alone are another matter: their codes and, in
+``network.json``, where they stand have names of their own, which say of which part (``Network.table_name``); who has
+other labels builds its tables anew before the next batch.
 """
 
 from __future__ import annotations
@@ -51,7 +52,6 @@ class Part(NamedTuple):
     Attributes
     ----------
     array : array or BFloat16View
-        Or, of an array whose second axis goes over rows, its transpose.
     rows : range or int64 array
         Which rows of the whole these are.
     """
@@ -80,18 +80,6 @@ def even_part(n: int, part: int, parts: int) -> range:
     n, part, parts : int
     """
     return range(n * part // parts, n * (part + 1) // parts)
-
-
-def by_rows(name: str, array: np.ndarray) -> np.ndarray:
-    """Return an array with its rows along the first axis, as shares have it.
-
-    Parameters
-    ----------
-    name : str
-        Of the array's file.
-    array : array
-    """
-    return array.T if name.endswith(".codes") else array
 
 
 def write_share(folder: Path, name: str, share: str, part: Part) -> dict:
@@ -224,9 +212,8 @@ class ShardedFolder:
         if self.size(name) < int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize:
             raise CheckpointError(f"{self.name(name)}: incomplete, its shares are not {dtype} {list(shape)} together")
         whole = np.empty(shape, dtype)
-        rows = by_rows(name, whole)
-        for places, values in self.blocks(name, rows.shape, whole.dtype, range(len(rows))):
-            rows[places] = values
+        for places, values in self.blocks(name, shape, whole.dtype, range(len(whole))):
+            whole[places] = values
         return whole
 
     def blocks(
@@ -240,7 +227,7 @@ class ShardedFolder:
         ----------
         name : str
         shape : tuple
-            Of the whole, with its rows along the first axis.
+            Of the whole.
         dtype : dtype
         wanted : range or int64 array
             Numbers of rows.
@@ -355,7 +342,7 @@ def take_rows(source, name: str, shape: tuple, dtype: np.dtype, wanted: Rows):
         From `slide.checkpoint.open_arrays`.
     name : str
     shape : tuple
-        Of the whole, with its rows along the first axis.
+        Of the whole.
     dtype : dtype
     wanted : range or int64 array
 
@@ -367,8 +354,7 @@ def take_rows(source, name: str, shape: tuple, dtype: np.dtype, wanted: Rows):
     if isinstance(source, ShardedFolder):
         yield from source.blocks(name, shape, dtype, wanted)
         return
-    own = shape[::-1] if name.endswith(".codes") else shape
-    whole = by_rows(name, source.read(name, own, dtype))
+    whole = source.read(name, shape, dtype)
     size = max(1, BLOCK_BYTES // max(1, np.dtype(whole.dtype).itemsize * int(np.prod(shape[1:], dtype=np.int64))))
     for first in range(0, len(wanted), size):
         places = slice(first, min(len(wanted), first + size))

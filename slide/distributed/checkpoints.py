@@ -17,7 +17,7 @@ from typing import Protocol
 from slide import checkpoint, shards
 from slide.folders import new_folder, write_file
 from slide.resume import Checkpoints, SavedRun, write_run
-from slide.shards import Part, Rows
+from slide.shards import Part
 
 log = logging.getLogger("slide")
 
@@ -43,17 +43,14 @@ class SharedCheckpoints(Checkpoints):
     plain : Checkpoints
         Where and when; on a file system that all processes share.
     group : communicator
-    labels : range or int64 array
-        Those whose neurons this process has, in the order of its output layer's rows.
     replica, replicas : int
         Which of how many processes with the same labels this is; they write a part of these rows each.
     """
 
-    def __init__(self, plain: Checkpoints, group: Group, labels: Rows, *, replica: int = 0, replicas: int = 1):
+    def __init__(self, plain: Checkpoints, group: Group, *, replica: int = 0, replicas: int = 1):
         super().__init__(plain.folder, every=plain.every, keep=plain.keep)
         self._plain = plain
         self._group = group
-        self._labels = labels
         self._replica = replica, replicas
 
     def begin(self, resume: SavedRun | None = None) -> None:
@@ -96,33 +93,41 @@ class SharedCheckpoints(Checkpoints):
             self._written(path, state)
 
     def _fill_together(self, folder, network, state, facts):
-        shares = self._group.gather(self._share(folder, network, state))
-        failed = [(rank, share) for rank, share in enumerate(shares) if isinstance(share, str)]
+        written = self._group.gather(self._share(folder, network, state))
+        failed = [(rank, share) for rank, share in enumerate(written) if isinstance(share, str)]
         if failed:
             raise OSError("; ".join(f"rank {rank}: {why}" for rank, why in failed))
+        shares, tables = zip(*written, strict=True)
         shards.write_manifest(folder, shares)
         write_run(folder, state, facts)
-        text = json.dumps(checkpoint.manifest(network, moments=True, layout="shards"), indent=2)
+        about = checkpoint.manifest(network, moments=True, layout="shards")
+        for of_others in tables:
+            about["training"]["tables"] |= of_others
+        text = json.dumps(about, indent=2)
         write_file(folder / checkpoint.MANIFEST, lambda stream: stream.write(text.encode()))
 
     def _share(self, folder, network, state):
-        """Write this process's share; return its entries for the manifest, or why it could not be written."""
+        """Write this process's share; return its entries for the manifests, or why it could not be written."""
         arrays = checkpoint.parameters(network, moments=True) | checkpoint.of_training(network)
         arrays |= {f"best.{name}": array for name, array in (state.best.weights or {}).items()}
         entries, suffix = {}, f"{self._group.rank}-of-{self._group.size}"
         try:
             for name, array in arrays.items():
-                part = self._part(name, shards.by_rows(name, array))
+                part = self._part(network, name, array)
                 if len(part.rows):
                     entries[name] = shards.write_share(folder, name, suffix, part)
         except FileNotFoundError:
             return f"no {folder} on {platform.node()}; checkpoints need a file system that all processes share"
         except OSError as error:
             return str(error)
-        return entries
+        return entries, checkpoint.positions(network)
 
-    def _part(self, name, array):
+    def _part(self, network, name, array):
         """What this process writes of an array: of those that all have, and those that its replicas have, a part."""
+        if name.endswith(".codes"):
+            whole = Part(array, range(len(array)))
+            of_shard = name.startswith(network.table_name("output"))
+            return whole.piece(*self._replica) if of_shard else whole.piece(self._group.rank, self._group.size)
         if name.removeprefix("best.").startswith("output."):
-            return Part(array, self._labels).piece(*self._replica)
+            return Part(array, network.label_rows).piece(*self._replica)
         return Part(array, range(len(array))).piece(self._group.rank, self._group.size)

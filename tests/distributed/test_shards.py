@@ -28,6 +28,14 @@ LAYOUTS = {
 }
 
 
+class PartNetwork(Network):
+    """A network with the neurons of some labels."""
+
+    @property
+    def label_rows(self):
+        return self.labels
+
+
 class Room:
     """Where the threads of a group meet."""
 
@@ -104,9 +112,9 @@ def new_state():
 
 def part_of(saved, labels):
     """What a process with some of the labels has after it has read a checkpoint: its network, and where it stands."""
-    network, state = Network(N_FEATURES, len(labels), CONFIG, threads=1), new_state()
-    network.n_labels = N_LABELS
-    saved.restore(network, state, labels=labels)
+    network, state = PartNetwork(N_FEATURES, len(labels), CONFIG, threads=1), new_state()
+    network.n_labels, network.labels = N_LABELS, labels
+    saved.restore(network, state)
     return network, state
 
 
@@ -119,7 +127,7 @@ def write(saved, folder, size, layout, replicas=1, fail=None):
         labels = LAYOUTS[layout](shard, size)
         network, state = part_of(saved, labels)
         checkpoints = SharedCheckpoints(
-            Checkpoints(folder), member, labels, replica=replica, replicas=replicas
+            Checkpoints(folder), member, replica=replica, replicas=replicas
         )
         checkpoints.begin()
         if member.rank == fail:
