@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
 import links
-from shapes import FEATURES, LABELS, UNITS
+from common import groups, table
+from shapes import FEATURES, LABELS, UNITS, make_points
 
 CALLS = (1_000, 100_000, 1_000_000, 4_000_000)
 """Bytes that a rank receives from all others together in the calls that are timed."""
@@ -144,10 +144,53 @@ def calls(args):
 
 
 def slide(args):
-    raise NotImplementedError
+    """Train for some batches and tell how long they took and what arrived."""
+    from mpi4py import MPI
+
+    from slide import HiddenConfig, Network, NetworkConfig, TrainingConfig
+
+    comm, seconds, received = MPI.COMM_WORLD, [], []
+    X, Y = make_points(args.points, args.features, args.labels)
+    network = Network(args.features, args.labels, NetworkConfig(HiddenConfig(args.units)), comm=comm, threads=1)
+
+    def on_batch(progress):
+        seconds.append(time.perf_counter())
+        received.append(interface_bytes())
+
+    config = TrainingConfig(batch_size=args.batch_size, max_batches=args.batches)
+    history = network.fit(X, Y, config=config, callbacks=[on_batch])
+    if comm.rank == 0:
+        skipped = len(seconds) // 4
+        times, wire = np.diff(seconds)[skipped:], np.diff(received)[skipped:]
+        kinds = {kind: round(n) for kind, n in history.bytes_per_batch.items() if n >= 1}
+        run = {"ms": 1e3 * float(np.median(times)), "mean_ms": 1e3 * float(times.mean())}
+        print(json.dumps(run | {"counted_bytes": kinds, "wire_mb": float(wire.mean()) / 1e6}))
 
 
 WORKERS = {"slide": slide, "dense": dense, "calls": calls}
+
+
+def markdown(runs, n_parameters):
+    """A row for each number of nodes and speed of links."""
+    header = ["nodes", "link, Mbit/s", "slide, ms", "slide, MB received (counted)", "dense, ms", "dense, MB received"]
+    header += ["dense computed, ms", "dense / slide, time", "dense / slide, bytes"]
+    rows = []
+    for (n, mbit), some in groups([run for run in runs if run["what"] != "calls"], ["nodes", "mbit"]).items():
+        by = {run["what"]: run for run in some}
+        ours, dense = by.get("slide"), by.get("dense")
+        row = [f"{n}", f"{mbit}" if mbit else "unlimited"]
+        if ours:
+            counted = sum(ours["counted_bytes"].values()) / 1e6
+            row += [f"{ours['ms']:,.1f}", f"{ours['wire_mb']:.2f} ({counted:.2f})"]
+        else:
+            row += ["", ""]
+        computed = 2 * (n - 1) / n * 4 * n_parameters
+        row += [f"{dense['ms']:,.0f}", f"{dense['wire_mb']:,.0f}"] if dense else ["", f"{computed / 1e6:,.0f} (computed)"]
+        row += [f"{8e-3 * computed / mbit:,.0f}" if mbit else ""]
+        if ours and dense:
+            row += [f"{dense['ms'] / ours['ms']:,.0f}", f"{dense['wire_mb'] / ours['wire_mb']:,.0f}"]
+        rows.append(row + [""] * (len(header) - len(row)))
+    return table(header, rows)
 
 
 if __name__ == "__main__":
