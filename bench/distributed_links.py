@@ -185,7 +185,7 @@ def markdown(runs, n_parameters):
         else:
             row += ["", ""]
         computed = 2 * (n - 1) / n * 4 * n_parameters
-        row += [f"{dense['ms']:,.0f}", f"{dense['wire_mb']:,.0f}"] if dense else ["", f"{computed / 1e6:,.0f} (computed)"]
+        row += [f"{dense['ms']:,.0f}", f"{dense['wire_mb']:,.0f}"] if dense else ["", f"{computed / 1e6:,.0f} computed"]
         row += [f"{8e-3 * computed / mbit:,.0f}" if mbit else ""]
         if ours and dense:
             row += [f"{dense['ms'] / ours['ms']:,.0f}", f"{dense['wire_mb'] / ours['wire_mb']:,.0f}"]

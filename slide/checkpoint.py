@@ -253,8 +253,9 @@ def restore(network: Network, path: Path) -> None:
             f"{path} is of a network of {found[0]} features and {found[1]} labels, moments {found[2]}; this one has "
             f"{network.n_features} and {network.n_labels}, and {'can' if network.trainable else 'cannot'} be trained"
         )
-    _fill(network, open_arrays(path), about)
-    network.forget_searches()
+    source = open_arrays(path)
+    _fill(network, source, about)
+    network.restored(source)
 
 
 def describe(path: str | os.PathLike) -> dict:

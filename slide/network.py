@@ -491,6 +491,16 @@ class Network:
         """Let search indexes go: the weights have changed other than by training."""
         self._search.forget()
 
+    def restored(self, source) -> None:
+        """Take note that everything was read from a saved network.
+
+        Parameters
+        ----------
+        source : object
+            From `slide.checkpoint.open_arrays`.
+        """
+        self.forget_searches()
+
     def evaluate(
         self,
         X: csr_matrix,

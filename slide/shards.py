@@ -170,6 +170,11 @@ class ShardedFolder:
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: {error!r}") from None
 
+    @property
+    def names(self) -> list[str]:
+        """Of the arrays that there are."""
+        return sorted(self._shares)
+
     def about(self) -> object:
         """Return what ``network.json`` says."""
         return checkpoint.read_json(self._path)

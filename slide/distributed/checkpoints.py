@@ -1,9 +1,12 @@
-"""Checkpoints of a run that several processes share: each writes its rows, and the set is complete or is not there.
+"""What several ranks save together: each writes its rows, and the set is complete or is not there.
 
-The folder of a checkpoint is made under a name that begins with a dot. All processes write their shares into it
-(`slide.shards`) and flush them to the disk; when the last has, the first writes the manifests, renames the folder to
-the checkpoint's name and removes the oldest of those before. Whoever dies when, the newest checkpoint under its own
-name is complete. The run goes on from it on any number of processes, one included.
+A folder is made under a name that begins with a dot. All ranks write their shares into it (`slide.shards`) and flush
+them to the disk; when the last has, rank 0 writes the manifests, gives the folder its name and removes the oldest of a
+run's checkpoints. Whoever dies when, what has its own name is complete. One process reads it as any saved network, and
+a run goes on from it on any number of ranks.
+
+Replicas that train each for itself are averaged first. What they keep back of their gradients (``keep_rows``) is saved
+for each; on another number of replicas the first has the sum.
 """
 
 from __future__ import annotations
@@ -11,15 +14,25 @@ from __future__ import annotations
 import json
 import logging
 import platform
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from slide import checkpoint, shards
 from slide.folders import new_folder, write_file
+from slide.kernels import dtypes
 from slide.resume import Checkpoints, SavedRun, write_run
 from slide.shards import Part
 
+if TYPE_CHECKING:
+    from slide.distributed.network import DistributedNetwork
+
 log = logging.getLogger("slide")
+
+RESIDUAL = "output.residual-"
+"""Begins the names of what replicas keep back, before their numbers."""
 
 
 class Group(Protocol):
@@ -36,25 +49,23 @@ class Group(Protocol):
 
 
 class SharedCheckpoints(Checkpoints):
-    """Checkpoints that all processes of a group write together; their methods are called by all of them alike.
+    """Checkpoints that all ranks write together; their methods are called by all of them alike.
 
     Parameters
     ----------
     plain : Checkpoints
-        Where and when; on a file system that all processes share.
+        Where and when; on a file system that all ranks share.
     group : communicator
-    replica, replicas : int
-        Which of how many processes with the same labels this is; they write a part of these rows each.
+        Of the network's ranks.
     """
 
-    def __init__(self, plain: Checkpoints, group: Group, *, replica: int = 0, replicas: int = 1):
+    def __init__(self, plain: Checkpoints, group: Group):
         super().__init__(plain.folder, every=plain.every, keep=plain.keep)
         self._plain = plain
         self._group = group
-        self._replica = replica, replicas
 
     def begin(self, resume: SavedRun | None = None) -> None:
-        """See `slide.resume.Checkpoints.begin`; where the first process refuses the folder, all do."""
+        """See `slide.resume.Checkpoints.begin`; where rank 0 refuses the folder, all do."""
         problem = None
         if self._group.rank == 0:
             try:
@@ -66,68 +77,127 @@ class SharedCheckpoints(Checkpoints):
             raise problem
 
     def _write(self, network, state, facts, name):
-        group, path, problem = self._group, self.folder / name, None
-        if group.rank:
-            folder = group.bcast(None)
-            if folder is not None:
-                group.gather(self._share(Path(folder), network, state))
-            problem = group.bcast(None)
-        else:
-            told = False
-            try:
-                with new_folder(path) as folder:
-                    told = True
-                    group.bcast(str(folder))
-                    self._fill_together(folder, network, state, facts)
-            except OSError as error:
-                problem = str(error)
-                if not told:
-                    group.bcast(None)
-            group.bcast(problem)
+        network.average()
+        path = self.folder / name
+        best = {f"best.{part}": array for part, array in (state.best.weights or {}).items()}
+
+        def beside(folder):
+            write_run(folder, state, facts)
+
+        problem = write_together(self._group, network, path, best, beside, moments=True)
         if problem is not None:
-            if group.rank == 0:
+            if self._group.rank == 0:
                 log.warning("checkpoint %s could not be written, training goes on without it: %s", path, problem)
             return
         self._plain.latest = self.latest = path
-        if group.rank == 0:
+        if self._group.rank == 0:
             self._written(path, state)
 
-    def _fill_together(self, folder, network, state, facts):
-        written = self._group.gather(self._share(folder, network, state))
-        failed = [(rank, share) for rank, share in enumerate(written) if isinstance(share, str)]
-        if failed:
-            raise OSError("; ".join(f"rank {rank}: {why}" for rank, why in failed))
-        shares, tables = zip(*written, strict=True)
-        shards.write_manifest(folder, shares)
-        write_run(folder, state, facts)
-        about = checkpoint.manifest(network, moments=True, layout="shards")
-        for of_others in tables:
-            about["training"]["tables"] |= of_others
-        text = json.dumps(about, indent=2)
-        write_file(folder / checkpoint.MANIFEST, lambda stream: stream.write(text.encode()))
 
-    def _share(self, folder, network, state):
-        """Write this process's share; return its entries for the manifests, or why it could not be written."""
-        arrays = checkpoint.parameters(network, moments=True) | checkpoint.of_training(network)
-        arrays |= {f"best.{name}": array for name, array in (state.best.weights or {}).items()}
-        entries, suffix = {}, f"{self._group.rank}-of-{self._group.size}"
-        try:
-            for name, array in arrays.items():
-                part = self._part(network, name, array)
-                if len(part.rows):
-                    entries[name] = shards.write_share(folder, name, suffix, part)
-        except FileNotFoundError:
-            return f"no {folder} on {platform.node()}; checkpoints need a file system that all processes share"
-        except OSError as error:
-            return str(error)
-        return entries, checkpoint.positions(network)
+def write_together(
+    group: Group,
+    network: DistributedNetwork,
+    path: Path,
+    more: dict[str, np.ndarray],
+    beside: Callable[[Path], object],
+    *,
+    moments: bool,
+) -> str | None:
+    """Write a network, to a folder that replaces what is there when it is complete; return why not, None if it is.
 
-    def _part(self, network, name, array):
-        """What this process writes of an array: of those that all have, and those that its replicas have, a part."""
-        if name.endswith(".codes"):
-            whole = Part(array, range(len(array)))
-            of_shard = name.startswith(network.table_name("output"))
-            return whole.piece(*self._replica) if of_shard else whole.piece(self._group.rank, self._group.size)
-        if name.removeprefix("best.").startswith("output."):
-            return Part(array, network.label_rows).piece(*self._replica)
-        return Part(array, range(len(array))).piece(self._group.rank, self._group.size)
+    Parameters
+    ----------
+    group : communicator
+        All of whose ranks call this.
+    network : DistributedNetwork
+        Whose replicas agree.
+    path : Path
+    more : dict of array
+        More arrays than the network's, with their rows, by name.
+    beside : callable
+        Given the folder, on rank 0: writes more files.
+    moments : bool
+    """
+    if group.rank:
+        folder = group.bcast(None)
+        if folder is not None:
+            group.gather(_write_share(group, network, Path(folder), more, moments))
+        return group.bcast(None)
+    told, problem = False, None
+    try:
+        with new_folder(path) as folder:
+            told = True
+            group.bcast(str(folder))
+            written = group.gather(_write_share(group, network, folder, more, moments))
+            failed = [f"rank {rank}: {share}" for rank, share in enumerate(written) if isinstance(share, str)]
+            if failed:
+                raise OSError("; ".join(failed))
+            entries, tables = zip(*written, strict=True)
+            shards.write_manifest(folder, entries)
+            beside(folder)
+            about = checkpoint.manifest(network, moments=moments, layout="shards")
+            for of_rank in tables if moments else ():
+                about["training"]["tables"] |= of_rank
+            text = json.dumps(about, indent=2)
+            write_file(folder / checkpoint.MANIFEST, lambda stream: stream.write(text.encode()))
+    except OSError as error:
+        problem = str(error)
+        if not told:
+            group.bcast(None)
+    return group.bcast(problem)
+
+
+def _write_share(group, network, folder, more, moments):
+    """Write this rank's share; return its entries for the manifests, or why it could not be written."""
+    arrays = checkpoint.parameters(network, moments=moments) | more
+    if moments:
+        arrays |= checkpoint.of_training(network)
+    entries, suffix = {}, f"{group.rank}-of-{group.size}"
+    try:
+        for name, array in arrays.items():
+            part = _part(group, network, name, array)
+            if len(part.rows):
+                entries[name] = shards.write_share(folder, name, suffix, part)
+        if moments and network.residual is not None:
+            name = f"{RESIDUAL}{network.replica[0]}"
+            entries[name] = shards.write_share(folder, name, suffix, Part(network.residual, network.label_rows))
+    except FileNotFoundError:
+        return f"no {folder} on {platform.node()}; what ranks save together needs a file system that all of them share"
+    except OSError as error:
+        return str(error)
+    return entries, checkpoint.positions(network)
+
+
+def _part(group, network, name, array):
+    """What this rank writes of an array: a part of those that all have, and of those that its replicas have."""
+    whole, of_shard = Part(array, range(len(array))), False
+    if name.endswith(".codes"):
+        of_shard = name.startswith(network.table_name("output"))
+    elif name.removeprefix("best.").startswith("output."):
+        whole, of_shard = Part(array, network.label_rows), True
+    return whole.piece(*network.replica) if of_shard else whole.piece(group.rank, group.size)
+
+
+def read_residual(network: DistributedNetwork, source) -> None:
+    """Read what a network's replica kept back, or on another number of them, for the first, what all did.
+
+    Parameters
+    ----------
+    network : DistributedNetwork
+    source : object
+        From `slide.checkpoint.open_arrays`.
+    """
+    residual = network.residual
+    if residual is None:
+        return
+    residual[...] = 0.0
+    names = [name for name in getattr(source, "names", ()) if name.startswith(RESIDUAL)]
+    replica, replicas = network.replica
+    if len(names) == replicas:
+        names = [f"{RESIDUAL}{replica}"]
+    elif replica:
+        names = []
+    shape = (network.n_labels, residual.shape[1])
+    for name in names:
+        for places, values in shards.take_rows(source, name, shape, np.dtype(dtypes.VALUE), network.label_rows):
+            residual[places] += values

@@ -29,11 +29,16 @@ LAYOUTS = {
 
 
 class PartNetwork(Network):
-    """A network with the neurons of some labels."""
+    """A network with the neurons of some labels, and what else is asked of one on several ranks."""
+
+    residual = None
 
     @property
     def label_rows(self):
         return self.labels
+
+    def average(self):
+        pass
 
 
 class Room:
@@ -126,12 +131,11 @@ def write(saved, folder, size, layout, replicas=1, fail=None):
         replica, shard = divmod(member.rank, size)
         labels = LAYOUTS[layout](shard, size)
         network, state = part_of(saved, labels)
-        checkpoints = SharedCheckpoints(
-            Checkpoints(folder), member, replica=replica, replicas=replicas
-        )
-        checkpoints.begin()
+        network.replica = replica, replicas
         if member.rank == fail:
-            checkpoints._part = refuse
+            network.replica = refused()
+        checkpoints = SharedCheckpoints(Checkpoints(folder), member)
+        checkpoints.begin()
         checkpoints.batch_done(network, state, facts, stopping=True)
         return checkpoints.latest
 
@@ -140,8 +144,9 @@ def write(saved, folder, size, layout, replicas=1, fail=None):
     return latest[0]
 
 
-def refuse(*_):
+def refused():
     raise OSError("no space left on device")
+    yield
 
 
 def everything(network):
