@@ -114,12 +114,12 @@ def write_in_place(path: Path, write: Callable[[BinaryIO], object]) -> None:
     write : callable
         Given the open file.
     """
-    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         # A pipe or a terminal.
         with naming(path), open(path, "wb") as stream:
             write(stream)
         return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name[:64]}."
     with naming(path, prefix):

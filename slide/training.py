@@ -21,6 +21,7 @@ from slide.data.dataset import DataError, Dataset, is_mapped
 from slide.data.order import EpochOrder, default_window, epoch_order
 from slide.data.statistics import column_counts, n_entries
 from slide.faults import Tolerance
+from slide.footprint import check_training
 from slide.learning_rate import lr_factor
 from slide.resume import Checkpoints, SavedRun, facts_of
 from slide.run_state import RunState
@@ -233,6 +234,8 @@ def fit(
         ``config.monitor`` cannot be measured on this data, or a setting is not that of the run to be resumed.
     DataError
         The data is not finite, has no points, does not fit the network, or is not that of the run to be resumed.
+    MemoryError
+        What training takes besides the network is more than the memory that is available; nothing has begun.
     FileExistsError
         The folder for checkpoints has those of another run.
     NumericalFault
@@ -288,6 +291,7 @@ def fit(
     if not counts.any():
         raise DataError("no training point has a label: there is nothing to learn")
 
+    check_training(network, data.X, data.Y, config)
     facts = {}
     if checkpoints is not None or saved is not None:
         facts = facts_of(config, given, None if validation is None else probe, mask_inputs, label_weights)

@@ -208,22 +208,22 @@ def until(pid: int, condition) -> int | None:
     return None
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, points: int) -> None:
     """Write the data and the settings."""
-    save_npz(folder / "train.npz", make_extreme(1600, 300, 200, labels_per_point=3, seed=5))
+    save_npz(folder / "train.npz", make_extreme(points, 300, 200, labels_per_point=3, seed=5))
     (folder / "run.toml").write_text(SETTINGS)
 
 
-def harass(folder: Path, kills: int, seed: int) -> dict:
+def harass(folder: Path, kills: int, seed: int, points: int = 1600) -> dict:
     """Kill a run again and again; return what came of it.
 
     Parameters
     ----------
     folder : Path
         Empty; stays as the last run left it.
-    kills, seed : int
+    kills, seed, points : int
     """
-    prepare(folder)
+    prepare(folder, points)
     board, draws = Board(), random.Random(seed)
     told = board.numbers
     reference = Run(folder, "reference", board)
@@ -292,11 +292,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", metavar="N", type=int, default=200)
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the moments")
+    parser.add_argument("--points", metavar="N", type=int, default=1600, help="of the data: how long a run takes")
     parser.add_argument("--folder", metavar="FOLDER", type=Path, help="where to work; kept. By default a temporary one")
     args = parser.parse_args(argv)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="slide-kill."))
     folder.mkdir(parents=True, exist_ok=True)
-    report = harass(folder.resolve(), args.kills, args.seed)
+    report = harass(folder.resolve(), args.kills, args.seed, args.points)
     print(json.dumps(report, indent=1))
     if report["lost"]:
         print(f"the log of all runs is {folder / 'log.txt'}", file=sys.stderr)

@@ -116,7 +116,8 @@ def _profile(times, args, network):
 def _output(path):
     """Standard output for "-", else a file, which is there once it is complete."""
     if path == "-":
-        yield sys.stdout
+        with naming(Path("standard output")):
+            yield sys.stdout
         return
     target = Path(path).resolve()
     if target.exists() and not target.is_file():

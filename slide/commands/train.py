@@ -30,7 +30,7 @@ from slide.config import CANDIDATES, FAULTS, SCHEDULES, UPDATES, RunConfig
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import make_extreme
 from slide.data.statistics import column_counts
-from slide.footprint import BatchShape, arithmetic, check_fit, n_parameters, resident
+from slide.footprint import BatchShape, arithmetic, check_fit, resident, training_needs
 from slide.history import HistoryFile, read_history
 from slide.info import peak_rss_bytes
 from slide.interrupts import StopSignals
@@ -327,10 +327,7 @@ def _save(network, path, beside):
 def _check_memory(data, config):
     """Refuse a network that is clearly larger than the memory this machine has left."""
     batch = BatchShape.of(data.X, data.Y, config.training.batch_size)
-    needs = Network.bytes_needed(data.n_features, data.n_labels, config.network, batch=batch)
-    if config.training.keeps_best:
-        units = [layer.units for layer in config.network.hidden]
-        needs["copy of the best weights"] = 4 * n_parameters([data.n_features, *units, data.n_labels])
+    needs = training_needs(data.n_features, data.n_labels, config.network, config.training, batch)
     total = resident(needs, config.network.hugepages)
     log.info("the network takes %s", arithmetic(needs, total) if total >= WORTH_A_SUM else f"{total / 2**20:.0f} MiB")
     check_fit(needs, config.network.hugepages)
