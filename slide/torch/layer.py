@@ -143,10 +143,7 @@ class SampledLinear(RowModule):
         rows = f"in_features={self.in_features}, n_labels={self.n_labels}, bias={self.bias is not None}"
         return f"{rows}, candidates={self.config.candidates!r}, loss={self.config.loss!r}"
 
-    def forward(self, hidden: torch.Tensor, targets) -> SampledLogits:
-        """Return the logits of the batch's candidates, for losses of one's own; see ``loss`` for the parameters."""
-        return self._forward(hidden, targets)
-
+    @torch.compiler.disable
     def loss(
         self, hidden: torch.Tensor, targets, *, weights: torch.Tensor | None = None, reduction: str = "mean"
     ) -> torch.Tensor:
@@ -175,10 +172,35 @@ class SampledLinear(RowModule):
         ValueError
             Shapes or types do not fit, or a hidden vector is not finite.
         """
-        return self._loss(hidden, targets, weights, reduction)
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        vectors, leading = self._vectors(hidden)
+        found = read_targets(targets, leading, self.n_labels, self.ignore_index)
+        n, labelled = len(vectors), np.flatnonzero(np.diff(found.ptr))
+        weights = self._sample_weights(weights, leading)
+        kept = None
+        if len(labelled) < n:
+            kept = torch.from_numpy(labelled)
+            vectors, found = vectors.index_select(0, kept), found.of(labelled)
+            weights = None if weights is None else weights.index_select(0, kept)
+        if not len(labelled):
+            # Nothing is asked of a batch without labels; its gradient is 0 all the same.
+            nothing = hidden.sum(-1).to(self.weight.dtype) * 0.0
+            return nothing if reduction == "none" else nothing.sum()
+        mean = reduction == "mean" and weights is None
+        losses = self._losses(vectors, found, 1.0 / len(labelled) if mean else 1.0)
+        if weights is not None:
+            losses = losses * weights
+        if reduction == "none":
+            if kept is not None:
+                losses = losses.new_zeros(n).index_copy(0, kept, losses)
+            return losses.reshape(leading)
+        total = losses.sum()
+        return total / weights.sum() if reduction == "mean" and weights is not None else total
 
     @torch.compiler.disable
-    def _forward(self, hidden, targets):
+    def forward(self, hidden: torch.Tensor, targets) -> SampledLogits:
+        """Return the logits of the batch's candidates, for losses of one's own; see ``loss`` for the parameters."""
         vectors, leading = self._vectors(hidden)
         found = read_targets(targets, leading, self.n_labels, self.ignore_index)
         samples = torch.from_numpy(np.repeat(np.arange(len(vectors)), np.diff(found.ptr)))
@@ -202,33 +224,6 @@ class SampledLinear(RowModule):
                 logits = torch.cat([common, own.masked_fill(~there, -torch.inf)], 1)
         weights = self._engine.output.candidate_weights(active, len(vectors))
         return SampledLogits(ids, logits, samples, places, torch.from_numpy(weights) if len(weights) else None)
-
-    @torch.compiler.disable
-    def _loss(self, hidden, targets, weights, reduction):
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-        vectors, leading = self._vectors(hidden)
-        found = read_targets(targets, leading, self.n_labels, self.ignore_index)
-        n, labelled = len(vectors), np.flatnonzero(np.diff(found.ptr))
-        weights = self._sample_weights(weights, leading)
-        kept = None
-        if len(labelled) < n:
-            kept = torch.from_numpy(labelled)
-            vectors, found = vectors.index_select(0, kept), found.of(labelled)
-            weights = None if weights is None else weights.index_select(0, kept)
-        if not len(labelled):
-            # Of a batch without labels nothing is asked; its gradient is 0 all the same.
-            return (vectors.sum() * 0.0).float() if reduction != "none" else hidden.sum(-1).float() * 0.0
-        mean = reduction == "mean" and weights is None
-        losses = self._losses(vectors, found, 1.0 / len(labelled) if mean else 1.0)
-        if weights is not None:
-            losses = losses * weights
-        if reduction == "none":
-            if kept is not None:
-                losses = losses.new_zeros(n).index_copy(0, kept, losses)
-            return losses.reshape(leading)
-        total = losses.sum()
-        return total / weights.sum() if reduction == "mean" and weights is not None else total
 
     def _losses(self, vectors, targets, scale):
         """Losses of samples that all have labels, times `scale`."""

@@ -60,7 +60,7 @@ class RowAdam(Optimizer):
         lazy: str = "exact",
         step_in_backward: bool = False,
     ):
-        layers = [layers] if isinstance(layers, (SampledLinear, dict)) else list(layers)
+        layers = [layers] if isinstance(layers, (torch.nn.Module, dict)) else list(layers)
         groups = [dict(item) if isinstance(item, dict) else {"params": item} for item in layers]
         self._layers = [group["params"] for group in groups]
         for layer in self._layers:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-
 import numpy as np
 import torch
 from torch import nn
@@ -296,18 +294,11 @@ class _PayFirst:
     """Lets the rows that an embedding is about to read catch up."""
 
     def __init__(self, layer):
-        self._layer = weakref.ref(layer)
+        self._layer = layer
 
     def __call__(self, embedding, arguments):
-        layer = self._layer()
-        if layer is not None and layer.weight is embedding.weight:
-            layer.catch_up(arguments[0])
-
-    def __deepcopy__(self, memo):
-        copy = _PayFirst.__new__(_PayFirst)
-        layer = self._layer()
-        copy._layer = weakref.ref(layer)
-        return copy
+        if self._layer.weight is embedding.weight:
+            self._layer.catch_up(arguments[0])
 
 
 def _same_memory(one, other):
