@@ -59,6 +59,7 @@ The house has two floors; imports run downward only::
       info.py            version, threads, instruction set, hugepages: what `slide info` tells of the machine
       hugepages/         the pages a system gives, what a process got, and what they are worth: `slide hugepages`
       blas.py            one thread for BLAS
+      torch/             the output layer as a PyTorch module, and its optimiser; nothing else imports it
     slide/kernels/       compiled, without the GIL, knows only arrays
       memory             HugeBuffer: the one owner of large memory
       pagebench          rows gathered, scattered and streamed: what `slide hugepages bench` times
