@@ -35,6 +35,10 @@ RESIDUAL = "output.residual-"
 """Begins the names of what replicas keep back, before their numbers."""
 
 
+WORTH_A_FILE = 1 << 20
+"""Bytes from which on ranks write a part each of an array that all of them have; smaller ones are written by rank 0."""
+
+
 class Group(Protocol):
     """What is asked of a communicator: mpi4py's have it."""
 
@@ -175,7 +179,11 @@ def _part(group, network, name, array):
         of_shard = name.startswith(network.table_name("output"))
     elif name.removeprefix("best.").startswith("output."):
         whole, of_shard = Part(array, network.label_rows), True
-    return whole.piece(*network.replica) if of_shard else whole.piece(group.rank, group.size)
+    if of_shard:
+        return whole.piece(*network.replica)
+    if array.nbytes >= WORTH_A_FILE:
+        return whole.piece(group.rank, group.size)
+    return whole.piece(0, 1) if group.rank == 0 else whole.piece(0, len(array) + 1)
 
 
 def read_residual(network: DistributedNetwork, source) -> None:
