@@ -218,9 +218,6 @@ class OutputLayer:
         label_places(shared, batch.label_ptr, batch.labels, places)
         if certain is None:
             certain = labels._replace(flat=places)
-        loss, hit = self._buffers.array("output losses", (2, n), dtypes.VALUE)
-        labelled = max(1, int(np.count_nonzero(labels.lengths)))
-
         softmax = self.config.loss == "softmax"
         offsets = self._shared.offsets(shared, n) if softmax else NOTHING
         stands_for = self._shared.weights(shared, n) if self.config.label_smoothing or not softmax else None
@@ -231,27 +228,23 @@ class OutputLayer:
         shared_logits(self.table, shared, offsets, signal.dense, common, threads, rule.owed)
         if len(offsets):
             remove_offsets(common, offsets, certain.begin, certain.end, certain.flat, threads)
-        cross_entropy = softmax_cross_entropy if softmax else logistic_cross_entropy
-        cross_entropy(
-            common,
-            len(shared),
-            logits,
-            own.begin,
-            own.end,
-            batch.label_ptr,
-            places,
-            self._targets(batch),
-            1.0 / labelled,
-            loss,
-            hit,
-            threads,
-            smoothing=self.config.label_smoothing,
-            weight=stands_for,
-            certain=certain,
-        )
+        sets = (common, len(shared), logits, own.begin, own.end, batch.label_ptr, places, self._targets(batch))
+        options = {"smoothing": self.config.label_smoothing, "weight": stands_for, "certain": certain}
+        loss, precision = self._losses(batch, sets, options, threads)
         self._active = (groups, logits, shared, common)
         active = len(shared) + int(own.lengths.sum()) / n
-        return OutputStats(float(loss.sum(dtype=np.float64)) / labelled, float(hit.sum()) / labelled, active)
+        return OutputStats(loss, precision, active)
+
+    def _losses(self, batch, sets, options, threads):
+        """Turn the logits of active sets into their gradients; return the points' mean loss and share of hits.
+
+        Points without labels do not count. `sets` and `options` are what the kernels in `losses` take.
+        """
+        loss, hit = self._buffers.array("output losses", (2, len(batch)), dtypes.VALUE)
+        labelled = max(1, int(np.count_nonzero(np.diff(batch.label_ptr))))
+        cross_entropy = softmax_cross_entropy if self.config.loss == "softmax" else logistic_cross_entropy
+        cross_entropy(*sets, 1.0 / labelled, loss, hit, threads, **options)
+        return float(loss.sum(dtype=np.float64)) / labelled, float(hit.sum()) / labelled
 
     def _targets(self, batch):
         """What each label of the batch is multiplied by in its sample's loss."""
@@ -262,8 +255,7 @@ class OutputLayer:
         else:
             targets = self._label_weights[batch.labels]
         if self.config.loss == "softmax" and self.config.targets == "mean":
-            counts = np.diff(batch.label_ptr)
-            targets /= np.repeat(counts, counts)
+            targets /= np.repeat(batch.label_counts(), np.diff(batch.label_ptr))
         return targets
 
     def scale_deltas(self, factor: float) -> None:

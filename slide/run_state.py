@@ -68,7 +68,7 @@ class RunState:
         history = dataclasses.asdict(self.history)
         # A run that was stopped goes on as if it had not been.
         history["stopped"] = False
-        del history["error"]
+        del history["error"], history["bytes_per_batch"]
         progress = dataclasses.asdict(self.progress)
         # The last of the history's epochs.
         del progress["finished"]
@@ -98,7 +98,7 @@ class RunState:
         from slide.training import Epoch
 
         epochs = [Epoch(**epoch) for epoch in values["history"]["epochs"]]
-        history = {**values["history"], "epochs": epochs, "error": None}
+        history = {**values["history"], "epochs": epochs, "error": None, "bytes_per_batch": {}}
         progress = {**values["progress"], "finished": epochs[-1] if epochs else None}
         for target, fields in ((self.progress, progress), (self.history, history)):
             for f in dataclasses.fields(target):
