@@ -46,16 +46,17 @@ def main():
     needed = bytes_needed(args)
     free = psutil.virtual_memory().available
     if needed + SPARE > free:
-        sys.exit(f"{needed / 1e9:.1f} GB are needed and a spare one, {free / 1e9:.1f} are free; see --labels, --precision")
+        sys.exit(f"{needed / 1e9:.1f} GB are needed and a spare one, {free / 1e9:.1f} are free; see --precision")
     run = measure(args)
     if args.json:
         print(json.dumps(run))
         return
     print(
-        f"{args.labels:,} labels x {args.units} units in {args.precision} on {args.ranks} ranks, {run['batches']} batches: "
-        f"{run['peak_gb']:.2f} GB resident at most in all ({run['largest_gb']:.2f} GB the sum of the ranks' largest, "
-        f"{run['parameters_gb']:.2f} GB of it parameters), {run['ms']:,.0f} ms a batch (median), "
-        f"{sum(run['bytes'].values()) / 1e3:,.0f} KB received a batch, loss {run['loss'][0]:.2f} to {run['loss'][1]:.2f}"
+        f"{args.labels:,} labels x {args.units} units in {args.precision} on {args.ranks} ranks, {run['batches']} "
+        f"batches: {run['peak_gb']:.2f} GB resident at most in all ({run['largest_gb']:.2f} GB the sum of the ranks' "
+        f"largest, {run['parameters_gb']:.2f} GB of it parameters), {run['ms']:,.0f} ms a batch (median), "
+        f"{sum(run['bytes'].values()) / 1e3:,.0f} KB received a batch, "
+        f"loss {run['loss'][0]:.2f} to {run['loss'][1]:.2f}"
     )
 
 

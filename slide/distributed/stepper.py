@@ -69,6 +69,15 @@ class DistributedStepper(Stepper):
             average(self._grid, network, self._averaged_at)
             self._averaged_at = network.step
 
+    def resume(self, step: int) -> None:
+        """Take note that replicas agree, at the end of a step.
+
+        Parameters
+        ----------
+        step : int
+        """
+        self._averaged_at = step
+
     def _clipped(self, network, signals, mine, parts, points):
         limit = network.config.optimizer.clip_norm
         if limit is None:
