@@ -108,7 +108,7 @@ class Tolerance:
             if progress.skipped_in_a_row + 1 >= PATIENCE:
                 many = f"batch {progress.batch + 1:,} is the {PATIENCE}th in a row that had to be left out: "
                 raise fault.told(many, self._last_good()) from None
-            progress.pass_over(len(batch))
+            progress.pass_over(batch.n_points)
             if progress.skipped <= TOLD or progress.skipped % 100 == 0:
                 log.warning("batch %s is left out, %s so far: %s", f"{progress.batch:,}", progress.skipped, fault)
             return None

@@ -71,7 +71,7 @@ class RunState:
         history = dataclasses.asdict(self.history)
         # A run that was stopped goes on as if it had not been.
         history["stopped"] = False
-        del history["error"]
+        del history["error"], history["bytes_per_batch"]
         progress = dataclasses.asdict(self.progress)
         # The last of the history's epochs.
         del progress["finished"]
@@ -103,7 +103,7 @@ class RunState:
         epochs = [Epoch(**epoch) for epoch in values["history"]["epochs"]]
         # Runs from before batches could be left out do not say that none was.
         none = {"skipped": 0, "skipped_in_a_row": 0}
-        history = {**none, **values["history"], "epochs": epochs, "error": None}
+        history = {**none, **values["history"], "epochs": epochs, "error": None, "bytes_per_batch": {}}
         progress = {**none, **values["progress"], "finished": epochs[-1] if epochs else None}
         for target, fields in ((self.progress, progress), (self.history, history)):
             for f in dataclasses.fields(target):

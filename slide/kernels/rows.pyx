@@ -181,10 +181,11 @@ cdef class RowTable:
             views["bias_accumulator"] = self._columns(SLIDE_BIAS_V, 1)[:, 0]
         return views
 
-    def fill_uniform(self, float limit, uint64_t seed, int num_threads):
+    def fill_uniform(self, float limit, uint64_t seed, int num_threads, int64_t first=0, int64_t distance=1):
         """Set every weight to a uniform draw from [-limit, limit), a function of (seed, row, column) alone.
 
-        Bfloat16 weights are the same draws, rounded to nearest.
+        Bfloat16 weights are the same draws, rounded to nearest. Of a table that has some rows of a larger one, row i
+        gets what row ``first + i * distance`` of that one would.
 
         Raises
         ------
@@ -200,7 +201,7 @@ cdef class RowTable:
         for row in prange(n_rows, nogil=True, num_threads=threads, schedule="static"):
             w = table.base + row * table.stride + SLIDE_HEADER
             for column in range(dim):
-                x = limit * (<float>(slide_key(seed, row, column) >> 40) * (2.0 / (1 << 24)) - 1.0)
+                x = limit * (<float>(slide_key(seed, first + row * distance, column) >> 40) * (2.0 / (1 << 24)) - 1.0)
                 if table.format == SLIDE_BF16:
                     (<uint16_t *>w)[column] = slide_narrow_nearest(x)
                 else:
