@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,7 @@ from slide import checkpoint
 from slide.checkpoint import CheckpointError
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
 from slide.data.dataset import DataError
-from slide.folders import new_folder, remove_unfinished, write_file
+from slide.folders import new_folder, remove_folder, remove_unfinished, write_file
 from slide.info import __version__
 from slide.kernels import dtypes
 from slide.network import Network
@@ -171,7 +170,7 @@ class Checkpoints:
         older = [name for name in names_in(self.folder) if name <= newest]
         for name in older[: -self.keep]:
             if not name.endswith(f"-epoch-{best}"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                remove_folder(self.folder / name)
 
 
 class SavedRun:
