@@ -34,7 +34,7 @@ CONFIG = """
 units = 32
 
 [network.output]
-tail = 50
+candidates = "inbatch"
 
 [network.optimizer]
 lr = 0.01
@@ -43,6 +43,7 @@ lr = 0.01
 epochs = 3
 batch_size = 60
 """
+"""The candidates are the same on any number of ranks: other modes draw for each shard of the labels."""
 
 SHARES = "12"
 """Twelve shares of the points are the same batches on any number of ranks that divides it."""

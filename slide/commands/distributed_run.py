@@ -128,13 +128,14 @@ def _callbacks(args, settings, path):
 def _read(args, settings, ranks):
     """The training set and the test set, or None; of each machine one rank reads first, and fills the cache."""
     here = ranks.comm.Split_type(mpi().COMM_TYPE_SHARED)
-    first = here.Get_rank() == 0
-    if not first:
+    if here.Get_rank():
         here.Barrier()
-    data = train.training_data(args) if settings is None else reference_data(args, settings)
-    if first:
-        here.Barrier()
-    return data
+    try:
+        return train.training_data(args) if settings is None else reference_data(args, settings)
+    finally:
+        # Also where it failed: the others then fail alike.
+        if not here.Get_rank():
+            here.Barrier()
 
 
 def _own(data: Dataset, batch_size: int, comm, shares: int | None) -> Dataset:

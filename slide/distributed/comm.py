@@ -187,6 +187,10 @@ class Ranks:
         self.traffic.add(kind, 0 if self.rank == root else content.nbytes + size.nbytes)
         return pickle.loads(content.tobytes())
 
+    def agree(self, kind: str, value: bool) -> bool:
+        """Return rank 0's answer to a question."""
+        return bool(self.broadcast(kind, np.array([value]))[0])
+
     def broadcast(self, kind: str, array: np.ndarray) -> np.ndarray:
         """Return rank 0's array, which has the shape and type of this one."""
         array = np.ascontiguousarray(array)

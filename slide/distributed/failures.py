@@ -43,13 +43,40 @@ def aborting(alarm) -> Iterator[None]:
     except BaseException as error:
         if not _all_fail(alarm):
             traceback.print_exc()
-            what = f"{type(error).__name__}: {error}".removesuffix(": ")
-            rank, size = alarm.Get_rank(), alarm.Get_size()
-            print(f"slide: rank {rank} of {size} failed, the job ends: {what}", file=sys.stderr, flush=True)
-            alarm.Abort(1)
+            _abort(alarm, error)
         raise
     finally:
         _inside.depth = 0
+
+
+def watch(alarm) -> None:
+    """From now on end the whole job if this rank ends with an exception that nobody has caught.
+
+    Parameters
+    ----------
+    alarm : mpi4py communicator
+        As for ``aborting``.
+    """
+    if alarm.Get_size() == 1 or isinstance(sys.excepthook, _Hook):
+        return
+    sys.excepthook = _Hook(alarm, sys.excepthook)
+
+
+class _Hook:
+    def __init__(self, alarm, former):
+        self._alarm, self._former = alarm, former
+
+    def __call__(self, kind, error, trace):
+        self._former(kind, error, trace)
+        if not _all_fail(self._alarm):
+            _abort(self._alarm, error)
+
+
+def _abort(alarm, error):
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    rank, size = alarm.Get_rank(), alarm.Get_size()
+    print(f"slide: rank {rank} of {size} failed, the job ends: {what}", file=sys.stderr, flush=True)
+    alarm.Abort(1)
 
 
 def on_root(ranks: Ranks, call: Callable[[], T]) -> T | None:

@@ -102,7 +102,7 @@ class DistributedFeed:
         if validation is not None and config.eval_points:
             self.other = measured(network, validation, config)
             ends = self.other.n_points * np.arange(world.size + 1) // world.size
-            self._probe = rows_of(self.other, slice(int(ends[world.rank]), int(ends[world.rank + 1])))
+            self._probe = self.other.subset(slice(int(ends[world.rank]), int(ends[world.rank + 1])))
         held_out = config.holdout if validation is None else 0.0
         each, start = n_shares // world.size, mine.start if own else 0
         most = max(1, config.eval_points // n_shares)
@@ -275,11 +275,11 @@ class RootCallbacks(Callbacks):
 
     def on_batch(self, progress: Progress) -> bool:
         """See `Callbacks.on_batch`."""
-        return self._any and self._ranks.share("control", super().on_batch(progress))
+        return self._any and self._ranks.agree("control", super().on_batch(progress))
 
     def on_epoch(self, progress: Progress) -> bool:
         """See `Callbacks.on_epoch`."""
-        return self._any and self._ranks.share("control", super().on_epoch(progress))
+        return self._any and self._ranks.agree("control", super().on_epoch(progress))
 
 
 def _starts(lengths):

@@ -12,17 +12,16 @@ from slide import checkpoint, prediction, training
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
 from slide.data.dataset import Dataset
 from slide.distributed.checkpoints import SharedCheckpoints, read_residual, write_together
-from slide.distributed.comm import Traffic
+from slide.distributed.comm import Traffic, mpi
 from slide.distributed.config import DistributionConfig
-from slide.distributed.failures import aborting, on_root
+from slide.distributed.failures import aborting, on_root, watch
 from slide.distributed.feed import DistributedFeed
 from slide.distributed.grid import Grid, LabelShard
 from slide.distributed.output import ShardOutput
 from slide.distributed.prediction import evaluate_own, predict_own
-from slide.distributed.shares import rows_of
 from slide.distributed.stepper import DistributedStepper
 from slide.folders import write_file
-from slide.kernels.parallel import isa
+from slide.kernels.parallel import isa, resolve_threads
 from slide.network import Network
 from slide.resume import SavedRun, newest
 
@@ -40,7 +39,7 @@ class DistributedNetwork(Network):
     Parameters
     ----------
     n_features, n_labels, config, threads
-        As for `Network`.
+        As for `Network`; by default as many threads as there are cores for each rank.
     comm : mpi4py communicator
     distribution : DistributionConfig, optional
 
@@ -71,11 +70,12 @@ class DistributedNetwork(Network):
     ):
         config = config or NetworkConfig()
         self.grid = Grid(comm, distribution or DistributionConfig())
+        watch(self.grid.alarm)
         _check(config, self.grid)
         labels = self.grid.labels
         self.shard = LabelShard(n_labels, labels.rank, labels.size, self.grid.config.partition)
         self._own_points = False
-        super().__init__(n_features, n_labels, config, threads=threads)
+        super().__init__(n_features, n_labels, config, threads=threads or threads_each(comm))
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, {self.grid!r})"
@@ -198,7 +198,7 @@ class DistributedNetwork(Network):
             raise ValueError(f"Y has {Y.shape[1]:,} labels, the network {self.n_labels:,}")
         world = self.grid.world
         ends = data.n_points * np.arange(world.size + 1) // world.size
-        mine = rows_of(data, slice(int(ends[world.rank]), int(ends[world.rank + 1])))
+        mine = data.subset(slice(int(ends[world.rank]), int(ends[world.rank + 1])))
         options = {"ks": ks, "inv_propensity": inv_propensity, "mask_inputs": mask_inputs}
         with aborting(self.grid.alarm):
             return evaluate_own(self, [mine], **options)
@@ -409,6 +409,20 @@ def fit(network: Network, X, Y, *, comm, distribution: DistributionConfig | None
     history = parts.fit(X, Y, **options)
     parts.hand_back(network)
     return history
+
+
+def threads_each(comm) -> int:
+    """Return the threads that a rank can use without taking them from others on the same processors.
+
+    Parameters
+    ----------
+    comm : mpi4py communicator
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    here = comm.Split_type(mpi().COMM_TYPE_SHARED)
+    sharing = here.allgather(cores).count(cores)
+    here.Free()
+    return max(1, resolve_threads(None) // sharing)
 
 
 def checksum(layer) -> int:

@@ -24,6 +24,9 @@ from slide.prediction import features_of
 from slide.signals import Runs, Signal
 from slide.stepper import Stepper
 
+SMALL = 1 << 13
+"""Bytes of a gradient that are given to everybody at once: what counts then is how often ranks wait for each other."""
+
 
 class DistributedStepper(Stepper):
     """Takes the steps of a distributed network; see `slide.stepper.Stepper`."""
@@ -45,17 +48,18 @@ class DistributedStepper(Stepper):
         points = slice(int(parts[first]), int(parts[last]))
         mine = _some(signals[-1], points)
         network.output.forward(network.output.part_of(batch, points), mine, rule, network.step, threads)
-        norm = self._clipped(network, signals, mine, parts, points)
-        self._carry_back(network, signals, mine, parts, points, rule)
+        norm = self._clip(network, signals, mine, parts, points)
+        dout = self._of_output(network, mine, parts, points, rule)
         # Of a part of the batch, all of whose ranks know them, one tells the figures.
         counts = np.diff(batch.label_ptr)[points] if grid.labels.rank == 0 else np.zeros(0)
         figures = np.array([*network.output.sums(), np.count_nonzero(counts), len(counts)])
-        sums = in_order(grid.world.gather("loss", figures))
+        figures = grid.world.begin_gather("loss", figures)
+        self._of_hidden(network, signals, dout, rule)
         network.optimizer.advance(lr_factor)
         every = grid.config.average_every
         if every is not None and network.step % every == 0:
             self.average(network)
-        loss, hits, active, labelled, counted = sums.tolist()
+        loss, hits, active, labelled, counted = in_order(figures.wait()).tolist()
         if not math.isfinite(loss):
             # All ranks know it, and stop at the same batch.
             faults.check_network(network)
@@ -83,36 +87,43 @@ class DistributedStepper(Stepper):
         """
         self._averaged_at = step
 
-    def _clipped(self, network, signals, mine, parts, points):
+    def _clip(self, network, signals, mine, parts, points):
+        """Scale the gradient to the configured norm if it is longer; return how long it was, None if nobody asks."""
         limit = network.config.optimizer.clip_norm
         if limit is None:
             return None
         # Hidden layers' gradients are the same everywhere, those of the output layer each in one place.
-        of_output, of_hidden = measure(), measure()
-        self._carry_back(network, signals, mine, parts, points, of_hidden, of_output)
-        squares = self._grid.labels.gather("loss", np.array([of_output.squared_norm]))
-        norm = math.sqrt(of_hidden.squared_norm + float(in_order(squares)[0]))
+        output, hidden = measure(), measure()
+        self._of_hidden(network, signals, self._of_output(network, mine, parts, points, output), hidden)
+        squares = self._grid.labels.gather("loss", np.array([output.squared_norm]))
+        norm = math.sqrt(hidden.squared_norm + float(in_order(squares)[0]))
         if norm > limit:
             network.output.scale_deltas(limit / norm)
         return norm
 
-    def _carry_back(self, network, signals, mine, parts, points, rule, rule_of_output=None):
-        """Carry the gradient from the output down, every layer taking the step of its rule on the way."""
-        grid, threads, last = self._grid, network.threads, network.hidden[-1]
-        n, here = len(signals[-1].dense), points.stop - points.start
-        gradient = self._gradient(network, -1, max(1, here))
-        network.output.step(mine, gradient, rule_of_output or rule, threads)
+    def _of_output(self, network, mine, parts, points, rule):
+        """Step this rank's part of the output layer; return the gradient with respect to what it reads, of all points.
+
+        Each rank adds up the gradient of its own points and all are given all or, where that takes no more, all are
+        given everything and add it up.
+        """
+        grid, last = self._grid, network.hidden[-1]
+        gradient = self._gradient(network, -1, max(1, points.stop - points.start))
+        network.output.step(mine, gradient, rule, network.threads)
         part = self._buffers.array(f"{last.name} gradient part", mine.dense.shape, dtypes.VALUE)
-        gradient.sum_into(part, mine.dense if last.relu else None, threads)
-        counts = np.diff(parts)
-        begin, end = grid.rows_of_ranks
-        # Each rank adds up the gradient of its own points, and all are given all.
+        gradient.sum_into(part, mine.dense if last.relu else None, network.threads)
+        if grid.together.size == grid.labels.size and (grid.labels.size == 2 or part.nbytes <= SMALL):
+            return in_order(grid.labels.gather("gradient", part))
+        counts, (begin, end) = np.diff(parts), grid.rows_of_ranks
         own = in_order(grid.labels.exchange("gradient", part, counts[begin:end]))
-        dout = grid.together.join("gradient", own, counts)
+        return grid.together.join("gradient", own, counts)
+
+    def _of_hidden(self, network, signals, dout, rule):
+        """Carry the gradient further down, every hidden layer taking the step of `rule` on the way."""
+        n, threads = len(dout), network.threads
         for i in reversed(range(len(network.hidden))):
-            layer = network.hidden[i]
             below = self._gradient(network, i - 1, n) if i else None
-            layer.step(signals[i], dout, below, rule, network.step, threads)
+            network.hidden[i].step(signals[i], dout, below, rule, network.step, threads)
             if i:
                 layer, out = network.hidden[i - 1], signals[i].dense
                 dout = self._buffers.array(f"{layer.name} gradient sum", out.shape, dtypes.VALUE)

@@ -253,8 +253,7 @@ def softmax_terms(
     const float[::1] weight=None,
     certain=None,
 ):
-    """Write what the samples' softmax losses need of these neurons where others are elsewhere; `slide.distributed.output`
-    adds them up.
+    """Write what the samples' softmax losses need of these neurons, where others are elsewhere.
 
     The logits become their exponentials, each sample's largest one's 1, which is what ``softmax_gradients`` takes.
 

@@ -93,7 +93,7 @@ def test_replicas_for_slow_networks_learn_as_well(ranks, one):
 
 
 def test_three_ranks_cut_everything_unevenly(ranks, one):
-    fewer_labels = {"output": {"loss": "bce"}, "n_labels": 2, "fails": True}
+    fewer_labels = {"distribution": {"shares": 3}, "n_labels": 2, "fails": True}
     no_grid = {"distribution": {"label_shards": 2}, "fails": True}
     found = ranks(3, {**UNEVEN, "too many": fewer_labels, "no grid": no_grid})
     for name in UNEVEN:
