@@ -13,6 +13,7 @@ from slide.kernels.active import draw_uniform, label_places, sorted_unique
 from slide.kernels.bfloat16 import BFloat16View, narrow, widen
 from slide.kernels.dropout import drop_entries, drop_pairs, drop_units
 from slide.kernels.losses import logistic_cross_entropy, remove_offsets, softmax_cross_entropy
+from slide.kernels.rows import RowTable
 from slide.kernels.search import exact_topk, sketch_topk
 from slide.kernels.sketch import Sketch
 from slide.kernels.sparse import take_rows
@@ -96,13 +97,22 @@ def test_sorted_unique(seed, n, n_rows):
     assert np.array_equal(ids[: sorted_unique(ids, np.zeros(n, np.int32), n_rows)], expected)
 
 
+def mix(x):
+    """Splitmix64's finaliser."""
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+    return x ^ x >> 31
+
+
 @fast
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(1, 2**31 - 1), st.integers(0, 100))
 def test_draws(seed, iteration, n_rows, n):
     longer, shorter = np.full(n + 9, -1, np.int32), np.full(n, -1, np.int32)
     draw_uniform(longer, n_rows, seed, iteration)
     draw_uniform(shorter, n_rows, seed, iteration)
-    assert ((longer >= 0) & (longer < n_rows)).all()
+    key = mix(mix(mix(seed ^ 0x7461696C64726177) ^ iteration))
+    assert longer.tolist() == [(mix(key + i) >> 32) * n_rows >> 32 for i in range(n + 9)]
     assert np.array_equal(longer[:n], shorter)
 
 
@@ -296,6 +306,16 @@ def test_every_bfloat16_is_its_own():
     number = ~np.isnan(there)
     assert np.array_equal(back[number], bits[number])
     assert np.isnan(widen(back[~number])).all()
+
+
+def test_ties_go_to_the_even_bfloat16():
+    """Also where kernels round: among so many weights are some just between two bfloat16 numbers."""
+    wide, rounded = (RowTable(1000, 512, moments=0, precision=precision) for precision in ("fp32", "bf16"))
+    for table in (wide, rounded):
+        table.fill_uniform(1.0, 3, 1)
+    bits = wide.weights.view(np.uint32)
+    assert np.count_nonzero(bits & 0x1FFFF == 0x18000) > 0 < np.count_nonzero(bits & 0x1FFFF == 0x08000)
+    assert np.array_equal(rounded.weights.bits, narrow(wide.weights))
 
 
 @fast

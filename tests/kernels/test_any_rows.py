@@ -40,10 +40,10 @@ def grouped(ids, begin, end, n_rows):
     return groups
 
 
-def copy_of(table):
+def copy_of(table, biased=True):
     """Return a table with the same numbers."""
     other = RowTable(table.n_rows, table.dim, moments=table.moments, accumulates=table.accumulates,
-                     precision=table.precision, hugepages=False)
+                     precision=table.precision, biased=biased, hugepages=False)
     np.frombuffer(other.buffer, np.uint8)[:] = np.frombuffer(table.buffer, np.uint8)
     return other
 
@@ -180,12 +180,15 @@ def test_step_groups(seed, n_rows, samples, dim, name, kind, step):
 
 
 @fast
-@given(SEEDS, st.integers(1, 60), st.integers(1, 9), DIMS, RULES, PRECISIONS, THREADS)
-def test_every_way_to_step_is_one(seed, n_rows, samples, dim, name, precision, threads):
+@given(SEEDS, st.integers(1, 60), st.integers(1, 9), DIMS, RULES, PRECISIONS, st.booleans(), THREADS)
+def test_every_way_to_step_is_one(seed, n_rows, samples, dim, name, precision, biased, threads):
     """Shared rows and sparse samples step as grouped pairs do, and so, on one thread, does training without locks."""
     rng = np.random.default_rng(seed)
     options = {"moments": 2 * (name == "adam"), "accumulates": name == "adagrad", "precision": precision}
-    start = table_of(rng, n_rows, dim, **options)
+    start = table_of(rng, n_rows, dim, biased=biased, **options)
+    for part, view in start.state().items():
+        if part.startswith("bias") and not biased:
+            view[:] = 0
     # Whole numbers, so that no sum depends on its order: what bfloat16 is rounded from is then the same.
     start.weights[...] = rng.integers(-3, 4, start.weights.shape)
     hidden = np.zeros((samples, start.padded_dim), np.float32)
@@ -218,15 +221,55 @@ def test_every_way_to_step_is_one(seed, n_rows, samples, dim, name, precision, t
     ways = [grouped_pairs, shared, sparse_samples] + [without_locks] * (precision != "bf16")
     results = []
     for way in ways:
-        table, total = copy_of(start), np.zeros(hidden.shape, np.float32)
+        table, total = copy_of(start, biased), np.zeros(hidden.shape, np.float32)
         sums = SampleGradient(samples, table.padded_dim, hugepages=False)
         way(table, sums)
         sums.sum_into(total, None, threads)
         results.append((table, total))
+        assert biased or not table.bias.any()
     for table, total in results[1:]:
         assert np.array_equal(total, results[0][1])
         for part, view in table.state().items():
             np.testing.assert_allclose(view, results[0][0].state()[part], rtol=1e-5, atol=1e-6, err_msg=part)
+
+
+def test_more_shared_rows_than_are_stepped_at_once():
+    """What several chunks of rows give down is added up."""
+    rng = np.random.default_rng(0)
+    table = table_of(rng, 6000, 3)
+    table.weights[:] = rng.integers(-3, 4, (6000, 3))
+    hidden, deltas = hidden_of(rng, 2, table), rng.integers(-2, 3, (2, 6000)).astype(np.float32)
+    down, total = deltas @ np.asarray(table.weights), np.zeros((2, 16), np.float32)
+    sums = SampleGradient(2, 16, hugepages=False)
+    shared_step(table, np.arange(6000, dtype=np.int32), deltas, hidden, sums, optim.sgd(0.1, 1), 2)
+    sums.sum_into(total, None, 1)
+    assert np.array_equal(total[:, :3], down)
+
+
+def test_slots_count_with_what_lies_between_them():
+    table, groups = RowTable(4, 16, moments=0), PairGroups(9)
+    groups.group(np.zeros(9, np.int32), np.array([0, 7]), np.array([1, 9]), 4)
+    hidden, room = np.zeros((2, 16), np.float32), np.zeros(9, np.float32)
+    sparse.sddmm(table, groups, hidden, room, 1)
+    with pytest.raises(ValueError, match="slot 8, but there are 4 rows and 8 slots"):
+        sparse.sddmm(table, groups, hidden, room[:8], 1)
+
+
+@fast
+@given(SEEDS, st.sampled_from([0, 16, 48, 144]), RULES, st.integers(1, 9))
+def test_a_vector_steps_as_the_biases_of_rows_do(seed, n, name, step):
+    """And does not decay."""
+    rng = np.random.default_rng(seed)
+    table = table_of(rng, max(n, 1), 1, moments=2 * (name == "adam"), accumulates=name == "adagrad")
+    state, grad = table.state(), rng.normal(size=n).astype(np.float32)
+    w, m = state["bias"][:n].copy(), state.get("bias_m", NOTHING)[:n].copy()
+    v = state.get("bias_v", state.get("bias_accumulator", NOTHING))[:n].copy()
+    optim.step_vector(w, m, v, grad, rule_of(name, step))
+    groups = grouped(np.arange(n, dtype=np.int32), np.array([0]), np.array([n]), max(n, 1))
+    optim.step_groups(table, groups, grad, np.zeros((1, 16), np.float32), None, rule_of(name, step), 1)
+    np.testing.assert_allclose(w, state["bias"][:n], rtol=1e-5, atol=1e-6)
+    if name != "sgd":
+        np.testing.assert_allclose(v, state.get("bias_v", state.get("bias_accumulator"))[:n], rtol=1e-5)
 
 
 @fast
