@@ -124,7 +124,7 @@ class BuildKernels(build_ext):
                 "initializedcheck": DEBUG,
                 "cdivision": True,
                 "embedsignature": True,
-                "freethreading_compatible": False,
+                "freethreading_compatible": True,
             },
         )
         sources = {extension.name: extension.sources for extension in cythonized}

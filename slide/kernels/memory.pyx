@@ -310,6 +310,8 @@ cdef class HugeBuffer:
 
 # What no kernel is using, and the most that is kept of it: the largest any thread asked for, a few times.
 cdef list _SPARE = []
+# Held for a few pointers, never while anything is allocated or freed: Pythons without a GIL have no other.
+cdef cython.pymutex _SPARE_LOCK
 cdef enum:
     _MOST_SPARE = 16
     _LARGEST_SPARE = 64 << 20
@@ -344,13 +346,15 @@ cdef class Scratch:
     def __cinit__(self, int64_t nbytes, *, bint zeroed=False):
         cdef HugeBuffer spare
         cdef Py_ssize_t i
-        # The last one that was given back is the likeliest to be in a cache.
-        for i in range(<Py_ssize_t>len(_SPARE) - 1, -1, -1):
-            spare = _SPARE[i]
-            if nbytes <= spare.nbytes <= 4 * nbytes + <int64_t>_PAGE:
-                self.buffer = _SPARE.pop(i)
-                break
-        else:
+        with _SPARE_LOCK:
+            # The last one that was given back is the likeliest to be in a cache.
+            for i in range(<Py_ssize_t>len(_SPARE) - 1, -1, -1):
+                spare = _SPARE[i]
+                if nbytes <= spare.nbytes <= 4 * nbytes + <int64_t>_PAGE:
+                    self.buffer = spare
+                    del _SPARE[i]
+                    break
+        if self.buffer is None:
             # Room for somewhat more: batches differ in size. Small or large, it is not worth hugepages.
             self.buffer = HugeBuffer(nbytes + nbytes // 8, name="scratch", hugepages=False)
         self.data = self.buffer.data
@@ -368,6 +372,9 @@ cdef class Scratch:
     def __dealloc__(self):
         if _SPARE is not None and self.buffer is not None and self.buffer.nbytes <= _LARGEST_SPARE:
             ASAN_POISON_MEMORY_REGION(self.data, self.buffer.nbytes)
-            _SPARE.append(self.buffer)
-            if len(_SPARE) > _MOST_SPARE:
-                _SPARE.pop(0)
+            with _SPARE_LOCK:
+                _SPARE.append(self.buffer)
+                if len(_SPARE) > _MOST_SPARE:
+                    # Freed with this object, when nobody waits for the lock.
+                    self.buffer = _SPARE[0]
+                    del _SPARE[0]
