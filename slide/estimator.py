@@ -22,6 +22,7 @@ from slide.checkpoint import CheckpointError
 from slide.config import ConfigError, RunConfig
 from slide.data.dataset import DataError
 from slide.features import column_names, names_mismatch, read_features
+from slide.folders import open_regular
 from slide.kernels import parallel
 from slide.labels import LabelSpace, Targets, read_targets
 from slide.network import Network
@@ -454,7 +455,8 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         manifest = Path(path) / MANIFEST
         network = checkpoint.load(path)
         try:
-            about = json.loads(manifest.read_bytes())
+            with open_regular(manifest) as file:
+                about = json.loads(file.read())
         except FileNotFoundError:
             raise CheckpointError(
                 f"{path} has no {MANIFEST}: it is a network without the labels' names; slide.Network.load reads it"

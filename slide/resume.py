@@ -28,12 +28,14 @@ import numpy as np
 
 from slide import checkpoint
 from slide.checkpoint import CheckpointError
+from slide.checks import shown
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
 from slide.data.dataset import DataError, Dataset
-from slide.folders import new_folder, remove_unfinished, write_file
+from slide.folders import new_folder, open_regular, remove_unfinished, write_file
 from slide.info import __version__
 from slide.kernels import dtypes
 from slide.network import Network
+from slide.plain import read_count
 from slide.run_state import RunState, fingerprint
 from slide.settings import differences, from_dict, to_dict
 
@@ -178,6 +180,8 @@ class SavedRun:
         Of the checkpoint.
     training : TrainingConfig
     network : NetworkConfig
+    batch : int
+        The last that was trained on.
 
     Raises
     ------
@@ -191,7 +195,8 @@ class SavedRun:
         self.path = path / names[-1] if names else path
         manifest = self.path / MANIFEST
         try:
-            self._values = json.loads(manifest.read_bytes())
+            with open_regular(manifest) as file:
+                self._values = json.loads(file.read())
         except FileNotFoundError:
             raise CheckpointError(
                 f"{path} is no checkpoint of a run and has none: there is no {MANIFEST}. A network that was saved "
@@ -204,20 +209,16 @@ class SavedRun:
             raise CheckpointError(f"{manifest}: not a {FORMAT} file")
         if self._values.get("version") != VERSION:
             raise CheckpointError(
-                f"{manifest}: format version {self._values.get('version')!r}, this slide {__version__} reads version "
-                f"{VERSION}"
+                f"{manifest}: format version {shown(self._values.get('version'))}, this slide {__version__} reads "
+                f"version {VERSION}"
             )
         about = checkpoint.describe(self.path)
         try:
             self.training = from_dict(TrainingConfig, self._values["training"])
             self.network = from_dict(NetworkConfig, about["config"])
-        except (KeyError, ConfigError) as error:
+            self.batch = read_count(self._values["state"]["progress"], "batch")
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{manifest}: {error}") from None
-
-    @property
-    def batch(self) -> int:
-        """The last that was trained on."""
-        return int(self._values["state"]["progress"]["batch"])
 
     def check_config(self, network: NetworkConfig, training: TrainingConfig | None) -> None:
         """Refuse settings other than the run's.
@@ -303,6 +304,8 @@ class SavedRun:
                     for name, view in views.items()
                     if name != "feature_weights"
                 }
+                for name, array in best.items():
+                    checkpoint.check_finite(files.name(f"best.{name}"), array)
             state.restore(self._values["state"], best)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):
