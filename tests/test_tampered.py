@@ -156,6 +156,26 @@ def test_manifests_that_ask_for_too_much(folder, change, message):
         Network.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda about: about["params"].update(threshold=None), "threshold must be a number .*, got None"),
+        (lambda about: about["params"].update(epochs="many"), "TrainingConfig.epochs must be an integer"),
+        (lambda about: about["params"].update(hidden_units=[0]), "HiddenConfig.units must be an integer"),
+        (lambda about: about.update(seen=[1e400, 3]), "points must be a number from 0 to"),
+        (lambda about: about.update(seen=[3, 10**400]), "labels of points must be a number from 0 to"),
+        (lambda about: about["labels"].update(type="<U100000000"), "longer labels than there are"),
+    ],
+)
+def test_classifiers_that_could_not_predict(tmp_path, change, message):
+    data = make_extreme(60, 20, 15)
+    classifier = SlideClassifier(epochs=1, batch_size=16, hidden_units=6, n_jobs=1)
+    classifier.fit(data.X, [[f"label {id_}" for id_ in row.indices] for row in data.Y]).save(tmp_path / "net")
+    edit(tmp_path / "net" / "estimator.json", change)
+    with pytest.raises(CheckpointError, match=rf"estimator\.json: .*{message}"):
+        SlideClassifier.load(tmp_path / "net")
+
+
 def test_labels_of_a_type_that_is_longer_than_they_are():
     plain = LabelSpace(np.array(["a", "bcd"]), "single", np.dtype(np.int64)).to_plain()
     assert LabelSpace.from_plain(plain).labels.tolist() == ["a", "bcd"]

@@ -49,6 +49,18 @@ VALUES = (
     [[]],
     [0, 1],
     {"": 0},
+    "BF16",
+    "F8_E4M3",
+    "F64",
+    "BOOL",
+    "require",
+    "simhash",
+    "sparse",
+    "drift",
+    "hogwild",
+    "bf16",
+    30,
+    1024,
 )
 """What a value of a JSON file may become."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import tempfile
@@ -33,7 +34,7 @@ from slide.resume import SavedRun
 
 from . import folders
 from .readers import check_dataset
-from .targets import MIB, Target
+from .targets import MIB, Finding, Target
 
 N_FEATURES, N_LABELS = 12, 10
 LSH = LSHConfig(k=2, l=2)
@@ -124,6 +125,15 @@ class _Folder(Target):
         path.mkdir()
         folders.write(path, data, self.bases)
         return path
+
+    def examine(self, data):
+        """See `Target.examine`; a network may require pages of a size that the system has not got."""
+        try:
+            return super().examine(data)
+        except Finding as finding:
+            if "hugepages are required" not in str(finding):
+                raise
+            return False
 
     def allowance(self, path, data):
         # What is too large for a small network's tables to be honest, and NumPy's and the kernels' room for a batch.
@@ -280,9 +290,9 @@ class Resume(_Folder):
         sizes = about.get("n_features"), about.get("n_labels")
         if sizes != (N_FEATURES, N_LABELS) or run.training != TRAINING or run.network.hidden[0].units > 64:
             return
-        network = Network(N_FEATURES, N_LABELS, run.network, threads=1)
         given = points()
         try:
+            network = Network(N_FEATURES, N_LABELS, run.network, threads=1)
             history = network.fit(given.X, given.Y, resume=path)
         except (DataError, ConfigError) as error:
             # Of other data, or of settings that do not fit it: refused, as is documented.
@@ -324,6 +334,11 @@ class MappedData(_Folder):
         mapped = load(path, format="folder")
         mapped.X[np.arange(min(mapped.n_points, 5))]
         mapped.Y[np.arange(min(mapped.n_points, 5))]
+        # Training reads what nothing has verified.
+        if mapped.n_points and max(mapped.n_features, mapped.n_labels) <= 4096:
+            network = Network(mapped.n_features, mapped.n_labels, small("lsh+tail"), threads=1)
+            with contextlib.suppress(FloatingPointError):
+                network.fit(mapped.X, mapped.Y, config=TrainingConfig(epochs=1, batch_size=4, holdout=0.2))
         verify(path)
         check_dataset(mapped.subset(np.arange(mapped.n_points)))
 
