@@ -53,7 +53,7 @@ The house has two floors; imports run downward only::
       metrics.py         P@k, nDCG@k, PSP@k, R@k
       data/              readers, cache, folders that are mapped into memory, synthetic data, batches and their order
       config.py          frozen dataclasses, TOML; table_config.py those of hash tables; checks.py checks their fields,
-                         settings.py makes them plain values
+                         settings.py makes them plain values; plain.py reads plain values of others, checked
       reference.py       configuration files of the authors' C++ program; reference_weights.py: what it saves
       buffers.py         named large memory
       footprint.py       what a network will take in memory, and whether it fits
