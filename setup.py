@@ -33,6 +33,7 @@ KERNELS = [
     "sparse",
     "sparse_input",
     "optim",
+    "gradients",
     "hogwild",
     "losses",
     "dropout",

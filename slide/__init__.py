@@ -57,6 +57,7 @@ The house has two floors; imports run downward only::
       info.py            version, threads, instruction set, hugepages: what `slide info` tells of the machine
       hugepages/         the pages a system gives, what a process got, and what they are worth: `slide hugepages`
       blas.py            one thread for BLAS
+      torch/             the output layer as a PyTorch module, and its optimiser; nothing else imports it
     slide/kernels/       compiled, without the GIL, knows only arrays
       memory             HugeBuffer: the one owner of large memory
       pagebench          rows gathered, scattered and streamed: what `slide hugepages bench` times
@@ -77,6 +78,7 @@ The house has two floors; imports run downward only::
       losses             softmax and one-vs-all cross-entropy over the active set
       dropout            units and features left out in training
       optim              SGD, Adam and Adagrad on touched rows
+      gradients          rows' gradients as arrays, and the step by them
       catch_up           rows that catch up with steps that skipped them
       hogwild            gradients that all threads add to at once, and the step on them
       text               the parser behind data/

@@ -58,6 +58,8 @@ cdef extern from "rows.h" nogil:
                       float *) noexcept nogil
         double (*step_groups)(const slide_table *, const slide_groups *, int64_t, int64_t, const float *,
                               const float *, float *, const slide_rule *) noexcept nogil
+        void (*group_gradients)(const slide_groups *, int64_t, int64_t, const float *, const float *, int64_t, float *,
+                                float *) noexcept nogil
         double (*step_gradients)(const slide_table *, const int32_t *, int64_t, const float *, const float *,
                                  const slide_rule *) noexcept nogil
         double (*step_vector)(float *, float *, float *, const float *, int64_t, const slide_rule *) noexcept nogil

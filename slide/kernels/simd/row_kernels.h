@@ -36,6 +36,7 @@ static inline slide_row_kernels slide_rows_for(int level) {
     k.spmm = SLIDE_DISPATCH(level, slide_spmm);
     k.sddmm = SLIDE_DISPATCH(level, slide_sddmm);
     k.step_groups = SLIDE_DISPATCH(level, slide_step_groups);
+    k.group_gradients = SLIDE_DISPATCH(level, slide_group_gradients);
     k.step_gradients = SLIDE_DISPATCH(level, slide_step_gradients);
     k.step_vector = SLIDE_DISPATCH(level, slide_step_vector);
     k.catch_up = SLIDE_DISPATCH(level, slide_catch_up);

@@ -161,6 +161,8 @@ typedef struct {
     void (*sddmm)(const slide_table *, const slide_groups *, int64_t, int64_t, const float *, float *);
     double (*step_groups)(const slide_table *, const slide_groups *, int64_t, int64_t, const float *, const float *,
                           float *, const slide_rule *);
+    void (*group_gradients)(const slide_groups *, int64_t, int64_t, const float *, const float *, int64_t, float *,
+                            float *);
     double (*step_gradients)(const slide_table *, const int32_t *, int64_t, const float *, const float *,
                              const slide_rule *);
     double (*step_vector)(float *, float *, float *, const float *, int64_t, const slide_rule *);

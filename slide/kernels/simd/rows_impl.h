@@ -293,6 +293,38 @@ ROWS_TARGET static double ROWS_FN(slide_step_groups)(const slide_table *t, const
     return square;
 }
 
+/* The gradient that step_groups would step a row by, for groups first..last: out[k] = sum of coef[slot] * H[sample],
+ * to the same bits, and out_bias[k] the sum of the coefficients. */
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(gradient_panel)(const slide_groups *g, int64_t begin, int64_t end,
+                                                      const float *coef, const float *hidden, int64_t dp, float *out,
+                                                      const int width) {
+    vf grad[PANEL];
+    _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) grad[j] = VF_SET(0);
+    for (int64_t i = begin; i < end; i++) {
+        const float *h = hidden + g->sample[i] * dp;
+        const vf c = VF_SET(coef[g->slot[i]]);
+        _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) grad[j] += c * VF_LOAD(h + j * SLIDE_LANES);
+    }
+    _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) VF_STORE(out + j * SLIDE_LANES, grad[j]);
+}
+
+ROWS_TARGET static void ROWS_FN(slide_group_gradients)(const slide_groups *g, int64_t first, int64_t last,
+                                                       const float *coef, const float *hidden, int64_t dp, float *out,
+                                                       float *out_bias) {
+    for (int64_t k = first; k < last; k++) {
+        const int64_t begin = g->ptr[k], end = g->ptr[k + 1];
+        float *row = out + k * dp;
+        int64_t column = 0;
+        for (; column + PANEL * SLIDE_LANES <= dp; column += PANEL * SLIDE_LANES)
+            ROWS_FN(gradient_panel)(g, begin, end, coef, hidden + column, dp, row + column, PANEL);
+        for (; column < dp; column += SLIDE_LANES)
+            ROWS_FN(gradient_panel)(g, begin, end, coef, hidden + column, dp, row + column, 1);
+        float bias = 0.0f;
+        for (int64_t i = begin; i < end; i++) bias += coef[g->slot[i]];
+        out_bias[k] = bias;
+    }
+}
+
 /* Rows ids[0..n] take the step for the gradients grad[n, dp] and grad_bias[n] worked out by a matrix product. */
 ROWS_TARGET SLIDE_INLINE double ROWS_FN(step_gradients_as)(const slide_table *t, const int32_t *ids, int64_t n,
                                                            const float *grad, const float *grad_bias,
