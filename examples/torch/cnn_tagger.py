@@ -67,7 +67,7 @@ def generate(n_tags, points, test_points, seed, length=24, n_words=20_000, tags=
 
 def main(arguments=None):
     """Train and return the result."""
-    parser = options(__doc__, batch_size=128, lr=4e-3)
+    parser = options(__doc__, batch_size=128, lr=8e-3)
     parser.add_argument("--data", nargs=2, metavar=("TRAIN", "TEST"), help="in place of what is made up")
     parser.add_argument("--tags", type=int, default=100_000, help="in what is made up (default: 100,000)")
     parser.add_argument("--points", type=int, default=400_000, help="in what is made up (default: 400,000)")

@@ -32,7 +32,7 @@ class Body(nn.Module):
 
 def main(arguments=None):
     """Train and return the result."""
-    parser = options(__doc__, batch_size=16, lr=4e-3)
+    parser = options(__doc__, batch_size=16, lr=8e-3)
     text.options(parser, length=32)
     args = parse(parser, arguments)
     data = text.load(args)

@@ -59,7 +59,7 @@ def windows(sessions, length, number):
 
 def main(arguments=None):
     """Train and return the result."""
-    parser = options(__doc__, batch_size=32, lr=4e-3)
+    parser = options(__doc__, batch_size=32, lr=8e-3)
     parser.add_argument("--sessions", metavar="FILE", help="read these, in place of what is made up")
     parser.add_argument("--items", type=int, default=300_000, help="in what is made up (default: 300,000)")
     parser.add_argument("--users", type=int, default=100_000, help="in what is made up (default: 100,000)")

@@ -16,7 +16,7 @@ from training import Clock, options, parse
 
 def main(arguments=None):
     """Train and return the result."""
-    parser = options(__doc__, batch_size=16, lr=4e-3)
+    parser = options(__doc__, batch_size=16, lr=8e-3)
     parser.add_argument("--layers", type=int, default=2, help="default: 2")
     text.options(parser, length=32)
     args = parse(parser, arguments)
