@@ -20,8 +20,10 @@ The house has two floors; imports run downward only::
       learning_rate.py   how the learning rate goes over a run
       stopping.py        which epoch was best, and when to stop waiting for a better one
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
+      faults.py          numbers that are not finite, or soon would not be: seen, named, and what a run does about them
       checkpoint.py      save and load, and the format's description; archive.py: a saved network as bytes, for pickles
       resume.py          checkpoints of a run, from which it goes on to the same bits; run_state.py: where a run stands
+      shards.py          saved networks in shares, which several processes write and read
       folders.py         folders and files that appear complete or not at all; interrupts.py: Ctrl-C and SIGTERM, noted
       exchange.py        safetensors files, and the output layer as a matrix for other libraries
       network.py         Network: owns its layers; train_batch, predict, evaluate

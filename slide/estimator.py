@@ -18,6 +18,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide import checkpoint, scoring
+from slide.access import reads, runs
 from slide.checkpoint import CheckpointError
 from slide.config import ConfigError, RunConfig
 from slide.data.dataset import DataError
@@ -140,6 +141,9 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
     -----
     Samples have no weights: ``fit`` takes no ``sample_weight``.
 
+    Several threads may predict at once. Training is for one thread at a time, and nobody predicts meanwhile but its
+    callbacks: the later call raises RuntimeError.
+
     Pickles and copies hold the network in the package's own format, with the optimiser's moments, so that
     ``partial_fit`` goes on from them. A pickle can do harm when it is loaded; what ``save`` writes cannot.
 
@@ -185,6 +189,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.n_jobs = n_jobs
 
+    @runs
     def fit(self, X, y, *, callbacks=(), **unsupported) -> SlideClassifier:
         """Train from the beginning.
 
@@ -210,6 +215,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self._start(X, data, LabelSpace(targets.labels, targets.form, targets.dtype), run)
         return self._train(data, targets, run, callbacks)
 
+    @runs
     def partial_fit(self, X, y, classes=None, *, callbacks=(), **unsupported) -> SlideClassifier:
         """Train on from where the last call ended: one pass over these points, at a learning rate that does not fall.
 
@@ -253,6 +259,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         )
         return self._train(data, targets, dataclasses.replace(run, training=training), callbacks)
 
+    @reads
     def predict(self, X):
         """Return the labels of some points, in the form that `y` had in training.
 
@@ -296,6 +303,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         out.sort_indices()
         return out
 
+    @reads
     def predict_topk(self, X, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
         """Return each point's k most probable labels, exactly, in memory that does not depend on the number of labels.
 
@@ -325,6 +333,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         outputs, scores = scoring.best(self._network(), X, min(k, len(self._labels)), single=self._labels.single)
         return self._labels.labels[outputs], scores
 
+    @reads
     def predict_proba(self, X) -> np.ndarray:
         """Return the probability of every label for every point.
 
@@ -349,6 +358,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         """
         return scoring.probabilities(self._network(), self._scores(X), single=self._labels.single)
 
+    @reads
     def decision_function(self, X) -> np.ndarray:
         """Return the logit of every label for every point; of two labels, one a point, that of the second alone.
 
@@ -373,6 +383,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
             scoring.log_sigmoid(logits)
         return logits[:, 1] - logits[:, 0]
 
+    @reads
     def score(self, X, y, sample_weight=None) -> float:
         """Return P@1: the share of the points whose most probable label is one of theirs.
 
@@ -398,6 +409,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         hits = self._labels.indicator(targets)[np.arange(X.shape[0]), outputs[:, 0]]
         return float(np.average(np.asarray(hits, np.float64).ravel(), weights=sample_weight))
 
+    @reads
     def save(self, path: str | os.PathLike, *, moments: bool = False) -> None:
         """Write the classifier to a folder of arrays and JSON, which ``load`` reads, and `slide.Network.load` as well.
 
@@ -553,10 +565,10 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         names, fitted = column_names(X), getattr(self, "feature_names_in_", None)
         who = type(self).__name__
         if names is not None and fitted is None:
-            warnings.warn(f"X has feature names, but {who} was fitted without feature names", stacklevel=3)
+            warnings.warn(f"X has feature names, but {who} was fitted without feature names", stacklevel=4)
         elif names is None and fitted is not None:
             warnings.warn(
-                f"X does not have valid feature names, but {who} was fitted with feature names", stacklevel=3
+                f"X does not have valid feature names, but {who} was fitted with feature names", stacklevel=4
             )
         elif names is not None and not np.array_equal(names, fitted):
             raise DataError(names_mismatch(fitted, names))

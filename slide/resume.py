@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,8 @@ from slide import checkpoint
 from slide.checkpoint import CheckpointError
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
 from slide.data.dataset import DataError, Dataset
-from slide.folders import new_folder, remove_unfinished, write_file
+from slide.faults import NumericalFault, check_network
+from slide.folders import new_folder, remove_folder, remove_unfinished, write_file
 from slide.info import __version__
 from slide.kernels import dtypes
 from slide.network import Network
@@ -72,7 +72,8 @@ class Checkpoints:
 
     Notes
     -----
-    A checkpoint that cannot be written, such as to a full disk, is logged as a warning, and training goes on.
+    A checkpoint that cannot be written, such as to a full disk, is logged as a warning, and training goes on. A network
+    that is not finite ends the run instead, before anything is written: the checkpoints that there are stay.
     """
 
     def __init__(self, folder: str | os.PathLike, *, every: int | None = None, keep: int = 2):
@@ -83,6 +84,11 @@ class Checkpoints:
         self.every = every
         self.keep = keep
         self.latest: Path | None = None
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint that there is."""
+        names = names_in(self.folder) if self.folder.is_dir() else []
+        return self.folder / names[-1] if names else None
 
     def begin(self, resume: SavedRun | None = None) -> None:
         """Make sure that the folder is this run's, and clear away what a killed process left in it.
@@ -140,28 +146,41 @@ class Checkpoints:
 
     def _write(self, network, state, facts, name):
         path = self.folder / name
-        values = {"format": FORMAT, "version": VERSION, "slide": __version__, **facts, "state": state.to_dict()}
+        try:
+            check_network(network)
+        except NumericalFault as fault:
+            good = self.newest()
+            last = "" if good is None else f". The last good one is {good}"
+            raise fault.told(f"checkpoint {path} was not written: ", last) from None
         try:
             with new_folder(path) as folder:
-                for part, array in (state.best.weights or {}).items():
-                    file = folder / f"best.{part}.npy"
-                    write_file(file, lambda stream, array=array: checkpoint.write_array(stream, array))
-                write_file(folder / MANIFEST, lambda stream: stream.write(json.dumps(values, indent=1).encode()))
-                checkpoint.write(network, folder, moments=True)
+                self._fill(folder, network, state, facts)
         except OSError as error:
             # A full disk must not cost the run that the checkpoint was to protect.
-            log.warning("checkpoint %s could not be written, training goes on without it: %s", path, error)
+            why = error.strerror or error
+            log.warning("checkpoint %s could not be written, training goes on without it: %s", path, why)
             return
+        self._written(path, state)
+
+    def _fill(self, folder, network, state, facts):
+        for part, array in (state.best.weights or {}).items():
+            file = folder / f"best.{part}.npy"
+            write_file(file, lambda stream, array=array: checkpoint.write_array(stream, array))
+        write_run(folder, state, facts)
+        checkpoint.write(network, folder, moments=True)
+
+    def _written(self, path, state):
+        """Take note of a checkpoint that is complete, and let older ones go."""
         self.latest = path
         log.info("checkpoint %s", path)
-        self._prune(name, state.best.epoch)
+        self._prune(path.name, state.best.epoch)
 
     def _prune(self, newest, best):
         """Remove what is older than the newest few. What is newer is of this run too, before it was resumed."""
         older = [name for name in names_in(self.folder) if name <= newest]
         for name in older[: -self.keep]:
             if not name.endswith(f"-epoch-{best}"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                remove_folder(self.folder / name)
 
 
 class SavedRun:
@@ -298,16 +317,31 @@ class SavedRun:
             if state.best.config.keeps_best and self._values["state"]["best"]["epoch"] is not None:
                 files = checkpoint.open_arrays(self.path)
                 views = checkpoint.parameters(network, moments=False)
-                best = {
-                    name: np.array(files.read(f"best.{name}", view.shape, dtypes.VALUE))
-                    for name, view in views.items()
-                    if name != "feature_weights"
-                }
+                best = {}
+                for name, view in views.items():
+                    if name != "feature_weights":
+                        best[name] = np.empty(view.shape, dtypes.VALUE)
+                        checkpoint.read_into(best[name], files, f"best.{name}", network)
             state.restore(self._values["state"], best)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{self.path / MANIFEST}, 'state': {error!r}") from None
+
+
+def write_run(folder: Path, state: RunState, facts: dict) -> None:
+    """Write ``run.json``.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a checkpoint that is being written.
+    state : RunState
+    facts : dict
+        From `facts_of`.
+    """
+    values = {"format": FORMAT, "version": VERSION, "slide": __version__, **facts, "state": state.to_dict()}
+    write_file(folder / MANIFEST, lambda stream: stream.write(json.dumps(values, indent=1).encode()))
 
 
 def facts_of(

@@ -35,6 +35,8 @@ class RunState:
         Whether an epoch has begun that is not in the history yet.
     batches, of_epoch : int
         Of that epoch: done, and in all.
+    skipped : int
+        Of those that are done, left out for a numerical fault.
     totals : float64 array [3]
         Sums of these batches' loss, precision and active neurons.
     began : float
@@ -47,6 +49,7 @@ class RunState:
     of_epoch: int
     under_way: bool = False
     batches: int = 0
+    skipped: int = 0
     totals: np.ndarray = field(default_factory=lambda: np.zeros(3))
     began: float = 0.0
 
@@ -60,7 +63,7 @@ class RunState:
         """Begin the next epoch, unless one is under way."""
         if not self.under_way:
             self.progress.epoch += 1
-            self.under_way, self.batches, self.totals[:] = True, 0, 0.0
+            self.under_way, self.batches, self.skipped, self.totals[:] = True, 0, 0, 0.0
             self.began = self.progress.seconds
 
     def to_dict(self) -> dict:
@@ -72,7 +75,7 @@ class RunState:
         progress = dataclasses.asdict(self.progress)
         # The last of the history's epochs.
         del progress["finished"]
-        own = {name: getattr(self, name) for name in ("under_way", "batches", "began")}
+        own = {name: getattr(self, name) for name in ("under_way", "batches", "skipped", "began")}
         return {
             **own,
             "totals": self.totals.tolist(),
@@ -98,13 +101,16 @@ class RunState:
         from slide.training import Epoch
 
         epochs = [Epoch(**epoch) for epoch in values["history"]["epochs"]]
-        history = {**values["history"], "epochs": epochs, "error": None}
-        progress = {**values["progress"], "finished": epochs[-1] if epochs else None}
+        # Runs from before batches could be left out do not say that none was.
+        none = {"skipped": 0, "skipped_in_a_row": 0}
+        history = {**none, **values["history"], "epochs": epochs, "error": None}
+        progress = {**none, **values["progress"], "finished": epochs[-1] if epochs else None}
         for target, fields in ((self.progress, progress), (self.history, history)):
             for f in dataclasses.fields(target):
                 setattr(target, f.name, fields[f.name])
         self.best.restore(values["best"], best_weights)
         self.under_way, self.batches = bool(values["under_way"]), int(values["batches"])
+        self.skipped = int(values.get("skipped", 0))
         self.totals[:] = values["totals"]
         self.began = float(values["began"])
 

@@ -13,12 +13,15 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide import initial, metrics
+from slide.access import runs
 from slide.blas import one_blas_thread
 from slide.callbacks import Callback, Callbacks, Run
 from slide.config import ConfigError, TrainingConfig
 from slide.data.dataset import DataError, Dataset, is_mapped
 from slide.data.order import EpochOrder, default_window, epoch_order
 from slide.data.statistics import column_counts, n_entries
+from slide.faults import Tolerance
+from slide.footprint import check_training
 from slide.learning_rate import lr_factor
 from slide.resume import Checkpoints, SavedRun, facts_of
 from slide.run_state import RunState
@@ -45,6 +48,8 @@ class Progress:
         Of the whole run; 0 where nobody knows.
     samples : int
         Seen so far, over all epochs.
+    skipped, skipped_in_a_row : int
+        Of the batches those that were left out for a numerical fault, and how many the last ones were.
     loss, precision, active : float
         Running means of the batches' loss, of P@1 among the active neurons, and of active neurons a sample.
     lr : float
@@ -63,6 +68,8 @@ class Progress:
     batch: int = 0
     batches: int = 0
     samples: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
     loss: float = float("nan")
     precision: float = float("nan")
     active: float = float("nan")
@@ -77,12 +84,19 @@ class Progress:
         self.batch += 1
         self.samples += points
         figures = np.array([stats.loss, stats.precision, stats.active])
-        if self.batch == 1:
+        if self.batch - self.skipped == 1:
             running = figures
         else:
             running = SMOOTHING * np.array([self.loss, self.precision, self.active]) + (1 - SMOOTHING) * figures
         self.loss, self.precision, self.active = map(float, running)
         return figures
+
+    def pass_over(self, points: int) -> None:
+        """Count a batch in that was left out."""
+        self.batch += 1
+        self.samples += points
+        self.skipped += 1
+        self.skipped_in_a_row += 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ class Epoch:
     epoch : int
     batches : int
     loss, precision, active : float
-        Means over the epoch.
+        Means over the epoch; NaN if every batch was left out.
     seconds : float
         Spent on training.
     quality : dict
@@ -125,6 +139,8 @@ class History:
         Of these, spent on the hash tables of all layers.
     active_per_sample : float
         Mean number of active output neurons.
+    skipped : int
+        Batches that were left out for a numerical fault.
     stopped : bool
         Whether a callback ended the run early.
     out_of_patience : bool
@@ -142,6 +158,7 @@ class History:
     train_seconds: float = 0.0
     rehash_seconds: float = 0.0
     active_per_sample: float = 0.0
+    skipped: int = 0
     stopped: bool = False
     out_of_patience: bool = False
     best_epoch: int | None = None
@@ -159,6 +176,7 @@ class History:
         return self.rehash_seconds / self.train_seconds if self.train_seconds else 0.0
 
 
+@runs
 def fit(
     network,
     X: csr_matrix,
@@ -216,10 +234,15 @@ def fit(
         ``config.monitor`` cannot be measured on this data, or a setting is not that of the run to be resumed.
     DataError
         The data is not finite, has no points, does not fit the network, or is not that of the run to be resumed.
+    MemoryError
+        What training takes besides the network is more than the memory that is available; nothing has begun.
     FileExistsError
         The folder for checkpoints has those of another run.
-    FloatingPointError
-        The loss became NaN or infinite.
+    NumericalFault
+        Something became NaN or infinite, or soon would have; a FloatingPointError. The message names layer and batch,
+        and the newest checkpoint, which is never of a network that is not finite. See ``config.on_fault``.
+    RuntimeError
+        Another thread trains the network or predicts with it; see `slide.access`. Or it is not trainable.
     ValueError
         `label_weights` are not as they should be, or there are too few points to estimate propensities.
     TypeError
@@ -268,6 +291,7 @@ def fit(
     if not counts.any():
         raise DataError("no training point has a label: there is nothing to learn")
 
+    check_training(network, data.X, data.Y, config)
     facts = {}
     if checkpoints is not None or saved is not None:
         facts = facts_of(config, given, None if validation is None else probe, mask_inputs, label_weights)
@@ -291,12 +315,13 @@ def fit(
         saved.restore(network, state)
         # As the run's first batch did; for a shorter one alone NumPy might round otherwise.
         network.output.expect_batches_of(min(config.batch_size, data.n_points))
+    tolerance = Tolerance(config.on_fault, progress, None if checkpoints is None else checkpoints.newest)
     run = Run(network, config, data.n_points, 0 if probe is None else probe.n_points, progress)
     with callbacks.following(run, history):
         while state.unfinished and not history.stopped:
             state.begin_epoch()
             with one_blas_thread():
-                record = _run_epoch(network, data, reader, config, state, callbacks, checkpoints, facts)
+                record = _run_epoch(network, data, reader, config, state, tolerance, callbacks, checkpoints, facts)
             quality, interrupted = {}, history.stopped
             due = progress.epoch % config.eval_every == 0 or progress.batch == progress.batches
             if probe is not None and due and not history.stopped:
@@ -349,7 +374,7 @@ def _window(data, config):
     return config.shuffle_window
 
 
-def _run_epoch(network, data, reader, config, state, callbacks, checkpoints, facts):
+def _run_epoch(network, data, reader, config, state, tolerance, callbacks, checkpoints, facts):
     """Train on what is left of an epoch, or of the run; return the fields of its Epoch but the quality."""
     progress, history, window = state.progress, state.history, _window(data, config)
     order = EpochOrder(data.n_points, network.config.seed, progress.epoch, shuffle=config.shuffle, window=window)
@@ -360,12 +385,15 @@ def _run_epoch(network, data, reader, config, state, callbacks, checkpoints, fac
             break
         start = time.perf_counter()
         factor = lr_factor(config, progress.batch, progress.batches, state.of_epoch)
-        stats = network.train_batch(reader.read(rows), lr_factor=factor)
+        stats = tolerance.train(network, reader.read(rows), factor)
         progress.seconds += time.perf_counter() - start
         progress.rehash_seconds = network.rehash_seconds - rehashed_before
         progress.lr = network.config.optimizer.lr * factor
         state.batches += 1
-        state.totals += progress.advance(stats, len(rows))
+        if stats is None:
+            state.skipped += 1
+        else:
+            state.totals += progress.advance(stats, len(rows))
         stopping = callbacks.on_batch(progress)
         if checkpoints is not None:
             checkpoints.batch_done(network, state, facts, stopping=stopping)
@@ -375,13 +403,15 @@ def _run_epoch(network, data, reader, config, state, callbacks, checkpoints, fac
     # Whether or not anything evaluates the network here: looking at a run must not change it.
     start = time.perf_counter()
     network.settle()
+    tolerance.check(network)
     progress.seconds += time.perf_counter() - start
     batches, totals = state.batches, state.totals
-    history.active_per_sample += float(totals[2] - batches * history.active_per_sample) / progress.batch
-    history.batches = progress.batch
+    learnt, learnt_in_all = batches - state.skipped, max(1, progress.batch - progress.skipped)
+    history.active_per_sample += float(totals[2] - learnt * history.active_per_sample) / learnt_in_all
+    history.batches, history.skipped = progress.batch, progress.skipped
     history.train_seconds = progress.seconds
     history.rehash_seconds = progress.rehash_seconds
-    loss, precision, active = map(float, totals / batches)
+    loss, precision, active = map(float, totals / learnt if learnt else np.full(3, np.nan))
     return {
         "epoch": progress.epoch,
         "batches": batches,

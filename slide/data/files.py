@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from slide.data.dataset import DataError
+from slide.folders import naming
 
 MAGIC = {
     "gzip": b"\x1f\x8b",
@@ -171,12 +172,14 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises
     ------
     OSError
-        If the folder cannot be written to.
+        If the folder cannot be written to; it names `path`.
     """
-    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.partial")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    prefix = f".{path.name[:64]}."
+    temporary = path.with_name(f"{prefix}{secrets.token_hex(8)}.partial")
+    with naming(path, prefix):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise

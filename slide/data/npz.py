@@ -120,6 +120,8 @@ def scan_npz(
         with _reading(path):
             archive = stack.enter_context(zipfile.ZipFile(path))
             X, Y = _MatrixStream(path, archive, "X", n_features), _MatrixStream(path, archive, "Y", n_labels)
+        for stream in (X, Y):
+            stack.callback(stream.release)
         if X.n_rows != Y.n_rows:
             raise DataError(f"{path}: X has {X.n_rows:,} rows and Y has {Y.n_rows:,}: both need one for each point")
         for first in range(0, X.n_rows, BLOCK_ROWS):
@@ -176,6 +178,11 @@ class _MatrixStream:
         for file in self._files.values():
             if file.read(1):
                 raise EOFError("bytes are left over")
+            file.close()
+
+    def release(self):
+        """Let the archive go, however far it was read."""
+        for file in self._files.values():
             file.close()
 
     def _take(self, part, count):

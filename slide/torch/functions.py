@@ -43,8 +43,8 @@ class CandidateLogits(Function):
         found = engine.gradients(
             activation, common, own, threads, for_hidden=for_hidden, for_rows=for_weight or for_bias
         )
-        to_weight = _of_rows(found.rows, found.weights, weight.shape, sparse) if for_weight else None
-        to_bias = _of_rows(found.rows, found.bias, weight.shape[:1], sparse) if for_bias else None
+        to_weight = _of_rows(found, found.weights, weight.shape, sparse) if for_weight else None
+        to_bias = _of_rows(found, found.bias, weight.shape[:1], sparse) if for_bias else None
         return found.hidden, to_weight, to_bias, *nothing
 
 
@@ -78,11 +78,11 @@ class CandidateLosses(Function):
         return common, own, None, None, None, None
 
 
-def _of_rows(rows, values, shape, sparse):
+def _of_rows(found, values, shape, sparse):
     """A parameter's gradient from those of its rows."""
-    if len(rows) == shape[0] and not sparse:
-        return values
     if sparse:
-        # The rows come ascending, each once.
-        return torch.sparse_coo_tensor(rows[None], values, shape, is_coalesced=True, check_invariants=False)
-    return values.new_zeros(shape).index_copy_(0, rows, values)
+        how = {"is_coalesced": found.ascending, "check_invariants": False}
+        return torch.sparse_coo_tensor(found.rows[None], values, shape, **how)
+    if len(found.rows) == shape[0] and found.ascending:
+        return values
+    return values.new_zeros(shape).index_copy_(0, found.rows, values)

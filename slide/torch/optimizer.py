@@ -130,8 +130,8 @@ class RowAdam(Optimizer):
             if all(gradient is None for gradient in gradients):
                 return
             layer._ready()
-            rows, weights, bias = _joined(layer, *gradients)
-            engine.step_rows(rows, weights, bias, engine.lr_factor(), layer._threads)
+            for rows, weights, bias in _runs(*_joined(layer, *gradients)):
+                engine.step_rows(rows, weights, bias, engine.lr_factor(), layer._threads)
         engine.optimizer.advance(engine.lr_factor())
         layer._stepped()
 
@@ -230,7 +230,7 @@ def _check_unchanged(group, config):
 
 
 def _joined(layer, of_weight, of_bias):
-    """Rows that have a gradient, ascending, and their gradients."""
+    """Rows that have a gradient, each once, and their gradients."""
     if of_weight is None or (layer.bias is not None and of_bias is None):
         raise RuntimeError(
             "RowAdam steps weights and biases of a row together, and one of them has no gradient: freeze both or none, "
@@ -238,7 +238,7 @@ def _joined(layer, of_weight, of_bias):
         )
     rows, weights = _rows_of(of_weight)
     if of_bias is None:
-        return rows.numpy().astype(dtypes.INDEX), weights, np.zeros(len(rows), dtypes.VALUE)
+        return rows, weights, weights.new_zeros(len(rows))
     bias_rows, bias = _rows_of(of_bias)
     if len(rows) != len(bias_rows) or not torch.equal(rows, bias_rows):
         both = torch.unique(torch.cat([rows, bias_rows]))
@@ -246,11 +246,28 @@ def _joined(layer, of_weight, of_bias):
         weights = weights.new_zeros((len(both), weights.shape[1])).index_copy_(0, at, weights)
         bias = bias.new_zeros(len(both)).index_copy_(0, bias_at, bias)
         rows = both
-    return rows.numpy().astype(dtypes.INDEX), weights, bias.contiguous().numpy()
+    return rows, weights, bias
 
 
 def _rows_of(gradient):
+    """Rows and their gradients; rows that a batch shares may come before the others, not to be copied for an order."""
     if not gradient.is_sparse:
         return torch.arange(len(gradient)), gradient
-    gradient = gradient.coalesce()
-    return gradient.indices()[0], gradient.values()
+    rows = gradient._indices()[0]
+    if not gradient.is_coalesced() and (len(_ends(rows)) > 2 or len(torch.unique(rows)) < len(rows)):
+        gradient = gradient.coalesce()
+    return gradient._indices()[0], gradient._values()
+
+
+def _ends(rows):
+    """Where ascending runs of rows end."""
+    return [*(torch.nonzero(rows[1:] <= rows[:-1])[:, 0] + 1).tolist(), len(rows)]
+
+
+def _runs(rows, weights, bias):
+    """Yield the rows, ascending, and their gradients in one run or several."""
+    first = 0
+    for end in _ends(rows):
+        some = slice(first, end)
+        yield rows[some].numpy().astype(dtypes.INDEX), weights[some], bias[some].contiguous().numpy()
+        first = end

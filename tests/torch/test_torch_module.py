@@ -390,14 +390,37 @@ def test_label_frequencies_are_counted_until_they_are_given():
     assert np.array_equal(again._engine.output.label_frequency[0], shares)
 
 
-@pytest.mark.parametrize("threads", [2, 3])
-def test_threads_do_not_change_the_result(threads):
+@pytest.mark.parametrize("step_in_backward", [False, True])
+def test_threads_do_not_change_the_result(step_in_backward):
     results = []
-    for n in (1, threads):
-        layer = make("lsh+tail", threads=n)
-        train(layer, RowAdam(layer, lr=0.05, step_in_backward=True))
-        results.append(logits(layer))
-    assert torch.equal(*results)
+    hidden, targets = torch.randn(300, DIM), torch.arange(300)
+    for threads in (1, 2, 3):
+        layer = SampledLinear(DIM, 20_000, candidates="lsh+tail", tail=6000, budget=512, threads=threads)
+        optimizer = RowAdam(layer, lr=0.05, step_in_backward=step_in_backward)
+        for _ in range(2):
+            optimizer.zero_grad()
+            vectors = hidden.clone().requires_grad_()
+            layer.loss(vectors, targets).backward()
+            optimizer.step()
+        layer.settle()
+        results.append(torch.cat([layer.weight.detach().reshape(-1), vectors.grad.reshape(-1)]))
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+@pytest.mark.parametrize("name", ["SGD", "SparseAdam", "Adagrad"])
+def test_optimizers_of_torch_with_several_threads(name):
+    torch.set_num_threads(2)
+    hidden, targets = torch.randn(300, 64), torch.arange(300)
+    weights = []
+    for copied in (False, True):
+        layer = SampledLinear(64, 9000, tail=8000)
+        layer = pickle.loads(pickle.dumps(layer)) if copied else layer
+        optimizer = getattr(torch.optim, name)(layer.parameters(), lr=0.1)
+        layer.loss(hidden, targets).backward()
+        optimizer.step()
+        weights.append(layer.weight.detach())
+    assert torch.equal(*weights) and not torch.equal(weights[0], SampledLinear(64, 9000).weight)
 
 
 # What PyTorch warns itself of while it compiles.
