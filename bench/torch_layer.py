@@ -5,17 +5,18 @@
 A step is the loss of a batch's hidden vectors, which are given, its gradient with respect to them and to the layer, and
 the optimiser's step. Targets are drawn by Zipf's law, and known to be. The systems:
 
-    slide         slide.torch.SampledLinear with RowAdam
+    slide         slide.torch.SampledLinear, stepped in the backward pass by RowAdam
+    slide-grads   the same with gradients that are kept for RowAdam's step
     plain         a sampled softmax as one writes it in PyTorch, with sparse gradients and SparseAdam
     plain-rows    the same written for speed: rows gathered, Adam on these alone, put back by index_copy_
     full          nn.Linear, cross_entropy, torch.optim.Adam(fused=True)
     full-bf16     the same with products in bfloat16 (autocast)
 
-All but plain-rows are heads of `examples/torch/heads.py`. The first three draw as many negatives. Every system is in a
-process of its own, and they take turns, in another order every time, so that what disturbs the machine disturbs all.
-PyTorch's processes keep the memory that they free, and get hugepages: else page faults cost the full softmax more than
-its arithmetic. Shown are medians of milliseconds a step, how many times slide's these are, and the largest memory
-during training. As set: 4 minutes, and 9 GB at 670,000 labels.
+All but plain-rows are heads of `examples/torch/heads.py`; all but the full ones draw as many negatives. Every system is
+in a process of its own, and they take turns, in another order every time, so that what disturbs the machine disturbs
+all. PyTorch's processes keep the memory that they free, and get hugepages: else page faults cost the full softmax more
+than its arithmetic. Shown are medians of milliseconds a step, how many times slide's these are, and the largest memory
+during training. As set: 4 minutes, and 10 GB at 670,000 labels.
 """
 
 import argparse
@@ -44,8 +45,8 @@ KEEP_MEMORY = {
 PARTS = ("forward", "backward", "optimizer")
 
 
-class Head:
-    """One of the output layers of the examples, with its optimiser."""
+class Slide:
+    """One of the output layers of the examples, with its optimiser: the others differ by name."""
 
     name = "sampled"
 
@@ -62,11 +63,19 @@ class Head:
         self.optimizer.zero_grad()
 
 
-class Plain(Head):
+class SlideGradients(Slide):
+    def __init__(self, n_labels, counts, args):
+        from slide.torch import RowAdam
+
+        super().__init__(n_labels, counts, args)
+        self.optimizer = RowAdam(self.head, args.lr)
+
+
+class Plain(Slide):
     name = "plain"
 
 
-class Full(Head):
+class Full(Slide):
     name = "full"
 
 
@@ -110,7 +119,14 @@ class PlainRows:
         self.bias.step(self.lr, self.steps)
 
 
-SYSTEMS = {"slide": Head, "plain": Plain, "plain-rows": PlainRows, "full": Full, "full-bf16": FullBF16}
+SYSTEMS = {
+    "slide": Slide,
+    "slide-grads": SlideGradients,
+    "plain": Plain,
+    "plain-rows": PlainRows,
+    "full": Full,
+    "full-bf16": FullBF16,
+}
 
 
 def main():
@@ -132,8 +148,8 @@ def parse_arguments():
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--negatives", type=int, default=2048)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="SYSTEM")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2, help="of a turn, which has three steps at least")
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a turn, which has two steps at least")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -148,6 +164,7 @@ def measure(n_labels, args):
     peaks = dict.fromkeys(workers, 0.0)
     try:
         names = list(workers)
+        before = {name: worker.answer() for name, worker in workers.items()}
         for turn in range(args.turns):
             shift = turn % len(names)
             for name in names[shift:] + names[:shift]:
@@ -163,7 +180,7 @@ def measure(n_labels, args):
         run = {"labels": n_labels, "dim": args.dim, "batch_size": args.batch_size, "negatives": args.negatives}
         run |= {"threads": args.threads, "system": name, "steps": len(found), "step_ms": np.median(found.sum(1))}
         run |= {f"{part}_ms": np.median(found[:, i]) for i, part in enumerate(PARTS)}
-        run |= {"peak_mb": peaks[name], "before_mb": workers[name].before}
+        run |= {"peak_mb": peaks[name], "before_mb": before[name]}
         runs.append(run)
         print(f"{name}, {n_labels:,} labels: {run['step_ms']:.2f} ms, {run['peak_mb']:,.0f} MB", file=sys.stderr)
     return runs
@@ -177,7 +194,7 @@ class Worker:
         self.pipe, theirs = context.Pipe()
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
         before = dict(os.environ)
-        os.environ.update(threads | ({} if name == "slide" else KEEP_MEMORY))
+        os.environ.update(threads | ({} if name.startswith("slide") else KEEP_MEMORY))
         try:
             self.process = context.Process(target=serve, args=(theirs, name, n_labels, args), daemon=True)
             self.process.start()
@@ -185,11 +202,17 @@ class Worker:
             os.environ.clear()
             os.environ.update(before)
         theirs.close()
-        self.before = self.pipe.recv()
+        self.what = f"{name} at {n_labels:,} labels"
 
     def turn(self, seconds):
         self.pipe.send(seconds)
-        return self.pipe.recv()
+        return self.answer()
+
+    def answer(self):
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            raise SystemExit(f"{self.what}: the process died, for want of memory unless it said otherwise") from None
 
     def stop(self):
         self.pipe.close()
@@ -237,7 +260,7 @@ def turn(system, batches, seconds):
 
     forget_peak()
     times, spent = [], 0.0
-    while len(times) < 3 or spent < seconds:
+    while len(times) < 2 or spent < seconds:
         times.append(step(system, *next(batches)))
         spent += sum(times[-1]) / 1e3
     return times, peak_mb()
