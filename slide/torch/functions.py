@@ -78,6 +78,22 @@ class CandidateLosses(Function):
         return common, own, None, None, None, None
 
 
+class NoLosses(Function):
+    """The losses of samples without labels: 0, whose gradient is there all the same for those who ask for it."""
+
+    @staticmethod
+    def forward(ctx, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None):
+        """Return a tensor [samples] of zeros."""
+        ctx.shape = hidden.shape
+        return hidden.new_zeros(len(hidden))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_losses: torch.Tensor):
+        """Return zeros for the hidden vectors; no row was touched."""
+        return of_losses.new_zeros(ctx.shape), None, None
+
+
 def _of_rows(found, values, shape, sparse):
     """A parameter's gradient from those of its rows."""
     if sparse:
