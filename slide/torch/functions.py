@@ -38,7 +38,7 @@ class CandidateLogits(Function):
         for_hidden, for_weight, for_bias, *_ = ctx.needs_input_grad
         common, own = common.contiguous(), own.contiguous()
         nothing = (None,) * 4
-        if engine.steps_in_backward and for_weight:
+        if engine.steps_in_backward and for_weight and for_bias == engine.biased:
             return engine.step_now(activation, common, own, threads), None, None, *nothing
         found = engine.gradients(
             activation, common, own, threads, for_hidden=for_hidden, for_rows=for_weight or for_bias

@@ -203,6 +203,8 @@ class SampledLinear(RowModule):
     def forward(self, hidden: torch.Tensor, targets) -> SampledLogits:
         """Return the logits of the batch's candidates, for losses of one's own; see ``loss`` for the parameters."""
         vectors, leading = self._vectors(hidden)
+        if not len(vectors):
+            raise ValueError("there are no hidden vectors to compute logits of")
         found = read_targets(targets, leading, self.n_labels, self.ignore_index)
         samples = torch.from_numpy(np.repeat(np.arange(len(vectors)), np.diff(found.ptr)))
         activation = self._activate(vectors, found)
@@ -276,12 +278,12 @@ class SampledLinear(RowModule):
                 f"a layer in double precision is there to check gradients, with candidates that do not depend on the "
                 f"weights, not {self.config.candidates!r}: call float() on it"
             )
-        if self.training or self.passes == 0:
+        if self.training or engine.output.label_frequency is None:
             self._count(targets)
-            index = engine.output.index
-            if index is not None:
-                with one_blas_thread():
-                    index.rebuild_if_due(self._steps, threads)
+        index = engine.output.index
+        if index is not None and (self.training or not index.rebuilds):
+            with one_blas_thread():
+                index.rebuild_if_due(self._steps, threads)
         rank, processes = self.shard
         hidden = engine.pad(vectors.float())
         activation = engine.activate(batch, hidden, self.passes * processes + rank, threads)

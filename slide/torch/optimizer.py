@@ -116,6 +116,8 @@ class RowAdam(Optimizer):
     def _step(self, layer, group):
         engine = layer._engine
         _check_unchanged(group, engine.optimizer.config)
+        if layer.bias is not None and layer.bias.requires_grad != layer.weight.requires_grad:
+            raise RuntimeError("RowAdam steps weights and biases of a row together: freeze both or none")
         gradients = layer.weight.grad, None if layer.bias is None else layer.bias.grad
         if group["step_in_backward"]:
             if any(gradient is not None for gradient in gradients):
@@ -265,8 +267,8 @@ def _joined(layer, of_weight, of_bias):
     """Rows that have a gradient, each once, and their gradients."""
     if of_weight is None or (layer.bias is not None and of_bias is None):
         raise RuntimeError(
-            "RowAdam steps weights and biases of a row together, and one of them has no gradient: freeze both or none, "
-            "or use another optimiser"
+            "RowAdam steps weights and biases of a row together, and one of them has no gradient: set both to None, or "
+            "neither"
         )
     rows, weights = _rows_of(of_weight)
     if of_bias is None:

@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+import torch_process  # noqa: E402
 from torch import nn  # noqa: E402
 
 import slide  # noqa: E402
@@ -179,6 +180,18 @@ def test_settings_that_may_not_change():
     frozen.bias.requires_grad_(False)
     with pytest.raises(RuntimeError, match="freeze both or none"):
         train(frozen, RowAdam(frozen), 1)
+
+
+def test_rows_that_change_before_the_backward_pass_are_noticed():
+    layer = make()
+    optimizer = RowAdam(layer)
+    losses = [layer.loss(*batch(seed=seed)) for seed in range(2)]
+    losses[0].backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses[1].backward()
+    with pytest.raises(ValueError, match="call float"):
+        RowAdam(make().double())
 
 
 def test_a_frozen_layer_passes_gradients_on():
@@ -451,47 +464,18 @@ def test_what_it_says_of_itself():
     assert not make(hugepages="off").memory_report()[0]["hugepage_bytes"]
 
 
-PROCESS = """
-import sys
-sys.path.append({package!r})
-import torch
-from slide.torch import RowAdam, SampledLinear, average_gradients
-
-rank = int(sys.argv[1])
-torch.set_num_threads(1)
-torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-layer = SampledLinear(20, 60, tail=32, seed=3)
-layer.set_label_frequency(torch.full((60,), 1 / 60))
-optimizer = RowAdam(layer, lr=0.05)
-generator = torch.Generator().manual_seed(7)
-hidden, targets = torch.randn(3, 2, 6, 20, generator=generator), torch.randint(0, 60, (3, 2, 6), generator=generator)
-targets[1, 1] = -100
-for i in range(3):
-    optimizer.zero_grad()
-    layer.loss(hidden[i, rank], targets[i, rank]).backward()
-    if i == 1 and rank == 1:
-        layer.weight.grad = layer.bias.grad = None
-    average_gradients(layer)
-    optimizer.step()
-layer.settle()
-torch.save(layer.weight.detach().clone(), sys.argv[2] + sys.argv[1])
-"""
-
-
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_processes_average_their_gradients(tmp_path):
-    program = PROCESS.format(package=str(Path(slide.__file__).parents[1]))
-    store = str(tmp_path / "store")
-    command = [sys.executable, "-c", program]
-    processes = [subprocess.Popen([*command, str(rank), store], cwd=tmp_path) for rank in range(2)]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    package, store = str(Path(slide.__file__).parents[1]), str(tmp_path / "store")
+    command = [sys.executable, torch_process.__file__, "1", store, package]
+    with subprocess.Popen(command, cwd=tmp_path) as other:
+        torch_process.train(0, store)
+        assert other.wait(timeout=60) == 0
     weights = [torch.load(f"{store}{rank}", weights_only=True) for rank in range(2)]
     assert torch.equal(*weights)
     layer = make()
     layer.set_label_frequency(torch.full((LABELS,), 1 / LABELS))
-    optimizer, generator = RowAdam(layer, lr=0.05), torch.Generator().manual_seed(7)
-    hidden = torch.randn(3, 2, 6, DIM, generator=generator)
-    targets = torch.randint(0, LABELS, (3, 2, 6), generator=generator)
+    optimizer, (hidden, targets) = RowAdam(layer, lr=0.05), torch_process.batches()
     for i in range(3):
         optimizer.zero_grad()
         for rank in range(2 if i != 1 else 1):
