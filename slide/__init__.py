@@ -13,7 +13,9 @@ The house has two floors; imports run downward only::
       scoring.py         scores of all labels, or a point's best, as logits or probabilities
       cli.py             the `slide` command; commands/ has a module for each, console.py shows what they do
       training.py        fit: epochs, shuffling, evaluation on the way, early stopping
+      feed.py            what a run trains on and is measured on
       streaming.py       fit_stream: training on an iterator of blocks
+      distributed/       training over MPI: ranks that have and train one network together
       callbacks.py       Callback: what is told how a run gets on, and may end it
       history.py         the history of a run as JSON lines; comparison.py a table of several, plots.py their curves
       tensorboard.py     the same for TensorBoard
@@ -51,7 +53,7 @@ The house has two floors; imports run downward only::
       metrics.py         P@k, nDCG@k, PSP@k, R@k
       data/              readers, cache, folders that are mapped into memory, synthetic data, batches and their order
       config.py          frozen dataclasses, TOML; table_config.py those of hash tables; checks.py checks their fields,
-                         settings.py makes them plain values
+                         settings.py makes them plain values; plain.py reads plain values of others, checked
       reference.py       configuration files of the authors' C++ program; reference_weights.py: what it saves
       buffers.py         named large memory
       footprint.py       what a network will take in memory, and whether it fits

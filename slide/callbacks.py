@@ -141,6 +141,9 @@ class Callbacks(Callback):
                     f"called after every batch; got {callback!r}"
                 )
 
+    def __iter__(self) -> Iterator[Callback]:
+        return iter(self._all)
+
     def on_batch(self, progress: Progress) -> bool:
         """Tell all; return whether one asks for the end."""
         return any([callback.on_batch(progress) for callback in self._all])

@@ -521,6 +521,8 @@ class RunConfig:
         try:
             text = Path(path).read_bytes().decode("utf-8")
             return from_dict(cls, tomllib.loads(text))
+        except RecursionError:
+            raise ConfigError(f"{path}: values are nested more deeply than any setting is") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
             raise ConfigError(f"{path}: {error}") from None
 

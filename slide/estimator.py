@@ -20,12 +20,15 @@ from scipy.sparse import csr_matrix
 from slide import checkpoint, scoring
 from slide.access import reads, runs
 from slide.checkpoint import CheckpointError
+from slide.checks import shown
 from slide.config import ConfigError, RunConfig
 from slide.data.dataset import DataError
 from slide.features import column_names, names_mismatch, read_features
+from slide.folders import open_regular
 from slide.kernels import parallel
 from slide.labels import LabelSpace, Targets, read_targets
 from slide.network import Network
+from slide.plain import read_count
 from slide.settings import from_dict, to_dict
 from slide.training import History
 
@@ -286,11 +289,9 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         if labels.single:
             outputs, _ = scoring.best(network, X, 1, single=True)
             return labels.labels[outputs[:, 0]]
-        threshold = self.threshold
-        if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 <= threshold < 1:
-            raise ConfigError(f"threshold must be a number from 0 to below 1, got {threshold!r}")
+        self._check_threshold()
         points, named = self._seen
-        ptr, outputs = scoring.above(network, X, threshold, labels_per_point=named / points)
+        ptr, outputs = scoring.above(network, X, self.threshold, labels_per_point=named / points)
         if labels.form == "collections":
             flat = labels.labels[outputs].tolist()
             return [flat[begin:end] for begin, end in itertools.pairwise(ptr)]
@@ -466,7 +467,8 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         manifest = Path(path) / MANIFEST
         network = checkpoint.load(path)
         try:
-            about = json.loads(manifest.read_bytes())
+            with open_regular(manifest) as file:
+                about = json.loads(file.read())
         except FileNotFoundError:
             raise CheckpointError(
                 f"{path} has no {MANIFEST}: it is a network without the labels' names; slide.Network.load reads it"
@@ -491,7 +493,11 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = self._labels.classes
         if len(self._labels) != network.n_labels:
             raise ValueError(f"{len(self._labels):,} labels, the network has {network.n_labels:,}")
-        points, named = map(int, about["seen"])
+        # What fit and predict would refuse is refused while the file can be named.
+        self._check_threshold()
+        self._run_config(self._labels.single)
+        seen = dict(zip(("points", "labels of points"), about["seen"], strict=True))
+        points, named = (read_count(seen, name) for name in seen)
         self._seen = (max(points, 1), named)
         self.n_features_in_ = network.n_features
         names = about["feature_names"]
@@ -592,6 +598,11 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(n_jobs, int) and n_jobs < 0:
             return max(1, parallel.available_cpus() + 1 + n_jobs)
         return parallel.resolve_threads(n_jobs)
+
+    def _check_threshold(self):
+        threshold = self.threshold
+        if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 <= threshold < 1:
+            raise ConfigError(f"threshold must be a number from 0 to below 1, got {shown(threshold)}")
 
     def _run_config(self, single):
         """Return the configuration that parameters and `config` make together."""

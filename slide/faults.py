@@ -3,7 +3,8 @@
 A batch is looked at where it costs next to nothing: what each layer gives, the loss, and the gradient that reaches each
 hidden layer. All but the last are known before anything is changed, so that such a batch can be left out: no weight, no
 moment and no step is counted, and draws, which are functions of the step, go on as if it had not been there. Layers are
-searched for what is not finite only once a fault was seen, at the end of epochs, and before anything is saved.
+searched for what is not finite only once a fault was seen, at the end of epochs that are long enough, and before
+anything is saved.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ PATIENCE = 10
 
 TOLD = 10
 """Batches left out of which each is logged; then every hundredth is."""
+
+
+SMALL, SPEED, WORTH = 1 << 26, 2e9, 30
+"""Bytes of parameters that are looked through after every epoch; larger ones, of which a second takes so many, after as
+many times as long of training."""
 
 
 class NumericalFault(FloatingPointError):
@@ -84,6 +90,7 @@ class Tolerance:
         self._skips = on_fault == "skip"
         self._progress = progress
         self._checkpoint = checkpoint
+        self._checked = progress.seconds
 
     def train(self, network: Network, batch: Batch, lr_factor: float) -> BatchStats | None:
         """Train on a batch; return None if it was left out.
@@ -108,7 +115,7 @@ class Tolerance:
             if progress.skipped_in_a_row + 1 >= PATIENCE:
                 many = f"batch {progress.batch + 1:,} is the {PATIENCE}th in a row that had to be left out: "
                 raise fault.told(many, self._last_good()) from None
-            progress.pass_over(len(batch))
+            progress.pass_over(batch.n_points)
             if progress.skipped <= TOLD or progress.skipped % 100 == 0:
                 log.warning("batch %s is left out, %s so far: %s", f"{progress.batch:,}", progress.skipped, fault)
             return None
@@ -116,13 +123,17 @@ class Tolerance:
         return stats
 
     def check(self, network: Network) -> None:
-        """Look through all the network has learnt; see `check_network`.
+        """Look through all the network has learnt, unless that would cost more than a few hundredths of the run.
 
         Raises
         ------
         NumericalFault
             Something is not finite.
         """
+        nbytes = sum(layer.table.buffer.nbytes for layer in (*network.hidden, network.output))
+        if nbytes > SMALL and self._progress.seconds - self._checked < WORTH * nbytes / SPEED:
+            return
+        self._checked = self._progress.seconds
         try:
             check_network(network)
         except NumericalFault as fault:
@@ -247,7 +258,7 @@ def check_network(network: Network, *, moments: bool = True) -> None:
         Something is not finite; the message names layer, array and row.
     """
     for name, layer in (*((layer.name, layer) for layer in network.hidden), ("output", network.output)):
-        found = _not_finite(layer, moments)
+        found = _not_finite(layer, network.threads, moments)
         if found is not None:
             raise NumericalFault(
                 f"layer {name} at step {network.step:,}: its {found}, and no step repairs that. {_advice(network)}",
@@ -270,19 +281,25 @@ def first_not_finite(array: np.ndarray | BFloat16View) -> int | None:
     return None
 
 
-def _not_finite(layer, moments=True):
+def _not_finite(layer, threads, moments=True):
     """What of a layer is not finite, in words; None if all is."""
+    row, in_rows = layer.table.first_not_finite(threads, moments=moments), layer.rows_are_units
     for name, array in layer.state().items():
-        counts = array.dtype.kind == "f" and (moments or name in ("weights", "bias"))
-        row = first_not_finite(array) if counts else None
-        if row is not None:
-            return f"{name} (row {row:,}) are not finite" if name == "weights" else f"{name!r} ({row:,}) is not finite"
+        if array.dtype.kind != "f" or not (moments or name in ("weights", "bias")):
+            continue
+        if in_rows or not name.startswith("bias"):
+            found = row if row >= 0 and not np.isfinite(array[row]).all() else None
+        else:
+            # Of units where the rows are features.
+            found = first_not_finite(array)
+        if found is not None:
+            return f"{name} (row {found:,}) are not finite"
     return None
 
 
 def _of_layer(network, name, layer, what):
     """The fault that a layer made, or had in it."""
-    found = _not_finite(layer)
+    found = _not_finite(layer, network.threads)
     if found is None:
         return _fault(network, name, what, "its weights are finite; no step was taken")
     return _fault(network, name, what, f"its {found}", False)

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,35 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 _HERE, _EXCHANGE = -100, 2
 """Of Linux: paths as they are, and the flag that lets two names change places."""
+
+
+class NotRegular(OSError):
+    """Something that is no file of bytes: a pipe, a device, a socket. To read one may take forever."""
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Open a file for reading, and nothing but a file: a link may lead to one, not to a pipe or a device.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Raises
+    ------
+    NotRegular
+        It is something else.
+    IsADirectoryError, OSError
+        It is a folder, or cannot be opened.
+    """
+    # Without waiting for whoever would write to a pipe.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise NotRegular(f"{path} is a pipe or a device, not a file")
+    return open(descriptor, "rb")
 
 
 @contextlib.contextmanager

@@ -165,6 +165,7 @@ class HistoryFile(Callback):
             "out_of_patience": history.out_of_patience,
             "best_epoch": history.best_epoch,
             "best_quality": history.best_quality,
+            "bytes_per_batch": history.bytes_per_batch,
             "error": history.error,
             "peak_rss_bytes": peak_rss_bytes(),
         }

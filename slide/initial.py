@@ -33,8 +33,12 @@ def idf(X: csr_matrix) -> np.ndarray:
     -------
     float32 array [n_features]
     """
-    df = column_counts(X, nonzero=True)
-    return (np.log((1 + X.shape[0]) / (1 + df)) + 1).astype(dtypes.VALUE)
+    return idf_of(column_counts(X, nonzero=True), X.shape[0])
+
+
+def idf_of(df: np.ndarray, n: int) -> np.ndarray:
+    """Return what `idf` does, from the number of points, of `n`, that have each feature."""
+    return (np.log((1 + n) / (1 + df)) + 1).astype(dtypes.VALUE)
 
 
 def label_means(network, X: csr_matrix, Y: csr_matrix) -> None:

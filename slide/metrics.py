@@ -74,7 +74,7 @@ def ndcg_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
         As :func:`precision_at_k` does.
     """
     topk, Y = _check(topk, Y, [k])
-    return _ndcg(_hits(topk, Y), np.diff(Y.indptr), k)
+    return float(_gains(_hits(topk, Y), np.diff(Y.indptr), k).mean())
 
 
 def recall_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
@@ -95,7 +95,7 @@ def recall_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
         As :func:`precision_at_k` does.
     """
     topk, Y = _check(topk, Y, [k])
-    return _recall(_hits(topk, Y), np.diff(Y.indptr), k)
+    return float(_found(_hits(topk, Y), np.diff(Y.indptr), k).mean())
 
 
 def psp_at_k(topk: ArrayLike, Y: csr_matrix, inv_propensity: ArrayLike, k: int) -> float:
@@ -123,7 +123,8 @@ def psp_at_k(topk: ArrayLike, Y: csr_matrix, inv_propensity: ArrayLike, k: int) 
         positive.
     """
     topk, Y = _check(topk, Y, [k])
-    return _psp(_hits(topk, Y), topk, Y, _check_inv_propensity(inv_propensity, Y), k)
+    won, most = _won(_hits(topk, Y), topk, Y, _check_inv_propensity(inv_propensity, Y), k)
+    return float(won / most) if most > 0 else 0.0
 
 
 def propensities(Y_train: csr_matrix, a: float = 0.55, b: float = 1.5) -> np.ndarray:
@@ -151,12 +152,24 @@ def propensities(Y_train: csr_matrix, a: float = 0.55, b: float = 1.5) -> np.nda
     """
     if not is_mapped(Y_train):
         Y_train = _indicator(Y_train)
-    n_points = Y_train.shape[0]
+    return inverse_propensities(column_counts(Y_train), Y_train.shape[0], a, b)
+
+
+def inverse_propensities(uses: np.ndarray, n_points: int, a: float = 0.55, b: float = 1.5) -> np.ndarray:
+    """Return what :func:`propensities` does, from how often each label is used.
+
+    Parameters
+    ----------
+    uses : int array, shape (n_labels,)
+    n_points : int
+        Of the training set.
+    a, b
+        As of :func:`propensities`, and so are the errors.
+    """
     if n_points < 3:
         raise ValueError(f"propensities need at least 3 training points, not {n_points}")
     if not (a > 0 and b > 0):
         raise ValueError(f"a and b must be positive, not {a!r} and {b!r}")
-    uses = column_counts(Y_train)
     return 1.0 + (np.log(n_points) - 1.0) * ((b + 1.0) / (uses + b)) ** a
 
 
@@ -196,19 +209,40 @@ def evaluate_topk(
     >>> scores["P@1"], scores["R@2"]
     (0.5, 0.5)
     """
+    return ratios(totals(topk, Y, ks, inv_propensity))
+
+
+def totals(
+    topk: ArrayLike,
+    Y: csr_matrix,
+    ks: Sequence[int] = (1, 3, 5),
+    inv_propensity: ArrayLike | None = None,
+) -> dict[str, tuple[float, float]]:
+    """Return what each metric is the ratio of, two sums over points: those of parts of a data set add up.
+
+    Parameters
+    ----------
+    topk, Y, ks, inv_propensity
+        As of :func:`evaluate_topk`, and so are the errors.
+    """
     topk, Y = _check(topk, Y, ks)
     if inv_propensity is not None:
         inv_propensity = _check_inv_propensity(inv_propensity, Y)
     hits = _hits(topk, Y)
-    n_true = np.diff(Y.indptr)
-    scores = {}
+    n_true, n = np.diff(Y.indptr), len(topk)
+    sums = {}
     for k in ks:
-        scores[f"P@{k}"] = _precision(hits, k)
-        scores[f"nDCG@{k}"] = _ndcg(hits, n_true, k)
-        scores[f"R@{k}"] = _recall(hits, n_true, k)
+        sums[f"P@{k}"] = hits[:, :k].sum(), k * n
+        sums[f"nDCG@{k}"] = _gains(hits, n_true, k).sum(), n
+        sums[f"R@{k}"] = _found(hits, n_true, k).sum(), n
         if inv_propensity is not None:
-            scores[f"PSP@{k}"] = _psp(hits, topk, Y, inv_propensity, k)
-    return scores
+            sums[f"PSP@{k}"] = _won(hits, topk, Y, inv_propensity, k)
+    return {name: (float(won), float(most)) for name, (won, most) in sums.items()}
+
+
+def ratios(sums: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """Return the metrics that :func:`totals` has the sums of."""
+    return {name: won / most if most > 0 else 0.0 for name, (won, most) in sums.items()}
 
 
 def _indicator(Y) -> csr_matrix:
@@ -280,23 +314,22 @@ def _precision(hits, k) -> float:
     return float(hits[:, :k].sum() / (k * len(hits)))
 
 
-def _ndcg(hits, n_true, k) -> float:
+def _gains(hits, n_true, k) -> np.ndarray:
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
     # Points without labels have no gain either; any divisor but 0 makes their score 0.
     ideal = np.cumsum(discounts)[np.clip(n_true, 1, k) - 1]
-    return float((hits[:, :k] @ discounts / ideal).mean())
+    return hits[:, :k] @ discounts / ideal
 
 
-def _recall(hits, n_true, k) -> float:
-    return float((hits[:, :k].sum(axis=1) / np.maximum(n_true, 1)).mean())
+def _found(hits, n_true, k) -> np.ndarray:
+    return hits[:, :k].sum(axis=1) / np.maximum(n_true, 1)
 
 
-def _psp(hits, topk, Y, inv_propensity, k) -> float:
+def _won(hits, topk, Y, inv_propensity, k) -> tuple[float, float]:
     hits = hits[:, :k]
     won = inv_propensity[topk[:, :k][hits]].sum()
     weights = inv_propensity[Y.indices]
     rows = np.repeat(np.arange(Y.shape[0]), np.diff(Y.indptr))
     best_first = np.lexsort((-weights, rows))
     rank = np.arange(Y.nnz) - Y.indptr[rows]
-    best = weights[best_first][rank < k].sum()
-    return float(won / best) if best > 0 else 0.0
+    return won, weights[best_first][rank < k].sum()

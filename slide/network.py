@@ -15,8 +15,9 @@ from slide import initial, metrics, prediction
 from slide.access import SETTLING, changes, reads
 from slide.blas import one_blas_thread
 from slide.buffers import Buffers
-from slide.config import LSHConfig, NetworkConfig
+from slide.config import LSHConfig, NetworkConfig, TrainingConfig
 from slide.data.batches import Batch, BatchReader
+from slide.feed import Feed
 from slide.footprint import BatchShape, bytes_needed, check_fit
 from slide.kernels import dtypes
 from slide.kernels.catch_up import catch_up
@@ -69,6 +70,10 @@ class Network:
         then only predict.
     storage : MappedStorage, optional
         Where the rows of parameters are already, for a network that is not trainable; `load` gives it.
+    comm : mpi4py communicator, optional
+        Of the ranks that have the network together: makes a `slide.distributed.DistributedNetwork`.
+    distribution : DistributionConfig, optional
+        With `comm`: who has what.
 
     Attributes
     ----------
@@ -96,6 +101,14 @@ class Network:
     they are, which may be behind: a row that no sample reads owes little and less.
     """
 
+    def __new__(cls, *sizes, comm=None, **options):
+        """Make a network, of the class for several ranks where there is a communicator."""
+        if comm is None:
+            return super().__new__(cls)
+        from slide.distributed import DistributedNetwork
+
+        return super().__new__(DistributedNetwork)
+
     def __init__(
         self,
         n_features: int,
@@ -116,7 +129,8 @@ class Network:
         self.optimizer = Optimizer(config.optimizer)
         self.feature_weights = None if config.feature_weights == "none" else np.ones(n_features, dtypes.VALUE)
         if storage is None:
-            check_fit(self.bytes_needed(n_features, n_labels, config, trainable=trainable), config.hugepages)
+            rows = self._n_rows(n_labels)
+            check_fit(self.bytes_needed(n_features, rows, config, trainable=trainable), config.hugepages)
         self._buffers = Buffers(hugepages=config.hugepages)
         self.trainable = trainable
         storage = storage or Storage.of(config, trainable=trainable)
@@ -127,18 +141,28 @@ class Network:
             self.hidden.append(make_hidden(f"hidden.{i}", dim, layer, *rest, reads_features=i == 0))
             dim = layer.units
         seed = config.seed + len(config.hidden)
-        self.output = OutputLayer(n_labels, dim, config.output, storage, seed, self._buffers, self.threads)
+        self.output = self._make_output(n_labels, dim, storage, seed)
         if trainable:
             for layer in (*self.hidden, self.output):
                 layer.make_index()
                 if config.update == "hogwild":
                     layer.use_hogwild()
-        self._stepper = Stepper(self._buffers, len(self.hidden))
+        self._stepper = self._make_stepper()
         self._search = SearchIndexes()
         if self.feature_weights is not None:
             self._buffers.note("feature weights", self.feature_weights)
         if config.hugepages == "require":
             self._buffers.require_hugepages()
+
+    def _n_rows(self, n_labels):
+        """Labels whose rows this process has."""
+        return n_labels
+
+    def _make_output(self, n_labels, dim, storage, seed):
+        return OutputLayer(n_labels, dim, self.config.output, storage, seed, self._buffers, self.threads)
+
+    def _make_stepper(self):
+        return Stepper(self._buffers, len(self.hidden))
 
     @staticmethod
     def bytes_needed(
@@ -202,9 +226,10 @@ class Network:
         ``training.fit`` after every epoch. Training goes on as it would have but for rounding. May be called from
         several threads at once.
         """
-        self._settle()
+        self.catch_up()
 
-    def _settle(self):
+    def catch_up(self) -> None:
+        """Do what ``settle`` does, for those who are changing the network already."""
         # Most of the time nobody need wait.
         if self.optimizer.owed() is None:
             return
@@ -277,10 +302,10 @@ class Network:
         if n_labels == self.n_labels:
             return
         # No row then owes anything from before the new ones were there.
-        self._settle()
+        self.catch_up()
         old, seed = self.output, self.config.seed + len(self.hidden)
         storage, dim = Storage.of(self.config), old.table.dim
-        self.output = OutputLayer(n_labels, dim, self.config.output, storage, seed, self._buffers, self.threads)
+        self.output = self._make_output(n_labels, dim, storage, seed)
         self.output.take_over(old)
         if self.config.update == "hogwild":
             self.output.use_hogwild()
@@ -540,11 +565,23 @@ class Network:
         ids, _ = self.predict(X, max(ks), exclude=exclude, mode=mode, candidates=candidates)
         return metrics.evaluate_topk(ids, Y, ks, inv_propensity)
 
-    def fit(self, X: csr_matrix, Y: csr_matrix, **options):
-        """Train on a data set; see `slide.training.fit`, which this calls, for the options and what is returned."""
+    def fit(self, X: csr_matrix, Y: csr_matrix, *, comm=None, **options):
+        """Train on a data set; see `slide.training.fit`, which this calls, for the options and what is returned.
+
+        With `comm`, an mpi4py communicator, its ranks, which all have this network and the data, train it together; see
+        `slide.distributed.fit`.
+        """
+        if comm is not None:
+            from slide import distributed
+
+            return distributed.fit(self, X, Y, comm=comm, **options)
         from slide import training
 
         return training.fit(self, X, Y, **options)
+
+    def feed(self, X: csr_matrix, Y: csr_matrix, config: TrainingConfig, validation=None) -> Feed:
+        """Return the points of a run as `slide.training.fit` takes them."""
+        return Feed(self, X, Y, config, validation)
 
     def fit_stream(self, blocks: Iterable[tuple[csr_matrix, csr_matrix]], **options):
         """Train on an iterator of blocks of points; see `slide.streaming.fit_stream`, which this calls."""
@@ -580,7 +617,7 @@ class Network:
         if self.mapped:
             raise RuntimeError("the weights are those of a mapped file; to change them load it with mmap=False")
         # What rows owe is owed on the weights there were.
-        self._settle()
+        self.catch_up()
         self._search.forget()
         for name, array in self._weights().items():
             array[...] = weights[name]

@@ -251,15 +251,22 @@ class OutputLayer:
         """
         n = len(batch)
         active = self.activate(batch, signal, iteration, threads)
-        loss, hit = self._buffers.array("output losses", (2, n), dtypes.VALUE)
-        labelled = max(1, int(np.count_nonzero(np.diff(batch.label_ptr))))
         common = self._buffers.array("output shared logits", (n, len(active.shared)), dtypes.VALUE)
         groups = self.group(active, threads)
         own = self.logits(active, groups, signal, common, rule, threads)
-        self.cross_entropy(batch, active, common, own, 1.0 / labelled, loss, hit, threads)
+        loss, precision = self._losses(batch, active, common, own, threads)
         self._active = (groups, own, active.shared, common)
-        neurons = len(active.shared) + int(active.own.lengths.sum()) / n
-        return OutputStats(float(loss.sum(dtype=np.float64)) / labelled, float(hit.sum()) / labelled, neurons)
+        return OutputStats(loss, precision, len(active.shared) + int(active.own.lengths.sum()) / n)
+
+    def _losses(self, batch, active, common, own, threads):
+        """Turn the logits into their gradients; return the points' mean loss and share of hits.
+
+        Points without labels do not count.
+        """
+        loss, hit = self._buffers.array("output losses", (2, len(batch)), dtypes.VALUE)
+        labelled = max(1, int(np.count_nonzero(np.diff(batch.label_ptr))))
+        self.cross_entropy(batch, active, common, own, 1.0 / labelled, loss, hit, threads)
+        return float(loss.sum(dtype=np.float64)) / labelled, float(hit.sum()) / labelled
 
     def activate(self, batch: Batch, signal: Signal, iteration: int, threads: int) -> ActiveSet:
         """Choose the neurons that a batch computes: the first part of ``forward``, whose parameters these are.
@@ -343,29 +350,19 @@ class OutputLayer:
             Written: the losses in nats, and 1 where the highest active logit is a label's, else 0.
         threads : int
         """
-        softmax = self.config.loss == "softmax"
+        cross_entropy = softmax_cross_entropy if self.config.loss == "softmax" else logistic_cross_entropy
+        sets, options = self._active_sets(batch, active, common, own)
+        cross_entropy(*sets, scale, loss, hit, threads, **options)
+
+    def _active_sets(self, batch, active, common, own):
+        """The logits, the labels among them and their targets, as the kernels in `losses` take them; and options."""
         stands_for = None
-        if self.config.label_smoothing or not softmax:
+        if self.config.label_smoothing or self.config.loss != "softmax":
             stands_for = self._shared.weights(active.shared, len(common))
             self._buffers.note("output corrections", self._shared.corrections)
-        cross_entropy = softmax_cross_entropy if softmax else logistic_cross_entropy
-        cross_entropy(
-            common,
-            len(active.shared),
-            own,
-            active.own.begin,
-            active.own.end,
-            batch.label_ptr,
-            active.places,
-            self.targets(batch),
-            scale,
-            loss,
-            hit,
-            threads,
-            smoothing=self.config.label_smoothing,
-            weight=stands_for,
-            certain=active.certain,
-        )
+        runs = active.own.begin, active.own.end, batch.label_ptr, active.places
+        options = {"smoothing": self.config.label_smoothing, "weight": stands_for, "certain": active.certain}
+        return (common, len(active.shared), own, *runs, self.targets(batch)), options
 
     def candidate_weights(self, active: ActiveSet, n: int) -> np.ndarray:
         """Return how many neurons each shared one stands for in a batch of n points; empty if nothing is corrected."""
@@ -380,8 +377,7 @@ class OutputLayer:
         else:
             targets = self._label_weights[batch.labels]
         if self.config.loss == "softmax" and self.config.targets == "mean":
-            counts = np.diff(batch.label_ptr)
-            targets /= np.repeat(counts, counts)
+            targets /= np.repeat(batch.label_counts(), np.diff(batch.label_ptr))
         return targets
 
     def scale_deltas(self, factor: float) -> None:

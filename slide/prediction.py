@@ -55,7 +55,7 @@ def predict(network, X, k, exclude, allowed, mode, candidates):
         X = np.asarray(X)
     batch = _one_point(network, X)
     if batch is None:
-        X = _checked(network, X.reshape(1, -1) if single else X)
+        X = checked(network, X.reshape(1, -1) if single else X)
     n = 1 if batch is not None else X.shape[0]
     exclusions = Exclusions(_as_row(exclude, network) if single else exclude, n)
     if allowed is not None:
@@ -74,7 +74,7 @@ def predict(network, X, k, exclude, allowed, mode, candidates):
 def layer_inputs(network, X) -> list[Signal]:
     """Do what ``Network.layer_inputs`` says."""
     network.settle()
-    X = _checked(network, X)
+    X = checked(network, X)
     n = X.shape[0]
     signals = [features_of(network.reader(X, None, max(n, 1)).read(np.arange(n, dtype=dtypes.OFFSET)))]
     with one_blas_thread():
@@ -85,7 +85,7 @@ def layer_inputs(network, X) -> list[Signal]:
 
 def hidden_vectors(network, X, append_one: bool) -> np.ndarray:
     """Do what ``Network.hidden_vectors`` says."""
-    X, units = _checked(network, X), network.output.table.dim
+    X, units = checked(network, X), network.output.table.dim
     vectors = np.ones((X.shape[0], units + append_one), dtypes.VALUE)
     for first in range(0, len(vectors), PREDICT_BLOCK):
         block = slice(first, first + PREDICT_BLOCK)
@@ -171,15 +171,16 @@ def _by_votes(index, table, hidden, exclusions, part, found, counts, ids, scores
 def _hidden_blocks(network, X, batch, n):
     """Yield the hidden vectors of one block of points after another."""
     if batch is not None:
-        yield slice(0, 1), _hidden(network, batch)
+        yield slice(0, 1), hidden_of(network, batch)
         return
     reader = network.reader(X, None, min(PREDICT_BLOCK, max(n, 1)))
     for first in range(0, n, PREDICT_BLOCK):
         block = slice(first, min(n, first + PREDICT_BLOCK))
-        yield block, _hidden(network, reader.read(np.arange(block.start, block.stop, dtype=dtypes.OFFSET)))
+        yield block, hidden_of(network, reader.read(np.arange(block.start, block.stop, dtype=dtypes.OFFSET)))
 
 
-def _hidden(network, batch):
+def hidden_of(network, batch: Batch) -> np.ndarray:
+    """Return the last hidden layer's output for the points of a batch: float32 array [n, padded_dim]."""
     signal = features_of(batch)
     for layer in network.hidden:
         signal = layer.predict(signal, network.threads)
@@ -233,7 +234,8 @@ def _as_row(exclude, network):
     return csr_matrix(exclude)
 
 
-def _checked(network, X):
+def checked(network, X) -> csr_matrix:
+    """Return points as the network reads them, or raise an error if it cannot."""
     X = as_float32_csr(X, "X")
     if X.shape[1] != network.n_features:
         raise ValueError(f"X has {X.shape[1]:,} features, the network {network.n_features:,}")

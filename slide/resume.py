@@ -22,20 +22,26 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slide import checkpoint
 from slide.checkpoint import CheckpointError
+from slide.checks import shown
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
-from slide.data.dataset import DataError, Dataset
+from slide.data.dataset import DataError
 from slide.faults import NumericalFault, check_network
-from slide.folders import new_folder, remove_folder, remove_unfinished, write_file
+from slide.folders import new_folder, open_regular, remove_folder, remove_unfinished, write_file
 from slide.info import __version__
 from slide.kernels import dtypes
 from slide.network import Network
-from slide.run_state import RunState, fingerprint
+from slide.plain import read_count
+from slide.run_state import RunState
 from slide.settings import differences, from_dict, to_dict
+
+if TYPE_CHECKING:
+    from slide.feed import Feed
 
 log = logging.getLogger("slide")
 
@@ -197,6 +203,10 @@ class SavedRun:
         Of the checkpoint.
     training : TrainingConfig
     network : NetworkConfig
+    batch : int
+        The last that was trained on.
+    shares : int or None
+        Into how many shares a run on several ranks cut its points; None for one of one process.
 
     Raises
     ------
@@ -207,10 +217,11 @@ class SavedRun:
     def __init__(self, path: str | os.PathLike):
         path = Path(path)
         names = names_in(path) if path.is_dir() else []
-        self.path = path / names[-1] if names else path
+        self.path = newest(path)
         manifest = self.path / MANIFEST
         try:
-            self._values = json.loads(manifest.read_bytes())
+            with open_regular(manifest) as file:
+                self._values = json.loads(file.read())
         except FileNotFoundError:
             raise CheckpointError(
                 f"{path} is no checkpoint of a run and has none: there is no {MANIFEST}. A network that was saved "
@@ -223,20 +234,17 @@ class SavedRun:
             raise CheckpointError(f"{manifest}: not a {FORMAT} file")
         if self._values.get("version") != VERSION:
             raise CheckpointError(
-                f"{manifest}: format version {self._values.get('version')!r}, this slide {__version__} reads version "
-                f"{VERSION}"
+                f"{manifest}: format version {shown(self._values.get('version'))}, this slide {__version__} reads "
+                f"version {VERSION}"
             )
         about = checkpoint.describe(self.path)
         try:
             self.training = from_dict(TrainingConfig, self._values["training"])
             self.network = from_dict(NetworkConfig, about["config"])
-        except (KeyError, ConfigError) as error:
+            self.batch = read_count(self._values["state"]["progress"], "batch")
+            self.shares = read_count({"shares": None} | self._values, "shares", optional=True)
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{manifest}: {error}") from None
-
-    @property
-    def batch(self) -> int:
-        """The last that was trained on."""
-        return int(self._values["state"]["progress"]["batch"])
 
     def check_config(self, network: NetworkConfig, training: TrainingConfig | None) -> None:
         """Refuse settings other than the run's.
@@ -275,6 +283,12 @@ class SavedRun:
         DataError
             The data, the validation data or the label weights are others.
         """
+        if "shares" not in facts and self.shares not in (None, 1):
+            raise DataError(
+                f"the run that {self.path} is of had its points in {self.shares} shares, on several ranks: go on with "
+                "it on any number of them (mpiexec -n 1 slide train ... --distributed; comm= in Python), which has the "
+                "same batches. To predict, or to train anew from its weights, load it as any saved network"
+            )
         for name, what in (
             ("data", "the training data"),
             ("validation", "the validation data"),
@@ -322,6 +336,7 @@ class SavedRun:
                     if name != "feature_weights":
                         best[name] = np.empty(view.shape, dtypes.VALUE)
                         checkpoint.read_into(best[name], files, f"best.{name}", network)
+                        checkpoint.check_finite(files.name(f"best.{name}"), best[name])
             state.restore(self._values["state"], best)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):
@@ -344,22 +359,13 @@ def write_run(folder: Path, state: RunState, facts: dict) -> None:
     write_file(folder / MANIFEST, lambda stream: stream.write(json.dumps(values, indent=1).encode()))
 
 
-def facts_of(
-    config: TrainingConfig,
-    data: Dataset,
-    validation: Dataset | None,
-    mask_inputs: bool,
-    label_weights: np.ndarray | None,
-) -> dict:
+def facts_of(config: TrainingConfig, feed: Feed, mask_inputs: bool, label_weights: np.ndarray | None) -> dict:
     """Return what a run was given, as plain values that tell whether it is given the same again.
 
     Parameters
     ----------
     config : TrainingConfig
-    data : Dataset
-        The training data, with what is held out of it.
-    validation : Dataset or None
-        The points that quality is measured on, if they come from elsewhere.
+    feed : Feed
     mask_inputs : bool
     label_weights : array or None
     """
@@ -368,11 +374,22 @@ def facts_of(
         weights = hashlib.blake2b(np.asarray(label_weights, np.float64).tobytes(), digest_size=16).hexdigest()
     return {
         "training": to_dict(config),
-        "data": fingerprint(data),
-        "validation": None if validation is None else fingerprint(validation),
+        **feed.facts(),
         "label_weights": weights,
         "mask_inputs": bool(mask_inputs),
     }
+
+
+def newest(path: str | os.PathLike) -> Path:
+    """Return a checkpoint, of a folder of them the newest.
+
+    Parameters
+    ----------
+    path : path-like
+    """
+    path = Path(path)
+    names = names_in(path) if path.is_dir() else []
+    return path / names[-1] if names else path
 
 
 def names_in(folder: Path) -> list[str]:

@@ -15,9 +15,10 @@ from slide.config import ConfigError, TrainingConfig
 from slide.data.batches import Batch
 from slide.data.dataset import DataError, Dataset
 from slide.faults import Tolerance
+from slide.feed import fitting
 from slide.kernels import dtypes
 from slide.learning_rate import lr_factor
-from slide.training import Epoch, History, Progress, fitting
+from slide.training import Epoch, History, Progress
 
 RECOUNT = 1.1
 """How many times as many points as at the last count of the labels make the next one due."""

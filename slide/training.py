@@ -12,16 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from slide import initial, metrics
+from slide import metrics
 from slide.access import runs
 from slide.blas import one_blas_thread
 from slide.callbacks import Callback, Callbacks, Run
 from slide.config import ConfigError, TrainingConfig
-from slide.data.dataset import DataError, Dataset, is_mapped
-from slide.data.order import EpochOrder, default_window, epoch_order
-from slide.data.statistics import column_counts, n_entries
 from slide.faults import Tolerance
-from slide.footprint import check_training
 from slide.learning_rate import lr_factor
 from slide.resume import Checkpoints, SavedRun, facts_of
 from slide.run_state import RunState
@@ -149,6 +145,8 @@ class History:
         The epoch that was best by ``config.monitor``; None before one was measured.
     best_quality : dict
         Its metrics; empty before one was measured.
+    bytes_per_batch : dict
+        Of a run over several ranks: what this rank received of the others in a batch, on average, by kind.
     error : str or None
         The exception that ended the run, for the callbacks to see.
     """
@@ -163,6 +161,7 @@ class History:
     out_of_patience: bool = False
     best_epoch: int | None = None
     best_quality: dict[str, float] = field(default_factory=dict)
+    bytes_per_batch: dict[str, float] = field(default_factory=dict)
     error: str | None = None
 
     @property
@@ -277,55 +276,42 @@ def fit(
             "TrainingConfig.patience and keep_best need points to measure quality on: give fit validation=(X, Y), or "
             "set TrainingConfig.holdout to the share of the training points to set aside, such as 0.1"
         )
-    given = data = _checked(network, X, Y, "training")
-    seed = network.config.seed
-    probe = None
-    if validation is None and config.holdout:
-        data, probe = _hold_out(data, config, seed)
-    elif validation is not None and config.eval_points:
-        probe = _checked(network, *validation, "validation")
-        if probe.n_points > config.eval_points:
-            rng = np.random.default_rng(seed)
-            probe = probe.subset(np.sort(rng.permutation(probe.n_points)[: config.eval_points]))
-    counts = column_counts(data.Y)
-    if not counts.any():
-        raise DataError("no training point has a label: there is nothing to learn")
-
-    check_training(network, data.X, data.Y, config)
+    feed = network.feed(X, Y, config, validation)
     facts = {}
     if checkpoints is not None or saved is not None:
-        facts = facts_of(config, given, None if validation is None else probe, mask_inputs, label_weights)
+        facts = facts_of(config, feed, mask_inputs, label_weights)
     if saved is not None:
         saved.check_facts(facts)
 
+    counts, n_points = feed.counts, feed.n_points
     if label_weights is None and network.config.output.label_weights == "propensity":
-        inverse = metrics.propensities(data.Y)
+        inverse = metrics.inverse_propensities(counts, n_points)
         label_weights = inverse * (counts.sum() / (counts @ inverse))
     network.output.set_label_weights(label_weights)
-    network.output.set_label_frequency(counts / data.n_points, points=data.n_points)
+    network.output.set_label_frequency(counts / n_points, points=n_points)
     if network.trainable and network.step == 0 and saved is None:
-        initial.start(network, data)
-    inv_propensity = None if probe is None else known_propensities(data.Y)
-    reader = network.reader(data.X, data.Y, config.batch_size)
-    per_epoch = -(-data.n_points // config.batch_size)
+        feed.start()
+    inv_propensity = metrics.inverse_propensities(counts, n_points) if feed.n_measured and n_points >= 3 else None
+    feed.open()
+    per_epoch = feed.per_epoch
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))
     history, best = History(), BestEpoch(config)
     state = RunState(progress, history, best, per_epoch)
     if saved is not None:
         saved.restore(network, state)
         # As the run's first batch did; for a shorter one alone NumPy might round otherwise.
-        network.output.expect_batches_of(min(config.batch_size, data.n_points))
+        network.output.expect_batches_of(feed.batch_points)
     tolerance = Tolerance(config.on_fault, progress, None if checkpoints is None else checkpoints.newest)
-    run = Run(network, config, data.n_points, 0 if probe is None else probe.n_points, progress)
+    run, callbacks = Run(network, config, n_points, feed.n_measured, progress), feed.heard(callbacks)
     with callbacks.following(run, history):
         while state.unfinished and not history.stopped:
             state.begin_epoch()
             with one_blas_thread():
-                record = _run_epoch(network, data, reader, config, state, tolerance, callbacks, checkpoints, facts)
+                record = _run_epoch(network, feed, config, state, tolerance, callbacks, checkpoints, facts)
             quality, interrupted = {}, history.stopped
             due = progress.epoch % config.eval_every == 0 or progress.batch == progress.batches
-            if probe is not None and due and not history.stopped:
-                quality = network.evaluate(probe.X, probe.Y, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
+            if feed.n_measured and due and not history.stopped:
+                quality = feed.evaluate(inv_propensity, mask_inputs)
                 progress.quality = quality
                 history.out_of_patience = best.measured(progress.epoch, quality, network)
                 history.best_epoch, history.best_quality = best.epoch, best.quality
@@ -352,40 +338,17 @@ def known_propensities(Y: csr_matrix) -> np.ndarray | None:
     return metrics.propensities(Y) if Y.shape[0] >= 3 else None
 
 
-def _hold_out(data, config, seed):
-    """Return the points to train on and the points set aside, both in the order of the data."""
-    n = data.n_points
-    if n < 2:
-        raise DataError("of one training point none can be held out; set TrainingConfig.holdout to 0")
-    held = min(max(1, round(config.holdout * n)), config.eval_points, n - 1)
-    if is_mapped(data.X) and is_mapped(data.Y):
-        # Neither the rest of the data nor a permutation of it may be made.
-        rows = np.sort(np.random.default_rng(seed).choice(n, held, replace=False, shuffle=False))
-        return Dataset(data.X.without(rows), data.Y.without(rows), name=data.name), data.subset(rows)
-    # The order of an epoch that no run has: epochs count from 1.
-    order = epoch_order(n, seed, 0)
-    return data.subset(np.sort(order[held:])), data.subset(np.sort(order[:held]))
-
-
-def _window(data, config):
-    """The points that are shuffled at a time, or None for all."""
-    if config.shuffle_window is None and is_mapped(data.X):
-        return default_window(data.n_points, n_entries(data.X) + n_entries(data.Y))
-    return config.shuffle_window
-
-
-def _run_epoch(network, data, reader, config, state, tolerance, callbacks, checkpoints, facts):
+def _run_epoch(network, feed, config, state, tolerance, callbacks, checkpoints, facts):
     """Train on what is left of an epoch, or of the run; return the fields of its Epoch but the quality."""
-    progress, history, window = state.progress, state.history, _window(data, config)
-    order = EpochOrder(data.n_points, network.config.seed, progress.epoch, shuffle=config.shuffle, window=window)
+    progress, history = state.progress, state.history
     rehashed_before = network.rehash_seconds - progress.rehash_seconds
-    soon = {"ahead": reader.fetch, "expected": reader.expect}
-    for rows in order.batches(config.batch_size, first=state.batches, **soon):
+    for rows in feed.batches(progress.epoch, state.batches):
         if progress.batch >= progress.batches:
             break
         start = time.perf_counter()
         factor = lr_factor(config, progress.batch, progress.batches, state.of_epoch)
-        stats = tolerance.train(network, reader.read(rows), factor)
+        batch = feed.read(rows)
+        stats = tolerance.train(network, batch, factor)
         progress.seconds += time.perf_counter() - start
         progress.rehash_seconds = network.rehash_seconds - rehashed_before
         progress.lr = network.config.optimizer.lr * factor
@@ -393,7 +356,7 @@ def _run_epoch(network, data, reader, config, state, tolerance, callbacks, check
         if stats is None:
             state.skipped += 1
         else:
-            state.totals += progress.advance(stats, len(rows))
+            state.totals += progress.advance(stats, batch.n_points)
         stopping = callbacks.on_batch(progress)
         if checkpoints is not None:
             checkpoints.batch_done(network, state, facts, stopping=stopping)
@@ -420,30 +383,3 @@ def _run_epoch(network, data, reader, config, state, tolerance, callbacks, check
         "active": active,
         "seconds": progress.seconds - state.began,
     }
-
-
-def _checked(network, X, Y, what):
-    """Return the data set, or raise DataError if it has no points or the network cannot use it."""
-    data = fitting(network, X, Y, what)
-    if data.n_points == 0:
-        raise DataError(f"the {what} data has no points")
-    return data
-
-
-def fitting(network, X: csr_matrix, Y: csr_matrix, what: str) -> Dataset:
-    """Return the data set, or raise DataError if the network cannot use it.
-
-    Parameters
-    ----------
-    network : Network
-    X, Y : sparse or dense matrices
-    what : str
-        What to call it.
-    """
-    data = Dataset.from_arrays(X, Y, name=what)
-    if (data.n_features, data.n_labels) != (network.n_features, network.n_labels):
-        raise DataError(
-            f"the {what} data has {data.n_features:,} features and {data.n_labels:,} labels, "
-            f"the network {network.n_features:,} and {network.n_labels:,}"
-        )
-    return data

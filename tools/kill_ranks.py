@@ -30,23 +30,23 @@ from slide import checkpoint, resume
 from slide.data import make_extreme, save_npz
 
 CONFIG = """
-[network.hidden]
+[[network.hidden]]
 units = 32
 
 [network.output]
-tail = 50
+candidates = "inbatch"
 
 [network.optimizer]
 lr = 0.01
 
 [training]
-epochs = 4
+epochs = 3
 batch_size = 60
-
-[distribution]
-shares = 12
 """
-"""Twelve shares are the same batches on any number of ranks that divides it."""
+"""The candidates are the same on any number of ranks: other modes draw for each shard of the labels."""
+
+SHARES = "12"
+"""Twelve shares of the points are the same batches on any number of ranks that divides it."""
 
 PATIENCE = 120.0
 """Seconds after which something hangs."""
@@ -184,7 +184,7 @@ class Run:
     def _start(self, ranks):
         command = ["mpiexec", "-n", str(ranks), sys.executable, "-m", "slide", "train", self._folder / "train.npz"]
         command += ["--distributed", "--config", self._folder / "config.toml", "--out", self._model, "--threads", "1"]
-        command += ["--checkpoint-every", str(self._args.every)]
+        command += ["--checkpoint-every", str(self._args.every), "--shares", SHARES]
         if self._checkpoints.exists() and self._complete():
             command += ["--resume", self._checkpoints]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -24,6 +24,7 @@ from slide.commands.options import (
     find_setting,
     positive,
     positive_list,
+    share,
 )
 from slide.commands.reference_run import read_reference, reference_data
 from slide.config import CANDIDATES, FAULTS, SCHEDULES, UPDATES, RunConfig
@@ -164,7 +165,42 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     settings.add_argument("--seed", metavar="N", type=int, help="of everything random")
 
 
+    ranks = parser.add_argument_group("ranks, of a run that mpiexec starts: mpiexec -n 4 slide train ... --distributed")
+    ranks.add_argument(
+        "--distributed", action="store_true", help="train on all ranks together, each with a part of labels and points"
+    )
+    ranks.add_argument(
+        "--label-shards", metavar="N", type=positive, help="parts of the output layer (default: one for each rank)"
+    )
+    ranks.add_argument(
+        "--data-shards", metavar="N", type=positive, help="replicas of each part, on other points (default: 1)"
+    )
+    ranks.add_argument(
+        "--shares",
+        metavar="N",
+        type=positive,
+        help="parts that the points are cut into, a multiple of the ranks (default: one for each): runs with as many "
+        "have the same batches on any number of ranks, also where they go on with --resume",
+    )
+    ranks.add_argument(
+        "--average-every",
+        metavar="N",
+        type=positive,
+        help="batches after which replicas average their weights, in place of gradients in each: for slow networks",
+    )
+    ranks.add_argument(
+        "--keep-rows",
+        metavar="X",
+        type=share,
+        help="share of the touched rows whose gradients replicas send in a batch, the others later: for slow networks",
+    )
+
+
 def _check(args):
+    if not args.distributed:
+        for option in ("label_shards", "data_shards", "shares", "average_every", "keep_rows"):
+            if getattr(args, option) is not None:
+                return f"--{option.replace('_', '-')} needs --distributed too, in a run that mpiexec -n N starts"
     if args.reference_config is not None:
         return "--config and --reference-config exclude each other" if args.config is not None else None
     if args.test is not None and args.train is None:
@@ -177,27 +213,24 @@ def run(args: argparse.Namespace) -> int:
 
     The test set decides nothing: where quality does, it is measured on training points that are held out.
     """
+    if args.distributed:
+        from slide.commands import distributed_run
+
+        return distributed_run.run(args)
     saved = None if args.resume is None else SavedRun(args.resume)
     settings = read_reference(args)
-    config = _run_config(args, settings, saved)
-    if config.training.needs_validation and not config.training.holdout:
-        config = replace(config, training=replace(config.training, holdout=HOLDOUT))
-        log.info(
-            "no holdout given: %s of the training points, at most %s, are set aside to follow quality on",
-            f"{HOLDOUT:.0%}",
-            f"{config.training.eval_points:,}",
-        )
+    config = run_config(args, settings, saved)
     if saved is not None:
         saved.check_config(config.network, config.training)
-    path = args.out or _destination(args.resume)
+    path = args.out or destination(args.resume)
     check_destination(path, args.tensorboard)
     if args.plot is not None:
         plots.check(args.plot)
     checkpoints = Checkpoints(path.with_name(path.name + CHECKPOINTS), every=args.checkpoint_every, keep=args.keep)
     checkpoints.begin(saved)
-    history_file = HistoryFile(history_of(path), data=_data_names(args, settings))
+    history_file = HistoryFile(history_of(path), data=data_names(args, settings))
     callbacks = [history_file] if args.tensorboard is None else [history_file, TensorBoard(args.tensorboard)]
-    data, test = _training_data(args) if settings is None else reference_data(args, settings)
+    data, test = training_data(args) if settings is None else reference_data(args, settings)
     _check_memory(data, config)
     network = Network(data.n_features, data.n_labels, config.network, threads=args.threads)
     log.info("training on %r, threads: %d", data, network.threads)
@@ -220,8 +253,8 @@ def run(args: argparse.Namespace) -> int:
         name = signal.Signals(stop.signum).name
         log.warning("stopped by %s after %s batches; saving what was learnt", name, f"{history.batches:,}")
     if config.training.needs_validation and history.best_epoch is not None:
-        log.info("%s", _course(history, config.training))
-    _save(network, path, _beside(history_file.path, path))
+        log.info("%s", course(history, config.training))
+    _save(network, path, beside(history_file.path, path))
     log.info("saved %r in %s", network, path)
     if history.stopped and checkpoints.latest is not None:
         log.info("the run goes on with the same command and --resume %s", checkpoints.folder)
@@ -235,22 +268,27 @@ def run(args: argparse.Namespace) -> int:
         )
         history_file.tested(quality, test.n_points)
         if not args.mask_inputs:
-            popular = _popular_baseline(data, test)
-    if args.json:
-        print(as_json(_training_report(network, history, display.progress, quality, popular, path)))
-    else:
-        rehashing = f", {history.rehash_share:.0%} of it rehashing" if history.rehash_seconds else ""
-        print(
-            f"{history.batches:,} batches in {history.train_seconds:.1f} s, "
-            f"{history.ms_per_batch:.2f} ms each{rehashing}\n"
-            f"{history.active_per_sample:,.0f} of {network.n_labels:,} outputs active for a sample"
-        )
-        if quality:
-            print(quality_table(quality, KS, popular))
+            popular = popular_baseline(column_counts(data.Y), test)
+    report(args, network, history, display.progress, quality, popular, path)
     if args.plot is not None:
         plots.draw([read_history(history_file.path)], args.plot)
         log.info("drew %s", args.plot)
     return 0 if stop.signum is None else 128 + stop.signum
+
+
+def report(args, network, history, progress, quality, popular, path):
+    """Print what a run has come to."""
+    if args.json:
+        print(as_json(_training_report(network, history, progress, quality, popular, path)))
+        return
+    rehashing = f", {history.rehash_share:.0%} of it rehashing" if history.rehash_seconds else ""
+    print(
+        f"{history.batches:,} batches in {history.train_seconds:.1f} s, "
+        f"{history.ms_per_batch:.2f} ms each{rehashing}\n"
+        f"{history.active_per_sample:,.0f} of {network.n_labels:,} outputs active for a sample"
+    )
+    if quality:
+        print(quality_table(quality, KS, popular))
 
 
 def check_destination(path, tensorboard=None):
@@ -265,7 +303,7 @@ def check_destination(path, tensorboard=None):
         )
 
 
-def _training_data(args):
+def training_data(args):
     """The training set and, where there is one, the test set."""
     if args.train is None:
         train, test = make_extreme(**SYNTHETIC)
@@ -278,7 +316,7 @@ def _training_data(args):
     return train, test
 
 
-def _data_names(args, settings):
+def data_names(args, settings):
     """The names of the data, for the history: files without their folders."""
     files = {"train": args.train, "test": args.test}
     if settings is not None:
@@ -299,7 +337,7 @@ def history_of(path: Path) -> Path:
     return path / checkpoint.HISTORY
 
 
-def _beside(history, path):
+def beside(history, path):
     """What is saved in the network's folder: the history, if nobody has taken it away meanwhile."""
     if history.parent != path:
         return {}
@@ -333,7 +371,7 @@ def _check_memory(data, config):
     check_fit(needs, config.network.hugepages)
 
 
-def _course(history, training):
+def course(history, training):
     """What was best, whose weights the network has, and whether the run ended before its time."""
     quality = f"{training.monitor} {history.best_quality[training.monitor]:.1%} in validation"
     kept = "; its weights are kept" if training.keeps_best else ""
@@ -341,12 +379,13 @@ def _course(history, training):
     return f"best epoch: {history.best_epoch} of {len(history.epochs)}, {quality}{kept}{ended}"
 
 
-def _popular_baseline(train, test):
-    """The quality of always predicting the labels most frequent in training."""
-    counts = np.zeros(max(train.n_labels, max(KS)))
-    counts[: train.n_labels] = column_counts(train.Y)
+def popular_baseline(frequent, test):
+    """The quality of always predicting the labels most frequent in training, of which these are the counts."""
+    n_labels = len(frequent)
+    counts = np.zeros(max(n_labels, max(KS)))
+    counts[:n_labels] = frequent
     popular = np.argsort(-counts, kind="stable")[: max(KS)]
-    popular[popular >= train.n_labels] = -1
+    popular[popular >= n_labels] = -1
     return metrics.evaluate_topk(np.tile(popular, (test.n_points, 1)), test.Y, KS)
 
 
@@ -362,6 +401,7 @@ def _training_report(network, history, progress, quality, popular, path):
         "samples_per_second": progress.samples / history.train_seconds,
         "active_per_sample": history.active_per_sample,
         "peak_rss_bytes": peak_rss_bytes(),
+        "bytes_per_batch": history.bytes_per_batch,
         "batches": history.batches,
         "skipped": history.skipped,
         "epochs": len(history.epochs),
@@ -376,7 +416,7 @@ def _training_report(network, history, progress, quality, popular, path):
     }
 
 
-def _destination(resume):
+def destination(resume):
     """Where the network goes if nothing is said: where it would have gone before the run was interrupted."""
     for folder in () if resume is None else (resume.absolute(), resume.absolute().parent):
         if folder.name.endswith(CHECKPOINTS) and folder.name != CHECKPOINTS:
@@ -384,8 +424,23 @@ def _destination(resume):
     return Path(MODEL)
 
 
-def _run_config(args, settings, saved):
-    """What a configuration file of either kind, the run to be resumed or else the defaults say, changed by options."""
+def run_config(args, settings, saved):
+    """What a configuration file of either kind, the run to be resumed or else the defaults say, changed by options.
+
+    Where quality decides something, points to measure it on are held out.
+    """
+    config = _configured(args, settings, saved)
+    if not config.training.needs_validation or config.training.holdout:
+        return config
+    log.info(
+        "no holdout given: %s of the training points, at most %s, are set aside to follow quality on",
+        f"{HOLDOUT:.0%}",
+        f"{config.training.eval_points:,}",
+    )
+    return replace(config, training=replace(config.training, holdout=HOLDOUT))
+
+
+def _configured(args, settings, saved):
     if settings is not None:
         config = settings.config
     elif args.config is not None:

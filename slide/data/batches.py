@@ -37,6 +37,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
+    @property
+    def n_points(self) -> int:
+        """Points that the step is made of, also where some are elsewhere."""
+        return len(self)
+
+    def label_counts(self) -> np.ndarray:
+        """Return how many labels each point has, also where some are elsewhere: int64 [n]."""
+        return np.diff(self.label_ptr)
+
 
 class BatchReader:
     """Reads batches of a data set into arrays that it owns and uses again: a batch is valid until the next.
@@ -122,7 +131,6 @@ class BatchReader:
         for rows in (self._features, self._labels):
             if isinstance(rows, _MappedRows):
                 rows.fetch(starts, stops)
-
 
     def expect(self, starts: np.ndarray, stops: np.ndarray) -> None:
         """Have the system read some rows of mapped data from the disk while others are in use.

@@ -115,11 +115,14 @@ class MappedMatrix(csr_matrix):
     ----------
     mapping : Mapping or None
         None for what SciPy derived from such a matrix, which is in memory.
+    first : int
+        Row of the files with which the matrix begins.
     skipped : int64 array
-        Rows of the files, ascending, that the matrix does not have.
+        Rows from there on, ascending and counted from 0, that the matrix does not have.
     """
 
     mapping: Mapping | None = None
+    first: int = 0
     skipped: np.ndarray = np.zeros(0, dtypes.OFFSET)
 
     @classmethod
@@ -149,10 +152,26 @@ class MappedMatrix(csr_matrix):
         rows : int64 array
             Ascending.
         """
-        matrix = MappedMatrix((0, 0), dtype=dtypes.VALUE)
-        matrix._shape = (self.shape[0] - len(rows), self.shape[1])
-        matrix.mapping, matrix.skipped = self.mapping, rows
+        matrix = self.part(0, self.shape[0] - len(rows))
+        matrix.skipped = rows
         return matrix
+
+    def part(self, first: int, last: int) -> MappedMatrix:
+        """Return some consecutive rows, for the same uses as ``without``; of a matrix that skips none.
+
+        Parameters
+        ----------
+        first, last : int
+            The last is not counted.
+        """
+        matrix = MappedMatrix((0, 0), dtype=dtypes.VALUE)
+        matrix._shape = (last - first, self.shape[1])
+        matrix.mapping, matrix.first = self.mapping, self.first + first
+        return matrix
+
+    def extent(self) -> tuple[int, int]:
+        """Return the rows of the files with which the matrix begins and ends, those that it skips counted."""
+        return self.first, self.first + self.shape[0] + len(self.skipped)
 
     def places(self, numbers: np.ndarray) -> np.ndarray:
         """Return where some rows stand in the files.
@@ -161,11 +180,13 @@ class MappedMatrix(csr_matrix):
         ----------
         numbers : int64 array
         """
+        if self.first:
+            numbers = numbers + self.first
         if not len(self.skipped):
             return numbers
         # How many rows the matrix has before each that it skips.
         before = self.skipped - np.arange(len(self.skipped))
-        return numbers + np.searchsorted(before, numbers, side="right")
+        return numbers + np.searchsorted(before, numbers - self.first, side="right")
 
     def __getitem__(self, key):
         """Return rows, or what SciPy returns of these rows, as a matrix in memory."""

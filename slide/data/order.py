@@ -23,18 +23,19 @@ WINDOW_BYTES = 64 << 20
 """What a window of mapped data takes, on average, where nothing else is said."""
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """Return a permutation of 0..n-1, a function of (n, seed, epoch) alone.
+def epoch_order(n: int, seed: int, epoch: int, part: int = 0) -> np.ndarray:
+    """Return a permutation of 0..n-1, a function of (n, seed, epoch, part) alone.
 
     Parameters
     ----------
-    n, seed, epoch : int
+    n, seed, epoch, part : int
+        The part is of the data, where parts of it are shuffled each for itself.
 
     Returns
     -------
     int64 array [n]
     """
-    return _generator(seed, epoch).permutation(n).astype(dtypes.OFFSET, copy=False)
+    return _generator(seed, epoch, part).permutation(n).astype(dtypes.OFFSET, copy=False)
 
 
 class EpochOrder:
@@ -50,10 +51,14 @@ class EpochOrder:
     window : int, optional
         Points of a window, a multiple of `WINDOW_BLOCKS` or else rounded up to one; None for a permutation of all, and
         so is a window that holds all.
+    part : int
+        As of `epoch_order`.
     """
 
-    def __init__(self, n: int, seed: int, epoch: int, *, shuffle: bool = True, window: int | None = None):
-        self.n, self.seed, self.epoch, self.shuffle = n, seed, epoch, shuffle
+    def __init__(
+        self, n: int, seed: int, epoch: int, *, shuffle: bool = True, window: int | None = None, part: int = 0
+    ):
+        self.n, self.seed, self.epoch, self.shuffle, self.part = n, seed, epoch, shuffle, part
         self.block = -(-(n if window is None else window) // WINDOW_BLOCKS)
         self.whole = window is None or window >= n
 
@@ -107,7 +112,7 @@ class EpochOrder:
             for number, first in enumerate(range(0, self.n, max(size, 1))):
                 yield np.array([first]), np.array([min(first + size, self.n)]), number
             return
-        blocks = epoch_order(-(-self.n // self.block), self.seed, self.epoch)
+        blocks = epoch_order(-(-self.n // self.block), self.seed, self.epoch, self.part)
         for number, i in enumerate(range(0, len(blocks), WINDOW_BLOCKS)):
             starts = blocks[i : i + WINDOW_BLOCKS] * self.block
             yield starts, np.minimum(starts + self.block, self.n), number
@@ -115,11 +120,11 @@ class EpochOrder:
     def _rows(self, starts, stops, number):
         """The rows of a window, in the order of training."""
         if self.whole and self.shuffle:
-            return epoch_order(self.n, self.seed, self.epoch)
+            return epoch_order(self.n, self.seed, self.epoch, self.part)
         ranges = zip(starts, stops, strict=True)
         rows = np.concatenate([np.arange(start, stop, dtype=dtypes.OFFSET) for start, stop in ranges])
         if self.shuffle:
-            _generator(self.seed, self.epoch, 1 + number).shuffle(rows)
+            _generator(self.seed, self.epoch, self.part, 1 + number).shuffle(rows)
         return rows
 
 
@@ -137,7 +142,7 @@ def default_window(n: int, n_entries: int) -> int:
     return max(1, round(WINDOW_BYTES / bytes_of_a_point / WINDOW_BLOCKS)) * WINDOW_BLOCKS
 
 
-def _generator(seed, epoch, window=0):
-    """A generator of its own for each epoch and window; window 0 is the epoch's."""
+def _generator(seed, epoch, part=0, window=0):
+    """A generator of its own for each epoch, part of the data and window; window 0 is the epoch's."""
     key = np.array([seed, epoch], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, window]))
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, part, window]))

@@ -32,7 +32,7 @@ def column_counts(matrix: csr_matrix, *, nonzero: bool = False) -> np.ndarray:
     n_columns = matrix.shape[1]
     counts = np.zeros(n_columns, np.int64)
     # A piece's counts are as many as the columns.
-    for first, last in _pieces(n_entries(matrix), max(PIECE, n_columns)):
+    for first, last in _pieces(*_entries(matrix), max(PIECE, n_columns)):
         ids = _read(matrix, "indices", first, last)
         if is_mapped(matrix):
             matrix.check_ids(ids)
@@ -40,13 +40,15 @@ def column_counts(matrix: csr_matrix, *, nonzero: bool = False) -> np.ndarray:
             ids = ids[_read(matrix, "data", first, last) != 0]
         counts += np.bincount(ids, minlength=n_columns)
     if is_mapped(matrix) and len(matrix.skipped):
-        counts -= column_counts(MappedMatrix.over(matrix.mapping, n_columns).rows(matrix.skipped), nonzero=nonzero)
+        skipped = MappedMatrix.over(matrix.mapping, n_columns).rows(matrix.first + matrix.skipped)
+        counts -= column_counts(skipped, nonzero=nonzero)
     return counts
 
 
 def n_entries(matrix: csr_matrix) -> int:
     """Return the entries that a matrix stores, those of rows it skips counted."""
-    return len(matrix.mapping.indices if is_mapped(matrix) else matrix.indices)
+    first, last = _entries(matrix)
+    return last - first
 
 
 def longest_rows(matrix: csr_matrix, count: int) -> tuple[int, int]:
@@ -59,8 +61,8 @@ def longest_rows(matrix: csr_matrix, count: int) -> tuple[int, int]:
     count : int
     """
     longest = np.zeros(0, dtypes.OFFSET)
-    n_rows = len(matrix.mapping.indptr if is_mapped(matrix) else matrix.indptr) - 1
-    for first, last in _pieces(n_rows, PIECE):
+    rows = matrix.extent() if is_mapped(matrix) else (0, len(matrix.indptr) - 1)
+    for first, last in _pieces(*rows, PIECE):
         lengths = np.diff(_read(matrix, "indptr", first, last + 1)).astype(dtypes.OFFSET, copy=False)
         if lengths.min() < 0 and is_mapped(matrix):
             matrix.mapping.indptr.refuse(f"the offsets of the rows {first:,} to {last - 1:,} do not ascend")
@@ -77,6 +79,19 @@ def _read(matrix, part, first, last):
     return getattr(matrix, part)[first:last]
 
 
-def _pieces(n: int, size: int) -> Iterator[tuple[int, int]]:
-    for first in range(0, n, size):
-        yield first, min(n, first + size)
+def _entries(matrix):
+    """Where a matrix's entries begin and end in its arrays, those of rows it skips counted."""
+    if not is_mapped(matrix):
+        return 0, len(matrix.indices)
+    rows = matrix.extent()
+    if rows == (0, len(matrix.mapping.indptr) - 1):
+        return 0, len(matrix.mapping.indices)
+    first, last = (int(_read(matrix, "indptr", row, row + 1)[0]) for row in rows)
+    if not 0 <= first <= last <= len(matrix.mapping.indices):
+        matrix.mapping.indptr.refuse(f"the offsets of the rows {rows[0]:,} to {rows[1] - 1:,} do not ascend")
+    return first, last
+
+
+def _pieces(begin: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    for first in range(begin, end, size):
+        yield first, min(end, first + size)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from slide import checkpoint, shards
+from slide.faults import NumericalFault, check_network
 from slide.folders import new_folder, write_file
 from slide.kernels import dtypes
 from slide.resume import Checkpoints, SavedRun, write_run
@@ -35,6 +36,10 @@ RESIDUAL = "output.residual-"
 """Begins the names of what replicas keep back, before their numbers."""
 
 
+WORTH_A_FILE = 1 << 20
+"""Bytes from which on ranks write a part each of an array that all of them have; smaller ones are written by rank 0."""
+
+
 class Group(Protocol):
     """What is asked of a communicator: mpi4py's have it."""
 
@@ -43,6 +48,9 @@ class Group(Protocol):
 
     def bcast(self, obj: object, root: int = 0) -> object:
         """Return the root's object, to all."""
+
+    def allgather(self, obj: object) -> list:
+        """Return all objects by rank, to all."""
 
     def gather(self, obj: object, root: int = 0) -> list | None:
         """Return all objects by rank, to the root."""
@@ -79,6 +87,17 @@ class SharedCheckpoints(Checkpoints):
     def _write(self, network, state, facts, name):
         network.average()
         path = self.folder / name
+        try:
+            check_network(network)
+        except NumericalFault as fault:
+            problem = fault
+        else:
+            problem = None
+        # Rows are in one place each: what is wrong with them, the others are told.
+        problem = next((fault for fault in self._group.allgather(problem) if fault is not None), None)
+        if problem is not None:
+            last = "" if self.latest is None else f". The last good one is {self.latest}"
+            raise problem.told(f"checkpoint {path} was not written: ", last)
         best = {f"best.{part}": array for part, array in (state.best.weights or {}).items()}
 
         def beside(folder):
@@ -175,7 +194,11 @@ def _part(group, network, name, array):
         of_shard = name.startswith(network.table_name("output"))
     elif name.removeprefix("best.").startswith("output."):
         whole, of_shard = Part(array, network.label_rows), True
-    return whole.piece(*network.replica) if of_shard else whole.piece(group.rank, group.size)
+    if of_shard:
+        return whole.piece(*network.replica)
+    if array.nbytes >= WORTH_A_FILE:
+        return whole.piece(group.rank, group.size)
+    return whole.piece(0, 1) if group.rank == 0 else whole.piece(0, len(array) + 1)
 
 
 def read_residual(network: DistributedNetwork, source) -> None:

@@ -3,11 +3,14 @@
 A sample's active set is the first columns of the batch's shared logits, which every sample has, then a run of its own.
 A neuron that is active for certain stands for itself; one that merely was drawn stands for 1 / q neurons like it, with
 q its probability of being drawn: its weight below (inverse propensity weighting; Horvitz and Thompson, JASA 1952).
+
+Where the neurons are in several places, each with a part of every active set, ``softmax_terms`` and
+``softmax_gradients`` do the softmax's work with one exchange between them; of one-vs-all losses the parts are sums.
 """
 
 from cython.parallel cimport prange, threadid
-from libc.math cimport exp, fabs, log, log1p
-from libc.stdint cimport int32_t, int64_t
+from libc.math cimport INFINITY, exp, fabs, log, log1p
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy
 
 from slide.kernels.memory cimport Scratch
@@ -18,6 +21,20 @@ cdef enum:
     _BLOCK = 4096  # logits added up in float32; the sums of blocks are added up in float64
     _LINE = 16     # floats of a cache line
     _SURE = -100   # a logit of which softplus is nothing in float32
+
+# What `softmax_terms` writes of a sample.
+cdef enum:
+    _TOP
+    _BEST
+    _TOTAL
+    _WANTED
+    _MASS
+    _ALL
+    _STANDS_FOR
+    _N_TERMS
+
+TERMS = _N_TERMS
+"""Numbers that ``softmax_terms`` writes of each sample."""
 
 # Every sample's active set, its labels and their targets, and what its shared neurons stand for.
 cdef struct ActiveSets:
@@ -36,6 +53,7 @@ cdef struct ActiveSets:
     const int32_t *certain       # places of shared neurons with weight 1
     double weight_sum            # of the shared neurons
     double offset_sum            # of weight * log(weight)
+    const uint8_t *labelled      # NULL where a sample's labels are all here
 
 
 def remove_offsets(float[:, ::1] shared, const float[::1] offsets, const int64_t[::1] begin, const int64_t[::1] end,
@@ -171,6 +189,7 @@ def logistic_cross_entropy(
     float smoothing=0.0,
     const float[::1] weight=None,
     certain=None,
+    const uint8_t[::1] labelled=None,
 ):
     """Turn a batch's logits into its one-vs-all losses and, in place, into the gradients with respect to them.
 
@@ -190,6 +209,8 @@ def logistic_cross_entropy(
         over all neurons.
     n_shared, own, begin, end, label_ptr, label_place, scale, loss, hit, num_threads, smoothing, certain
         As of ``softmax_cross_entropy``.
+    labelled : uint8 array [samples], optional
+        Not zero for samples that have labels here or, where other neurons are elsewhere, there; by default those here.
 
     Raises
     ------
@@ -198,18 +219,157 @@ def logistic_cross_entropy(
     """
     cdef int64_t samples = loss.shape[0], most = 0, s
     cdef ActiveSets sets
+    if labelled is not None and labelled.shape[0] != samples:
+        raise ValueError(f"labelled must have {samples} entries, got {labelled.shape[0]}")
     _view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, smoothing,
                weight, certain, samples, hit.shape[0])
     if samples == 0:
         return
     for s in range(samples):
         most = max(most, label_ptr[s + 1] - label_ptr[s])
+    if labelled is not None:
+        sets.labelled = &labelled[0]
     cdef int64_t slot = _slot(&sets, most)
     cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 16)
     cdef Scratch scratch = _scratch(&sets, threads, slot)
     cdef float *work = <float *>scratch.data
     for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
         _logistic_one(&sets, s, smoothing, scale, work + threadid() * slot, &loss[s], &hit[s])
+
+
+def softmax_terms(
+    float[:, ::1] shared,
+    int64_t n_shared,
+    float[::1] own,
+    const int64_t[::1] begin,
+    const int64_t[::1] end,
+    const int64_t[::1] label_ptr,
+    const int32_t[::1] label_place,
+    const float[::1] target,
+    double[:, ::1] terms,
+    int num_threads,
+    *,
+    float smoothing=0.0,
+    const float[::1] weight=None,
+    certain=None,
+):
+    """Write what the samples' softmax losses need of these neurons, where others are elsewhere.
+
+    The logits become their exponentials, each sample's largest one's 1, which is what ``softmax_gradients`` takes.
+
+    Parameters
+    ----------
+    terms : float64 array [samples, TERMS]
+        Written: the largest logit, that of a label, the sum of the exponentials of all less the largest, the sum of
+        the labels' logits times their targets, that of the targets and, with `smoothing`, the sum of all logits and how
+        many neurons they stand for. Of no neurons, or labels, the largest is minus infinity.
+    shared, n_shared, own, begin, end, label_ptr, label_place, target, num_threads, smoothing, weight, certain
+        As of ``softmax_cross_entropy``.
+
+    Raises
+    ------
+    ValueError
+        As of ``softmax_cross_entropy``.
+    """
+    cdef int64_t samples = terms.shape[0], s
+    cdef ActiveSets sets
+    if smoothing == 0:
+        weight = None
+    if terms.shape[1] != _N_TERMS:
+        raise ValueError(f"terms must have {_N_TERMS} columns, got {terms.shape[1]}")
+    _view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, smoothing,
+               weight, certain, samples, samples)
+    if samples == 0:
+        return
+    cdef int64_t slot = _slot(&sets, 0)
+    cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 18)
+    cdef Scratch scratch = _scratch(&sets, threads, slot)
+    cdef float *work = <float *>scratch.data
+    for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
+        _terms_of_one(&sets, s, smoothing, work + threadid() * slot, &terms[s, 0])
+
+
+def softmax_gradients(
+    float[:, ::1] shared,
+    int64_t n_shared,
+    float[::1] own,
+    const int64_t[::1] begin,
+    const int64_t[::1] end,
+    const int64_t[::1] label_ptr,
+    const int32_t[::1] label_place,
+    const float[::1] target,
+    const float[::1] factor,
+    const float[::1] share,
+    float scale,
+    int num_threads,
+    *,
+    float smoothing=0.0,
+    const float[::1] weight=None,
+    certain=None,
+):
+    """Turn what ``softmax_terms`` left in place of the logits into the gradients of the loss, in place.
+
+    Parameters
+    ----------
+    factor : float32 array [samples]
+        What a sample's exponentials are multiplied by: `scale` times the sum of its targets, over the sum of the
+        exponentials of all neurons less the largest logit here.
+    share : float32 array [samples]
+        With `smoothing`: what is taken from each neuron for every one that it stands for.
+    shared, n_shared, own, begin, end, label_ptr, label_place, target, scale, num_threads, smoothing, weight, certain
+        As of ``softmax_cross_entropy``.
+
+    Raises
+    ------
+    ValueError
+        As of ``softmax_cross_entropy``.
+    """
+    cdef int64_t samples = factor.shape[0], s
+    cdef ActiveSets sets
+    if smoothing == 0:
+        weight = None
+    _view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, smoothing,
+               weight, certain, samples, share.shape[0])
+    if samples == 0:
+        return
+    cdef int64_t slot = _slot(&sets, 0)
+    cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 18)
+    cdef Scratch scratch = _scratch(&sets, threads, slot)
+    cdef float *work = <float *>scratch.data
+    for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
+        _gradients_of_one(&sets, s, smoothing, scale, factor[s], share[s], work + threadid() * slot)
+
+
+def largest_logits(float[:, ::1] shared, int64_t n_shared, float[::1] own, const int64_t[::1] begin,
+                   const int64_t[::1] end, const int64_t[::1] label_ptr, const int32_t[::1] label_place,
+                   const float[::1] target, double[:, ::1] out):
+    """Write each sample's largest logit and that of a label, minus infinity where there is none: `out` [samples, 2].
+
+    Parameters
+    ----------
+    shared, n_shared, own, begin, end, label_ptr, label_place, target
+        As of ``softmax_cross_entropy``.
+    out : float64 array [samples, 2]
+
+    Raises
+    ------
+    ValueError
+        As of ``softmax_cross_entropy``.
+    """
+    cdef int64_t samples = out.shape[0], s, i
+    cdef ActiveSets sets
+    cdef float best
+    if out.shape[1] != 2:
+        raise ValueError(f"out must have 2 columns, got {out.shape[1]}")
+    _view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, 0.0, None, None, samples,
+               samples)
+    for s in range(samples):
+        best = -INFINITY
+        for i in range(label_ptr[s], label_ptr[s + 1]):
+            best = max(best, _at(sets.shared + s * sets.stride, n_shared, sets.own + begin[s], label_place[i])[0])
+        out[s, 0] = KERNELS.max(sets.own + begin[s], end[s] - begin[s],
+                                KERNELS.max(sets.shared + s * sets.stride, n_shared, best))
+        out[s, 1] = best
 
 
 cdef int _view_sets(ActiveSets *sets, float[:, ::1] shared, int64_t n_shared, float[::1] own,
@@ -254,6 +414,7 @@ cdef int _view_sets(ActiveSets *sets, float[:, ::1] shared, int64_t n_shared, fl
     sets.certain = NULL
     sets.weight_sum = n_shared
     sets.offset_sum = 0.0
+    sets.labelled = NULL
     if weight is None or weight.shape[0] == 0 or samples == 0:
         return 0
     if weight.shape[0] != n_shared:
@@ -334,7 +495,7 @@ cdef void _softmax_one(const ActiveSets *sets, int64_t s, float smoothing, float
     cdef const int32_t *place = sets.label_place + first
     cdef const float *target = sets.target + first
     cdef float top, total, best, x, share
-    cdef double wanted = 0.0, mass = 0.0, all_logits, stands_for, w
+    cdef double wanted = 0.0, mass = 0.0, all_logits, stands_for
     cdef float *at
     cdef float *weight
     if n_labels == 0:
@@ -354,13 +515,7 @@ cdef void _softmax_one(const ActiveSets *sets, int64_t s, float smoothing, float
     weight = NULL
     if smoothing > 0:
         weight = _sample_weights(sets, s, work)
-        all_logits = _weighted_sum(shared, weight, n_shared) + _weighted_sum(own, NULL, n_own) - sets.offset_sum
-        stands_for = sets.weight_sum + n_own
-        if weight != NULL and sets.certain_begin != NULL:
-            for i in range(sets.certain_begin[s], sets.certain_end[s]):
-                w = sets.weight[sets.certain[i]]
-                all_logits += w * log(w)
-                stands_for += 1.0 - w
+        _smooth(sets, s, shared, own, weight, &all_logits, &stands_for)
         wanted += smoothing * mass * all_logits / stands_for
         share = <float>(scale * smoothing * mass / stands_for)
     total = KERNELS.exp_sum(shared, n_shared, top) + KERNELS.exp_sum(own, n_own, top)
@@ -377,6 +532,61 @@ cdef void _softmax_one(const ActiveSets *sets, int64_t s, float smoothing, float
         at[0] -= scale * (1.0 - smoothing) * target[i]
 
 
+cdef void _smooth(const ActiveSets *sets, int64_t s, const float *shared, const float *own, const float *weight,
+                  double *all_logits, double *stands_for) noexcept nogil:
+    """The sum of a sample's logits, each as often as its neuron stands for others, and how many these are."""
+    cdef int64_t n_own = sets.end[s] - sets.begin[s], i
+    cdef double w
+    all_logits[0] = _weighted_sum(shared, weight, sets.n_shared) + _weighted_sum(own, NULL, n_own) - sets.offset_sum
+    stands_for[0] = sets.weight_sum + n_own
+    if weight != NULL and sets.certain_begin != NULL:
+        for i in range(sets.certain_begin[s], sets.certain_end[s]):
+            w = sets.weight[sets.certain[i]]
+            all_logits[0] += w * log(w)
+            stands_for[0] += 1.0 - w
+
+
+cdef void _terms_of_one(const ActiveSets *sets, int64_t s, float smoothing, float *work, double *terms) noexcept nogil:
+    cdef int64_t n_shared = sets.n_shared, n_own = sets.end[s] - sets.begin[s], i
+    cdef float *shared = sets.shared + s * sets.stride
+    cdef float *own = sets.own + sets.begin[s]
+    cdef float best = -INFINITY, x
+    cdef float *weight
+    terms[_WANTED] = terms[_MASS] = terms[_ALL] = terms[_STANDS_FOR] = 0.0
+    for i in range(sets.label_ptr[s], sets.label_ptr[s + 1]):
+        x = _at(shared, n_shared, own, sets.label_place[i])[0]
+        terms[_MASS] += sets.target[i]
+        terms[_WANTED] += sets.target[i] * <double>x
+        if x > best:
+            best = x
+    terms[_BEST] = best
+    terms[_TOP] = KERNELS.max(own, n_own, KERNELS.max(shared, n_shared, best))
+    if smoothing > 0:
+        weight = _sample_weights(sets, s, work)
+        _smooth(sets, s, shared, own, weight, &terms[_ALL], &terms[_STANDS_FOR])
+        _restore_weights(sets, s, work)
+    terms[_TOTAL] = KERNELS.exp_sum(shared, n_shared, <float>terms[_TOP])
+    terms[_TOTAL] += KERNELS.exp_sum(own, n_own, <float>terms[_TOP])
+
+
+cdef void _gradients_of_one(const ActiveSets *sets, int64_t s, float smoothing, float scale, float factor, float share,
+                            float *work) noexcept nogil:
+    cdef int64_t n_shared = sets.n_shared, n_own = sets.end[s] - sets.begin[s], i
+    cdef float *shared = sets.shared + s * sets.stride
+    cdef float *own = sets.own + sets.begin[s]
+    cdef float *weight
+    if smoothing > 0:
+        weight = _sample_weights(sets, s, work)
+        KERNELS.scale_less(shared, weight, n_shared, factor, share)
+        KERNELS.scale_less(own, NULL, n_own, factor, share)
+        _restore_weights(sets, s, work)
+    else:
+        KERNELS.scale(shared, n_shared, factor)
+        KERNELS.scale(own, n_own, factor)
+    for i in range(sets.label_ptr[s], sets.label_ptr[s + 1]):
+        _at(shared, n_shared, own, sets.label_place[i])[0] -= scale * (1.0 - smoothing) * sets.target[i]
+
+
 cdef void _logistic_one(const ActiveSets *sets, int64_t s, float smoothing, float scale, float *work, float *loss,
                         float *hit) noexcept nogil:
     cdef int64_t n_shared = sets.n_shared, n_own = sets.end[s] - sets.begin[s], i
@@ -389,10 +599,10 @@ cdef void _logistic_one(const ActiveSets *sets, int64_t s, float smoothing, floa
     cdef float no = 0.5 * smoothing, best
     cdef double yes = 1.0 - 0.5 * smoothing, total, x
     cdef float *weight
-    if n_labels == 0:
+    if n_labels == 0 and (sets.labelled == NULL or not sets.labelled[s]):
         _no_labels(shared, n_shared, own, n_own, loss, hit)
         return
-    best = _at(shared, n_shared, own, place[0])[0]
+    best = -INFINITY
     for i in range(n_labels):
         logits[i] = _at(shared, n_shared, own, place[i])[0]
         if logits[i] > best:

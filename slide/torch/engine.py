@@ -78,6 +78,7 @@ class Engine:
     Attributes
     ----------
     output : OutputLayer
+    biased : bool
     optimizer : Optimizer or None
         Makes the steps that rows get in place, and knows what they owe; None while no `RowAdam` has the layer.
     steps_in_backward : bool
@@ -92,6 +93,7 @@ class Engine:
         self, n_labels: int, dim: int, config: OutputConfig, *, biased: bool, seed: int, hugepages, threads: int
     ):
         self._options = config, biased, seed
+        self.biased = biased
         self.buffers = Buffers(hugepages=hugepages)
         self.output = self._make(n_labels, dim, Storage(), threads)
         self.output.make_index()

@@ -38,7 +38,7 @@ class CandidateLogits(Function):
         for_hidden, for_weight, for_bias, *_ = ctx.needs_input_grad
         common, own = common.contiguous(), own.contiguous()
         nothing = (None,) * 4
-        if engine.steps_in_backward and for_weight:
+        if engine.steps_in_backward and for_weight and for_bias == engine.biased:
             return engine.step_now(activation, common, own, threads), None, None, *nothing
         found = engine.gradients(
             activation, common, own, threads, for_hidden=for_hidden, for_rows=for_weight or for_bias
@@ -76,6 +76,22 @@ class CandidateLosses(Function):
             factor = of_losses[:, None]
             common, own = common * factor, own * factor
         return common, own, None, None, None, None
+
+
+class NoLosses(Function):
+    """The losses of samples without labels: 0, whose gradient is there all the same for those who ask for it."""
+
+    @staticmethod
+    def forward(ctx, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None):
+        """Return a tensor [samples] of zeros."""
+        ctx.shape = hidden.shape
+        return hidden.new_zeros(len(hidden))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_losses: torch.Tensor):
+        """Return zeros for the hidden vectors; no row was touched."""
+        return of_losses.new_zeros(ctx.shape), None, None
 
 
 def _of_rows(found, values, shape, sparse):

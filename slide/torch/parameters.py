@@ -129,7 +129,10 @@ class RowModule(nn.Module):
 
     def _optimize(self, config):
         """Start the optimiser that steps rows in place; `RowAdam` calls it."""
+        if self._in_double:
+            raise ValueError("rows in double precision are there to check gradients, not to be stepped: call float()")
         self._ready()
+        check_fit({"output weights": RowTable.bytes_needed(self.n_labels, self.in_features, 2)}, str(self.hugepages))
         self._engine.optimize(config, self._threads)
         for parameter, view in zip((self.weight, self.bias), self._views(), strict=True):
             if parameter is not None:

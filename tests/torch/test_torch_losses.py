@@ -191,6 +191,8 @@ def test_ignored_targets_and_weights(mode):
     nothing = make(mode).loss(hidden, torch.full((12,), -100))
     nothing.backward()
     assert float(nothing.detach()) == 0 and not hidden.grad.any()
+    layer.loss(hidden.detach(), torch.full((12,), -100)).backward()
+    assert layer.weight.grad is None and layer.passes == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -63,6 +63,9 @@ class Member:
         self._room.barrier.wait()
         return found if self.rank == root else None
 
+    def allgather(self, obj):
+        return self.bcast(self.gather(obj))
+
     def bcast(self, obj, root=0):
         self._room.objects[self.rank] = obj
         self._room.barrier.wait()

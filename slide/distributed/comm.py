@@ -1,0 +1,244 @@
+"""Ranks: a communicator that moves arrays and counts the bytes that arrive, by what they are for.
+
+Sums are taken in the order of the ranks, by our own additions: every rank gets the same bits, whatever the MPI library
+and the network between the machines.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+
+import numpy as np
+
+from slide.extras import load_extra
+
+
+def mpi():
+    """Return mpi4py's module ``MPI``.
+
+    Raises
+    ------
+    MissingExtra
+        It is not installed.
+    """
+    return load_extra("mpi4py.MPI", "mpi", "distributed training")
+
+
+class Traffic:
+    """What a rank has received from others.
+
+    Attributes
+    ----------
+    bytes, calls : Counter
+        By kind, such as ``"features"``. A rank has one such account, for all its communicators.
+    """
+
+    def __init__(self):
+        self.bytes: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+
+    def add(self, kind: str, nbytes: int) -> None:
+        """Count a call that brings so many bytes from other ranks."""
+        self.bytes[kind] += int(nbytes)
+        self.calls[kind] += 1
+
+    def copy(self) -> Traffic:
+        """Return the account as it stands."""
+        other = Traffic()
+        other.bytes, other.calls = self.bytes.copy(), self.calls.copy()
+        return other
+
+
+class Pending:
+    """An exchange under way.
+
+    Parameters
+    ----------
+    request : MPI.Request or None
+        None if there is nothing to wait for.
+    result : array
+        What it fills.
+    sent : object
+        What must not go before it is over.
+    """
+
+    def __init__(self, request, result: np.ndarray, sent: object):
+        self._request, self._result, self._sent = request, result, sent
+
+    def wait(self) -> np.ndarray:
+        """Wait for the end and return the result."""
+        if self._request is not None:
+            self._request.Wait()
+            self._request = self._sent = None
+        return self._result
+
+
+class Ranks:
+    """Some processes that exchange arrays; every method but ``split`` is called by all of them, in the same order.
+
+    Parameters
+    ----------
+    comm : mpi4py communicator
+        Used as it is; give a duplicate where something else talks over it too.
+    traffic : Traffic, optional
+        The account to keep.
+
+    Attributes
+    ----------
+    rank, size : int
+        This process's number, from 0, and how many there are.
+    """
+
+    def __init__(self, comm, traffic: Traffic | None = None):
+        self.comm = comm
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self.traffic = traffic or Traffic()
+        self._byte = mpi().BYTE
+
+    def split(self, colour: int, key: int) -> Ranks:
+        """Return the ranks of one colour, in the order of their keys; they keep the same account."""
+        return Ranks(self.comm.Split(colour, key), self.traffic)
+
+    def gather(self, kind: str, array: np.ndarray) -> np.ndarray:
+        """Return every rank's array, all of one shape and type: [size, ...]."""
+        return self.begin_gather(kind, array).wait()
+
+    def begin_gather(self, kind: str, array: np.ndarray) -> Pending:
+        """Begin what ``gather`` does."""
+        array = np.ascontiguousarray(array)
+        out = np.empty((self.size, *array.shape), array.dtype)
+        self.traffic.add(kind, out.nbytes - array.nbytes)
+        if self.size == 1:
+            out[0] = array
+            return Pending(None, out, None)
+        return Pending(self.comm.Iallgather(self._bytes(array), self._bytes(out)), out, array)
+
+    def join(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Return all ranks' rows, those of rank 0 first.
+
+        Parameters
+        ----------
+        kind : str
+        rows : array [counts[rank], ...]
+        counts : int array [size]
+            Rows of each rank.
+        """
+        return self.begin_join(kind, rows, counts).wait()
+
+    def begin_join(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> Pending:
+        """Begin what ``join`` does."""
+        rows = np.ascontiguousarray(rows)
+        out = np.empty((int(np.sum(counts)), *rows.shape[1:]), rows.dtype)
+        self.traffic.add(kind, out.nbytes - rows.nbytes)
+        if self.size == 1:
+            out[:] = rows
+            return Pending(None, out, None)
+        sizes = np.asarray(counts, np.int64) * _row_bytes(rows)
+        to = [_flat(out), (sizes, _starts(sizes)), self._byte]
+        return Pending(self.comm.Iallgatherv(self._bytes(rows), to), out, rows)
+
+    def exchange(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Give every rank its rows of this rank's array, and return those that all have for this one.
+
+        Parameters
+        ----------
+        kind : str
+        rows : array [sum of counts, ...]
+            Those for rank 0 first.
+        counts : int array [size]
+            Rows that each rank is given; the same on all ranks.
+
+        Returns
+        -------
+        array [size, counts[rank], ...]
+        """
+        return self.begin_exchange(kind, rows, counts).wait()
+
+    def begin_exchange(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> Pending:
+        """Begin what ``exchange`` does."""
+        rows = np.ascontiguousarray(rows)
+        mine = int(counts[self.rank])
+        out = np.empty((self.size, mine, *rows.shape[1:]), rows.dtype)
+        self.traffic.add(kind, out.nbytes - out.nbytes // self.size)
+        if self.size == 1:
+            out[0] = rows
+            return Pending(None, out, None)
+        sizes = np.asarray(counts, np.int64) * _row_bytes(rows)
+        back = np.full(self.size, mine * _row_bytes(rows), np.int64)
+        ends = [[_flat(rows), (sizes, _starts(sizes)), self._byte], [_flat(out), (back, _starts(back)), self._byte]]
+        return Pending(self.comm.Ialltoallv(*ends), out, rows)
+
+    def sum(self, kind: str, array: np.ndarray) -> np.ndarray:
+        """Return the sum of all ranks' arrays, which have one shape and type: the same bits on every rank."""
+        flat = np.ascontiguousarray(array).reshape(-1)
+        counts = np.diff(len(flat) * np.arange(self.size + 1) // self.size)
+        return self.join(kind, in_order(self.exchange(kind, flat, counts)), counts).reshape(np.shape(array))
+
+    def share(self, kind: str, value: object, root: int = 0) -> object:
+        """Return the value that the root has; anything that can be pickled."""
+        if self.size == 1:
+            return value
+        mine = pickle.dumps(value) if self.rank == root else b""
+        size = np.array([len(mine)], np.int64)
+        self.comm.Bcast(self._bytes(size), root)
+        content = np.frombuffer(mine, np.uint8).copy() if mine else np.empty(int(size[0]), np.uint8)
+        self.comm.Bcast(self._bytes(content), root)
+        self.traffic.add(kind, 0 if self.rank == root else content.nbytes + size.nbytes)
+        return pickle.loads(content.tobytes())
+
+    def agree(self, kind: str, value: bool) -> bool:
+        """Return rank 0's answer to a question."""
+        return bool(self.broadcast(kind, np.array([value]))[0])
+
+    def broadcast(self, kind: str, array: np.ndarray) -> np.ndarray:
+        """Return rank 0's array, which has the shape and type of this one."""
+        array = np.ascontiguousarray(array)
+        if self.size > 1:
+            array = array if array.flags.writeable else array.copy()
+            self.comm.Bcast(self._bytes(array), 0)
+        self.traffic.add(kind, 0 if self.rank == 0 else array.nbytes)
+        return array
+
+    def collect(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> np.ndarray | None:
+        """Return on rank 0 what ``join`` returns, on the others None."""
+        rows = np.ascontiguousarray(rows)
+        if self.size == 1:
+            return rows
+        if self.rank:
+            self.comm.Gatherv(self._bytes(rows), None, 0)
+            self.traffic.add(kind, 0)
+            return None
+        out = np.empty((int(np.sum(counts)), *rows.shape[1:]), rows.dtype)
+        sizes = np.asarray(counts, np.int64) * _row_bytes(rows)
+        self.comm.Gatherv(self._bytes(rows), [_flat(out), (sizes, _starts(sizes)), self._byte], 0)
+        self.traffic.add(kind, out.nbytes - rows.nbytes)
+        return out
+
+    def _bytes(self, array):
+        return [_flat(array), self._byte]
+
+
+def in_order(parts: np.ndarray) -> np.ndarray:
+    """Return the sum of arrays over the first axis, one after the other.
+
+    Parameters
+    ----------
+    parts : array [n, ...]
+    """
+    total = parts[0].copy()
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def _flat(array):
+    return array.reshape(-1).view(np.uint8)
+
+
+def _row_bytes(rows):
+    return int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.itemsize
+
+
+def _starts(sizes):
+    return np.cumsum(sizes) - sizes

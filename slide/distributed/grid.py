@@ -1,0 +1,188 @@
+"""The grid of ranks, and the labels that each column of it has."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from slide.config import ConfigError
+from slide.distributed.comm import Ranks
+from slide.distributed.config import DistributionConfig
+from slide.kernels import dtypes
+
+log = logging.getLogger("slide")
+
+
+class Grid:
+    """Where this rank stands.
+
+    Parameters
+    ----------
+    comm : mpi4py communicator
+        Duplicated. Called by all its ranks.
+    config : DistributionConfig
+
+    Attributes
+    ----------
+    world : Ranks
+        All.
+    labels : Ranks
+        Those that share this rank's part of the batch; number l has shard l of the labels.
+    data : Ranks
+        The replicas of this rank's labels, by their part of the batch.
+    alarm : mpi4py communicator
+        Of all, for nothing but failures.
+    together : Ranks
+        Those that make each step of the hidden layers together: all, or where replicas only average now and then
+        `labels`.
+
+    Raises
+    ------
+    ConfigError
+        The ranks do not make the grid.
+    """
+
+    def __init__(self, comm, config: DistributionConfig):
+        self.config = config
+        _, labels = config.grid(comm.Get_size())
+        self.world = Ranks(comm.Dup())
+        self.alarm = comm.Dup()
+        d, column = divmod(self.world.rank, labels)
+        self.labels = self.world.split(d, column)
+        self.data = self.world.split(column, d)
+        self.together = self.world if config.average_every is None else self.labels
+        shares = config.shares or self.world.size
+        if shares % self.world.size:
+            raise ConfigError(
+                f"DistributionConfig.shares must be a multiple of the ranks, {self.world.size}, got {shares}"
+            )
+        self.n_shares = shares
+
+    def go_on_with(self, shares: int | None, holdout: float) -> None:
+        """Cut the points into as many shares as the run that goes on did, so that its batches are the same.
+
+        Where the ranks cannot have as many each, the order of its points is another from here on, which is logged.
+
+        Parameters
+        ----------
+        shares : int or None
+            None for a run of one process, which has one.
+        holdout : float
+            Of the run.
+
+        Raises
+        ------
+        ConfigError
+            Points were held out of each share, and the ranks cannot have the same.
+        """
+        shares, ranks = shares or 1, self.world.size
+        if self.config.shares is None:
+            self.n_shares = shares_for(ranks, shares) or self.n_shares
+        if holdout and self.n_shares != shares:
+            raise ConfigError(
+                f"the run had its points in {shares} shares, of each of which some were held out: {ranks} ranks would "
+                f"hold out others. Go on with a number of ranks that divides {shares}"
+            )
+        if self.n_shares != shares and self.world.rank == 0:
+            log.warning(
+                "the run had its points in %d shares, %d ranks have them in %d: from here on they come in another "
+                "order, some of this epoch twice, others not at all. For the same batches on any number of ranks give "
+                "distribution.shares, such as 12, from the start",
+                shares,
+                ranks,
+                self.n_shares,
+            )
+
+    @property
+    def rows_of_ranks(self) -> tuple[int, int]:
+        """Where this rank's part of the batch begins and ends among the ranks of `together`."""
+        if self.together is self.labels:
+            return 0, self.labels.size
+        first = self.data.rank * self.labels.size
+        return first, first + self.labels.size
+
+    def __repr__(self) -> str:
+        return f"{self.data.size} x {self.labels.size} ranks (data x labels)"
+
+
+def shares_for(ranks: int, shares: int | None) -> int | None:
+    """Return the shares of a run that goes on, None if so many ranks cannot have as many each.
+
+    Parameters
+    ----------
+    ranks : int
+    shares : int or None
+        As of ``Grid.go_on_with``.
+    """
+    return shares or 1 if (shares or 1) % ranks == 0 else None
+
+
+class LabelShard:
+    """The labels of one shard of several: numbers 0, 1, ... here stand for ids that ascend.
+
+    Parameters
+    ----------
+    n_labels : int
+        Of the network.
+    shard, n_shards : int
+    partition : str
+        As of `DistributionConfig`.
+
+    Attributes
+    ----------
+    n_rows : int
+        Labels of the shard.
+    first, distance : int
+        Number i stands for the label ``first + i * distance``.
+
+    Raises
+    ------
+    ConfigError
+        There are fewer labels than shards.
+    """
+
+    def __init__(self, n_labels: int, shard: int, n_shards: int, partition: str):
+        if n_labels < n_shards:
+            raise ConfigError(
+                f"{n_labels} labels cannot be cut into {n_shards} shards, each of which needs one: "
+                f"choose at most {n_labels} label_shards"
+            )
+        if partition == "cyclic":
+            self.first, self.distance = shard, n_shards
+            self.n_rows = len(range(shard, n_labels, n_shards))
+        else:
+            self.first, self.distance = n_labels * shard // n_shards, 1
+            self.n_rows = n_labels * (shard + 1) // n_shards - self.first
+
+    @property
+    def labels(self) -> range:
+        """The labels of the shard, in the order of its numbers."""
+        return range(self.first, self.first + self.n_rows * self.distance, self.distance)
+
+    @property
+    def ids(self) -> slice:
+        """Where the labels of the shard stand in an array of all."""
+        return slice(self.first, self.first + (self.n_rows - 1) * self.distance + 1, self.distance)
+
+    def to_ids(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the labels that numbers stand for; -1 stays."""
+        return np.where(numbers < 0, numbers, self.first + numbers * self.distance)
+
+    def select(self, ptr: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return, of lists of labels, the parts that are of this shard, as its numbers.
+
+        Parameters
+        ----------
+        ptr : int64 array [lists + 1]
+        labels : int32 array
+            List s is ``labels[ptr[s]:ptr[s + 1]]``.
+
+        Returns
+        -------
+        ptr, numbers : int64 [lists + 1], int32 arrays
+        """
+        number, rest = np.divmod(labels - self.first, self.distance)
+        here = (rest == 0) & (number >= 0) & (number < self.n_rows)
+        before = np.concatenate([[0], np.cumsum(here, dtype=dtypes.OFFSET)])
+        return before[ptr].astype(dtypes.OFFSET, copy=False), number[here].astype(dtypes.INDEX, copy=False)
