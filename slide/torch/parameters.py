@@ -15,6 +15,21 @@ from slide.torch.engine import Engine
 HALF = (torch.float16, torch.bfloat16)
 
 
+class RowParameter(nn.Parameter):
+    """A parameter whose rows have gaps between them.
+
+    To such a tensor PyTorch adds sparse ones row by row, in threads that do not know of ``no_grad``: they refuse to
+    write to what wants a gradient. So optimisers here add to the same memory as a tensor that wants none.
+    """
+
+    def add_(self, other, *, alpha=1):
+        """See ``torch.Tensor.add_``."""
+        if isinstance(other, torch.Tensor) and other.is_sparse and not torch.is_grad_enabled():
+            self.detach().add_(other, alpha=alpha)
+            return self
+        return super().add_(other, alpha=alpha)
+
+
 class RowModule(nn.Module):
     """A matrix of rows, and a bias each, in the memory that the kernels read.
 
@@ -41,8 +56,8 @@ class RowModule(nn.Module):
         check_fit({"output weights": RowTable.bytes_needed(n_labels, in_features, 0)}, str(hugepages))
         self._start_engine(bias)
         weight, of_bias = self._views()
-        self.weight = nn.Parameter(weight)
-        self.register_parameter("bias", nn.Parameter(of_bias) if bias else None)
+        self.weight = RowParameter(weight)
+        self.register_parameter("bias", RowParameter(of_bias) if bias else None)
         self._watch()
 
     def _start_engine(self, biased):
@@ -95,6 +110,8 @@ class RowModule(nn.Module):
         with torch.no_grad():
             view.copy_(parameter)
         parameter.data = view
+        if type(parameter) is nn.Parameter:
+            parameter.__class__ = RowParameter
         self._changed()
 
     def _versions(self):
@@ -112,7 +129,10 @@ class RowModule(nn.Module):
 
     def _optimize(self, config):
         """Start the optimiser that steps rows in place; `RowAdam` calls it."""
+        if self._in_double:
+            raise ValueError("rows in double precision are there to check gradients, not to be stepped: call float()")
         self._ready()
+        check_fit({"output weights": RowTable.bytes_needed(self.n_labels, self.in_features, 2)}, str(self.hugepages))
         self._engine.optimize(config, self._threads)
         for parameter, view in zip((self.weight, self.bias), self._views(), strict=True):
             if parameter is not None:

@@ -3,14 +3,19 @@
 import copy
 import io
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+import torch_process  # noqa: E402
 from torch import nn  # noqa: E402
 
+import slide  # noqa: E402
 from slide import RehashConfig  # noqa: E402
 from slide.torch import RowAdam, SampledLinear  # noqa: E402
 
@@ -175,6 +180,18 @@ def test_settings_that_may_not_change():
     frozen.bias.requires_grad_(False)
     with pytest.raises(RuntimeError, match="freeze both or none"):
         train(frozen, RowAdam(frozen), 1)
+
+
+def test_rows_that_change_before_the_backward_pass_are_noticed():
+    layer = make()
+    optimizer = RowAdam(layer)
+    losses = [layer.loss(*batch(seed=seed)) for seed in range(2)]
+    losses[0].backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses[1].backward()
+    with pytest.raises(ValueError, match="call float"):
+        RowAdam(make().double())
 
 
 def test_a_frozen_layer_passes_gradients_on():
@@ -390,14 +407,37 @@ def test_label_frequencies_are_counted_until_they_are_given():
     assert np.array_equal(again._engine.output.label_frequency[0], shares)
 
 
-@pytest.mark.parametrize("threads", [2, 3])
-def test_threads_do_not_change_the_result(threads):
+@pytest.mark.parametrize("step_in_backward", [False, True])
+def test_threads_do_not_change_the_result(step_in_backward):
     results = []
-    for n in (1, threads):
-        layer = make("lsh+tail", threads=n)
-        train(layer, RowAdam(layer, lr=0.05, step_in_backward=True))
-        results.append(logits(layer))
-    assert torch.equal(*results)
+    hidden, targets = torch.randn(300, DIM), torch.arange(300)
+    for threads in (1, 2, 3):
+        layer = SampledLinear(DIM, 20_000, candidates="lsh+tail", tail=6000, budget=512, threads=threads)
+        optimizer = RowAdam(layer, lr=0.05, step_in_backward=step_in_backward)
+        for _ in range(2):
+            optimizer.zero_grad()
+            vectors = hidden.clone().requires_grad_()
+            layer.loss(vectors, targets).backward()
+            optimizer.step()
+        layer.settle()
+        results.append(torch.cat([layer.weight.detach().reshape(-1), vectors.grad.reshape(-1)]))
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+@pytest.mark.parametrize("name", ["SGD", "SparseAdam", "Adagrad"])
+def test_optimizers_of_torch_with_several_threads(name):
+    torch.set_num_threads(2)
+    hidden, targets = torch.randn(300, 64), torch.arange(300)
+    weights = []
+    for copied in (False, True):
+        layer = SampledLinear(64, 9000, tail=8000)
+        layer = pickle.loads(pickle.dumps(layer)) if copied else layer
+        optimizer = getattr(torch.optim, name)(layer.parameters(), lr=0.1)
+        layer.loss(hidden, targets).backward()
+        optimizer.step()
+        weights.append(layer.weight.detach())
+    assert torch.equal(*weights) and not torch.equal(weights[0], SampledLinear(64, 9000).weight)
 
 
 # What PyTorch warns itself of while it compiles.
@@ -422,3 +462,25 @@ def test_what_it_says_of_itself():
     )
     assert {line["name"] for line in make().memory_report()} >= {"output weights"}
     assert not make(hugepages="off").memory_report()[0]["hugepage_bytes"]
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+def test_processes_average_their_gradients(tmp_path):
+    package, store = str(Path(slide.__file__).parents[1]), str(tmp_path / "store")
+    command = [sys.executable, torch_process.__file__, "1", store, package]
+    with subprocess.Popen(command, cwd=tmp_path) as other:
+        torch_process.train(0, store)
+        assert other.wait(timeout=60) == 0
+    weights = [torch.load(f"{store}{rank}", weights_only=True) for rank in range(2)]
+    assert torch.equal(*weights)
+    layer = make()
+    layer.set_label_frequency(torch.full((LABELS,), 1 / LABELS))
+    optimizer, (hidden, targets) = RowAdam(layer, lr=0.05), torch_process.batches()
+    for i in range(3):
+        optimizer.zero_grad()
+        for rank in range(2 if i != 1 else 1):
+            layer.passes = i
+            (layer.loss(hidden[i, rank], targets[i, rank]) / 2).backward()
+        optimizer.step()
+    layer.settle()
+    torch.testing.assert_close(weights[0], layer.weight.detach(), rtol=1e-4, atol=1e-6)
