@@ -99,6 +99,11 @@ class RowModule(nn.Module):
 
     def _adopt(self, parameter, view):
         """Copy a parameter that lies elsewhere into its rows, and have it lie there."""
+        if not isinstance(parameter, nn.Parameter):
+            raise ValueError(
+                "SampledLinear's weight and bias must be parameters of their own: functional_call, parametrizations or "
+                "other tensors in their place would never reach the rows that the kernels read"
+            )
         if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or parameter.is_shared():
             raise ValueError(
                 f"SampledLinear's parameters must be float32 on the CPU, not shared with other processes, got "

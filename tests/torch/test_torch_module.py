@@ -348,6 +348,8 @@ def test_parameters_find_back_to_their_rows():
         layer.to("meta")
     with pytest.raises(RuntimeError, match="stay in this process's memory"):
         layer.share_memory()
+    with pytest.raises(ValueError, match="must be parameters of their own"):
+        torch.func.functional_call(layer, {"weight": weight}, batch())
     assert in_place(layer)
 
 
