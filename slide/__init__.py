@@ -24,6 +24,7 @@ The house has two floors; imports run downward only::
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
       checkpoint.py      save and load, and the format's description; archive.py: a saved network as bytes, for pickles
       resume.py          checkpoints of a run, from which it goes on to the same bits; run_state.py: where a run stands
+      shards.py          saved networks in shares, which several processes write and read
       folders.py         folders and files that appear complete or not at all; interrupts.py: Ctrl-C and SIGTERM, noted
       exchange.py        safetensors files, and the output layer as a matrix for other libraries
       network.py         Network: owns its layers; train_batch, predict, evaluate

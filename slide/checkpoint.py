@@ -7,7 +7,8 @@ The format, version 2
 - ``format`` (``"slide-network"``), ``version`` (2) and ``slide``, the version of the package that wrote it;
 - ``n_features``, ``n_labels``, ``step``: sizes, and the optimiser's steps so far;
 - ``config``: the `slide.NetworkConfig` as nested plain values; what is left out has its default;
-- ``layout``: ``"arrays"`` or, where the rows lie as the kernels read them, ``"rows"``;
+- ``layout``: ``"arrays"`` or, where the rows lie as the kernels read them, ``"rows"``, or, written by several processes
+  (version 3; see `slide.shards`), ``"shards"``;
 - ``moments``: whether the optimiser's state is there, so that training can go on;
 - ``training``, null without moments: ``settled_at``, the last step at whose end no row owed anything, and ``tables``,
   by layer where its hash tables stand (``NeuronIndex.position``: how often and at which step they were built, when
@@ -61,7 +62,9 @@ from slide.storage import MappedStorage
 
 FORMAT = "slide-network"
 VERSION = 2
-READABLE = (1, VERSION)
+SHARDED_VERSION = 3
+"""Of what several processes wrote, which those who read version 2 would not understand."""
+READABLE = (1, VERSION, SHARDED_VERSION)
 MANIFEST = "network.json"
 HISTORY, FORMER_HISTORY = "history.jsonl", "history.former.jsonl"
 """Histories of training (`slide.history`): of the last run, and of the network saved before where that run has yet to
@@ -163,7 +166,7 @@ def write(network: Network, folder: Path, *, moments: bool, serving: bool = Fals
     """
     arrays = parameters(network, moments=moments)
     if moments:
-        arrays |= _of_training(network)
+        arrays |= of_training(network)
     if serving:
         arrays = {name: array for name, array in arrays.items() if name not in _in_rows(network)}
         for name, layer in layers_of(network).items():
@@ -233,7 +236,8 @@ def restore(network: Network, path: Path) -> None:
     Parameters
     ----------
     network : Network
-        Trainable, and of the saved network's sizes and configuration.
+        Trainable, and of the saved network's sizes and configuration. Where it has the neurons of some labels alone,
+        those are read.
     path : Path
 
     Raises
@@ -249,8 +253,9 @@ def restore(network: Network, path: Path) -> None:
             f"{path} is of a network of {found[0]} features and {found[1]} labels, moments {found[2]}; this one has "
             f"{network.n_features} and {network.n_labels}, and {'can' if network.trainable else 'cannot'} be trained"
         )
-    _fill(network, open_arrays(path), about)
-    network.forget_searches()
+    source = open_arrays(path)
+    _fill(network, source, about)
+    network.restored(source)
 
 
 def describe(path: str | os.PathLike) -> dict:
@@ -272,7 +277,7 @@ def describe(path: str | os.PathLike) -> dict:
     if about.get("version") not in READABLE:
         raise CheckpointError(
             f"{source.manifest}: format version {about.get('version')!r}, this slide {__version__} reads versions "
-            f"{' and '.join(map(str, READABLE))}; a newer slide wrote it, or it is damaged"
+            f"{READABLE[0]} to {READABLE[-1]}; a newer slide wrote it, or it is damaged"
         )
     return about
 
@@ -283,7 +288,29 @@ def open_arrays(path: Path):
         from slide import exchange
 
         return exchange.SafetensorsFile(path)
-    return _Folder(path)
+    from slide import shards
+
+    return shards.ShardedFolder(path) if (path / shards.MANIFEST).is_file() else _Folder(path)
+
+
+def read_json(path: Path) -> object:
+    """Return what ``network.json`` in a folder says.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    CheckpointError
+        There is none, or it is damaged.
+    """
+    try:
+        return json.loads((path / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not a saved network: it has no {MANIFEST}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path / MANIFEST}: {error}") from None
 
 
 class _Folder:
@@ -294,12 +321,7 @@ class _Folder:
         self.manifest = path / MANIFEST
 
     def about(self):
-        try:
-            return json.loads(self.manifest.read_bytes())
-        except FileNotFoundError:
-            raise CheckpointError(f"{self._path} is not a saved network: it has no {MANIFEST}") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{self.manifest}: {error}") from None
+        return read_json(self._path)
 
     def name(self, name):
         """Where an array is, for messages."""
@@ -353,13 +375,13 @@ class _Records:
 
 
 def _fill(network, source, about):
-    """Set everything in a network that there is in a saved one."""
+    """Set everything in a network that there is in a saved one, of the output layer what it has."""
     moments = about.get("moments") is True
     mapped = _in_rows(network) if network.mapped else ()
     for name, target in parameters(network, moments=moments).items():
         if name in mapped:
             continue
-        target[...] = source.read(name, target.shape, target.dtype)
+        read_into(target, source, name, network)
         # The sum is finite if all are, and needs no array of its own.
         with np.errstate(invalid="ignore", over="ignore"):
             sums = [target[block].sum(dtype=np.float64) for block in blocks(target.shape)]
@@ -376,8 +398,12 @@ def _fill(network, source, about):
         }
         optimizer.restore(step, settled_at, history)
         for name, layer in layers_of(network).items():
+            name = network.table_name(name)
             position = training["tables"].get(name)
-            if layer.index is not None and position is not None:
+            if layer.index is not None and position is None:
+                # There were none, or they were over other rows.
+                layer.index.reset()
+            elif layer.index is not None:
                 codes = layer.index.codes if position["rebuilds"] else None
                 if codes is not None:
                     codes = source.read(f"{name}.codes", codes.shape, codes.dtype)
@@ -388,6 +414,31 @@ def _fill(network, source, about):
         raise CheckpointError(f"{source.manifest}, 'training': {error!r}") from None
 
 
+def read_into(target: np.ndarray | BFloat16View, source, name: str, network: Network) -> None:
+    """Read a saved array into one that there is, of the output layer's the rows that a network has.
+
+    Parameters
+    ----------
+    target : array or BFloat16View
+    source : object
+        From ``open_arrays``.
+    name : str
+    network : Network
+
+    Raises
+    ------
+    CheckpointError
+        The array is damaged, incomplete or not what is expected.
+    """
+    from slide.shards import take_rows
+
+    shape, rows = target.shape, range(len(target))
+    if network.label_rows is not None and name.removeprefix("best.").startswith("output."):
+        shape, rows = (network.n_labels, *shape[1:]), network.label_rows
+    for places, values in take_rows(source, name, shape, target.dtype, rows):
+        target[places] = values
+
+
 def manifest(network: Network, *, moments: bool, layout: str) -> dict:
     """Return what ``network.json`` says.
 
@@ -396,15 +447,14 @@ def manifest(network: Network, *, moments: bool, layout: str) -> dict:
     network : Network
     moments : bool
     layout : str
-        ``"arrays"`` or ``"rows"``.
+        ``"arrays"``, ``"rows"`` or ``"shards"``.
     """
     index, training = network.output.index, None
     if moments:
-        tables = {name: layer.index.position() for name, layer in layers_of(network).items() if layer.index is not None}
-        training = {"settled_at": network.optimizer.settled_at, "tables": tables}
+        training = {"settled_at": network.optimizer.settled_at, "tables": positions(network)}
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": SHARDED_VERSION if layout == "shards" else VERSION,
         "slide": __version__,
         "n_features": network.n_features,
         "n_labels": network.n_labels,
@@ -415,6 +465,17 @@ def manifest(network: Network, *, moments: bool, layout: str) -> dict:
         "config": to_dict(network.config),
         "index": None if index is None else index.statistics(),
     }
+
+
+def positions(network: Network) -> dict[str, dict]:
+    """Return where the hash tables of a network's layers stand, by the names that these are saved under.
+
+    Parameters
+    ----------
+    network : Network
+    """
+    layers = layers_of(network).items()
+    return {network.table_name(name): layer.index.position() for name, layer in layers if layer.index is not None}
 
 
 def layers_of(network: Network) -> dict:
@@ -439,12 +500,17 @@ def parameters(network: Network, *, moments: bool) -> dict[str, np.ndarray | BFl
     return arrays
 
 
-def _of_training(network):
-    """What else training needs to go on: the history that rows owe by, and what the tables are built from."""
+def of_training(network: Network) -> dict[str, np.ndarray]:
+    """Return what else training needs to go on: the history that rows owe by, and what the tables are built from.
+
+    Parameters
+    ----------
+    network : Network
+    """
     arrays = {f"optimizer.{name}": array for name, array in network.optimizer.history().items()}
     for name, layer in layers_of(network).items():
         if layer.index is not None and layer.index.rebuilds:
-            arrays[f"{name}.codes"] = layer.index.codes
+            arrays[f"{network.table_name(name)}.codes"] = layer.index.codes
     return arrays
 
 

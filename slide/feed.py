@@ -15,6 +15,7 @@ from slide.data.batches import Batch
 from slide.data.dataset import DataError, Dataset, is_mapped
 from slide.data.order import EpochOrder, default_window, epoch_order
 from slide.data.statistics import column_counts, n_entries
+from slide.run_state import fingerprint
 
 if TYPE_CHECKING:
     from slide.network import Network
@@ -65,6 +66,13 @@ class Feed:
         self.per_epoch = -(-self.n_points // config.batch_size)
         self.counts = column_counts(self._data.Y)
         check_labels(self.counts)
+
+    def facts(self) -> dict:
+        """Return, as plain values, what tells whether a run that goes on is given the same points again."""
+        return {
+            "data": fingerprint(self.given),
+            "validation": None if self.other is None else fingerprint(self.other),
+        }
 
     def start(self) -> None:
         """Set what a network that has not been trained takes from its training data."""

@@ -91,6 +91,20 @@ def write_in_place(path: Path, write: Callable[[BinaryIO], object]) -> None:
     _sync(path.parent)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder: it is there whole or not at all; a process that is killed leaves what ``new_folder`` may leave.
+
+    Parameters
+    ----------
+    path : Path
+        What cannot be removed stays.
+    """
+    with contextlib.suppress(OSError):
+        old = tempfile.mkdtemp(prefix=f".{path.name[:64]}.old.", dir=path.parent)
+        os.replace(path, old)
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def remove_unfinished(parent: Path) -> None:
     """Remove what killed processes left in a folder that only ``new_folder`` writes to.
 

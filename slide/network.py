@@ -201,6 +201,21 @@ class Network:
         return self.output.table.read_only
 
     @property
+    def label_rows(self) -> range | None:
+        """The labels whose neurons are here, in the order of the output layer's rows; None for all."""
+        return None
+
+    def table_name(self, layer: str) -> str:
+        """Return what a layer's hash tables are called where they are saved.
+
+        Parameters
+        ----------
+        layer : str
+            Its name.
+        """
+        return layer
+
+    @property
     def step(self) -> int:
         """Batches trained on so far."""
         return self.optimizer.step
@@ -499,6 +514,16 @@ class Network:
     def forget_searches(self) -> None:
         """Let search indexes go: the weights have changed other than by training."""
         self._search.forget()
+
+    def restored(self, source) -> None:
+        """Take note that everything was read from a saved network.
+
+        Parameters
+        ----------
+        source : object
+            From `slide.checkpoint.open_arrays`.
+        """
+        self.forget_searches()
 
     def evaluate(
         self,

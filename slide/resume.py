@@ -21,21 +21,24 @@ import json
 import logging
 import os
 import re
-import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slide import checkpoint
 from slide.checkpoint import CheckpointError
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
-from slide.data.dataset import DataError, Dataset
-from slide.folders import new_folder, remove_unfinished, write_file
+from slide.data.dataset import DataError
+from slide.folders import new_folder, remove_folder, remove_unfinished, write_file
 from slide.info import __version__
 from slide.kernels import dtypes
 from slide.network import Network
-from slide.run_state import RunState, fingerprint
+from slide.run_state import RunState
 from slide.settings import differences, from_dict, to_dict
+
+if TYPE_CHECKING:
+    from slide.feed import Feed
 
 log = logging.getLogger("slide")
 
@@ -140,28 +143,34 @@ class Checkpoints:
 
     def _write(self, network, state, facts, name):
         path = self.folder / name
-        values = {"format": FORMAT, "version": VERSION, "slide": __version__, **facts, "state": state.to_dict()}
         try:
             with new_folder(path) as folder:
-                for part, array in (state.best.weights or {}).items():
-                    file = folder / f"best.{part}.npy"
-                    write_file(file, lambda stream, array=array: checkpoint.write_array(stream, array))
-                write_file(folder / MANIFEST, lambda stream: stream.write(json.dumps(values, indent=1).encode()))
-                checkpoint.write(network, folder, moments=True)
+                self._fill(folder, network, state, facts)
         except OSError as error:
             # A full disk must not cost the run that the checkpoint was to protect.
             log.warning("checkpoint %s could not be written, training goes on without it: %s", path, error)
             return
+        self._written(path, state)
+
+    def _fill(self, folder, network, state, facts):
+        for part, array in (state.best.weights or {}).items():
+            file = folder / f"best.{part}.npy"
+            write_file(file, lambda stream, array=array: checkpoint.write_array(stream, array))
+        write_run(folder, state, facts)
+        checkpoint.write(network, folder, moments=True)
+
+    def _written(self, path, state):
+        """Take note of a checkpoint that is complete, and let older ones go."""
         self.latest = path
         log.info("checkpoint %s", path)
-        self._prune(name, state.best.epoch)
+        self._prune(path.name, state.best.epoch)
 
     def _prune(self, newest, best):
         """Remove what is older than the newest few. What is newer is of this run too, before it was resumed."""
         older = [name for name in names_in(self.folder) if name <= newest]
         for name in older[: -self.keep]:
             if not name.endswith(f"-epoch-{best}"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                remove_folder(self.folder / name)
 
 
 class SavedRun:
@@ -188,7 +197,7 @@ class SavedRun:
     def __init__(self, path: str | os.PathLike):
         path = Path(path)
         names = names_in(path) if path.is_dir() else []
-        self.path = path / names[-1] if names else path
+        self.path = newest(path)
         manifest = self.path / MANIFEST
         try:
             self._values = json.loads(manifest.read_bytes())
@@ -213,6 +222,11 @@ class SavedRun:
             self.network = from_dict(NetworkConfig, about["config"])
         except (KeyError, ConfigError) as error:
             raise CheckpointError(f"{manifest}: {error}") from None
+
+    @property
+    def shares(self) -> int | None:
+        """Into how many shares a run on several ranks cut its points; None for one of one process."""
+        return self._values.get("shares")
 
     @property
     def batch(self) -> int:
@@ -256,6 +270,12 @@ class SavedRun:
         DataError
             The data, the validation data or the label weights are others.
         """
+        if "shares" not in facts and self.shares not in (None, 1):
+            raise DataError(
+                f"the run that {self.path} is of had its points in {self.shares} shares, on several ranks: go on with "
+                "it on any number of them (mpiexec -n 1 slide train ... --distributed; comm= in Python), which has the "
+                "same batches. To predict, or to train anew from its weights, load it as any saved network"
+            )
         for name, what in (
             ("data", "the training data"),
             ("validation", "the validation data"),
@@ -298,11 +318,11 @@ class SavedRun:
             if state.best.config.keeps_best and self._values["state"]["best"]["epoch"] is not None:
                 files = checkpoint.open_arrays(self.path)
                 views = checkpoint.parameters(network, moments=False)
-                best = {
-                    name: np.array(files.read(f"best.{name}", view.shape, dtypes.VALUE))
-                    for name, view in views.items()
-                    if name != "feature_weights"
-                }
+                best = {}
+                for name, view in views.items():
+                    if name != "feature_weights":
+                        best[name] = np.empty(view.shape, dtypes.VALUE)
+                        checkpoint.read_into(best[name], files, f"best.{name}", network)
             state.restore(self._values["state"], best)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):
@@ -310,22 +330,28 @@ class SavedRun:
             raise CheckpointError(f"{self.path / MANIFEST}, 'state': {error!r}") from None
 
 
-def facts_of(
-    config: TrainingConfig,
-    data: Dataset,
-    validation: Dataset | None,
-    mask_inputs: bool,
-    label_weights: np.ndarray | None,
-) -> dict:
+def write_run(folder: Path, state: RunState, facts: dict) -> None:
+    """Write ``run.json``.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a checkpoint that is being written.
+    state : RunState
+    facts : dict
+        From `facts_of`.
+    """
+    values = {"format": FORMAT, "version": VERSION, "slide": __version__, **facts, "state": state.to_dict()}
+    write_file(folder / MANIFEST, lambda stream: stream.write(json.dumps(values, indent=1).encode()))
+
+
+def facts_of(config: TrainingConfig, feed: Feed, mask_inputs: bool, label_weights: np.ndarray | None) -> dict:
     """Return what a run was given, as plain values that tell whether it is given the same again.
 
     Parameters
     ----------
     config : TrainingConfig
-    data : Dataset
-        The training data, with what is held out of it.
-    validation : Dataset or None
-        The points that quality is measured on, if they come from elsewhere.
+    feed : Feed
     mask_inputs : bool
     label_weights : array or None
     """
@@ -334,11 +360,22 @@ def facts_of(
         weights = hashlib.blake2b(np.asarray(label_weights, np.float64).tobytes(), digest_size=16).hexdigest()
     return {
         "training": to_dict(config),
-        "data": fingerprint(data),
-        "validation": None if validation is None else fingerprint(validation),
+        **feed.facts(),
         "label_weights": weights,
         "mask_inputs": bool(mask_inputs),
     }
+
+
+def newest(path: str | os.PathLike) -> Path:
+    """Return a checkpoint, of a folder of them the newest.
+
+    Parameters
+    ----------
+    path : path-like
+    """
+    path = Path(path)
+    names = names_in(path) if path.is_dir() else []
+    return path / names[-1] if names else path
 
 
 def names_in(folder: Path) -> list[str]:

@@ -257,7 +257,7 @@ def fit(
     feed = network.feed(X, Y, config, validation)
     facts = {}
     if checkpoints is not None or saved is not None:
-        facts = facts_of(config, feed.given, feed.other, mask_inputs, label_weights)
+        facts = facts_of(config, feed, mask_inputs, label_weights)
     if saved is not None:
         saved.check_facts(facts)
 

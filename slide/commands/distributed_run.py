@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-from pathlib import Path
 
-from slide import checkpoint, metrics, plots
+from slide import metrics, plots
 from slide.commands import train
 from slide.commands.reference_run import read_reference, reference_data
 from slide.console import TrainingDisplay, log
@@ -19,11 +18,13 @@ from slide.data.statistics import column_counts
 from slide.distributed import DistributionConfig, own_rows
 from slide.distributed.comm import Ranks, mpi
 from slide.distributed.failures import aborting, on_root
+from slide.distributed.grid import shares_for
 from slide.distributed.shares import rows_of
 from slide.extras import MissingExtra
 from slide.history import HistoryFile, read_history
 from slide.interrupts import StopSignals
 from slide.network import Network
+from slide.resume import Checkpoints, SavedRun, newest
 from slide.tensorboard import TensorBoard
 
 
@@ -47,19 +48,38 @@ def _run(args, comm):
     if ranks.size == 1:
         log.warning("there is one rank; mpiexec -n 4 slide train ... --distributed starts four")
     settings = read_reference(args)
-    config = train.run_config(args, settings, None)
+    # The newest checkpoint for one rank is that for all.
+    resume = on_root(ranks, lambda: args.resume and newest(args.resume))
+    resume = ranks.share("control", resume)
+    saved = None if resume is None else SavedRun(resume)
+    config = train.run_config(args, settings, saved)
+    shares = args.shares
+    if saved is not None:
+        saved.check_config(config.network, config.training)
+        shares = shares or shares_for(ranks.size, saved.shares)
     distribution = DistributionConfig(
-        args.label_shards, args.data_shards, average_every=args.average_every, keep_rows=args.keep_rows or 1.0
+        args.label_shards,
+        args.data_shards,
+        shares=shares,
+        average_every=args.average_every,
+        keep_rows=args.keep_rows or 1.0,
     )
-    path = args.out or Path(train.MODEL)
+    path = args.out or train.destination(args.resume)
+    folder = path.with_name(path.name + train.CHECKPOINTS)
+    checkpoints = Checkpoints(folder, every=args.checkpoint_every, keep=args.keep)
+    on_root(ranks, lambda: checkpoints.begin(saved))
     callbacks = on_root(ranks, lambda: _callbacks(args, settings, path)) or []
     data, test = _read(args, settings, ranks)
     counts, n_points, name = column_counts(data.Y), data.n_points, repr(data)
-    data = _own(data, config.training.batch_size, comm)
+    data = _own(data, config.training.batch_size, comm, shares)
     network = Network(
         data.n_features, data.n_labels, config.network, threads=args.threads, comm=comm, distribution=distribution
     )
     log.info("training on %s, %r, threads: %d each", name, network.grid, network.threads)
+    if saved is not None:
+        log.info("going on from %s, batch %s", saved.path, f"{saved.batch:,}")
+    if args.checkpoint_every is not None:
+        log.info("should a rank die, the job ends: go on on any number of ranks, with --resume %s", folder)
     display = TrainingDisplay("validation" if config.training.holdout else "test", config.training.monitor)
     with StopSignals() as stop:
         history = network.fit(
@@ -69,6 +89,8 @@ def _run(args, comm):
             validation=None if test is None or config.training.holdout else (test.X, test.Y),
             mask_inputs=args.mask_inputs,
             callbacks=[*callbacks, display, stop],
+            checkpoints=checkpoints,
+            resume=None if saved is None else saved.path,
             own_points=True,
         )
     signum = ranks.share("control", stop.signum)
@@ -79,7 +101,10 @@ def _run(args, comm):
         log.info("%s", train.course(history, config.training))
     received = ", ".join(f"{kind} {size:,.0f}" for kind, size in history.bytes_per_batch.items())
     log.info("received in a batch, bytes: %s", received or "none")
-    _save(network, ranks, path, callbacks)
+    network.save(path, beside=train.beside(callbacks[0].path, path) if callbacks else None)
+    log.info("saved %r in %s", network, path)
+    if history.stopped and checkpoints.latest is not None:
+        log.info("the run goes on with the same command and --resume %s", checkpoints.folder)
     quality = {}
     if test is not None and signum is None:
         log.info("evaluating on %r", test)
@@ -113,17 +138,10 @@ def _read(args, settings, ranks):
             here.Barrier()
 
 
-def _own(data: Dataset, batch_size: int, comm) -> Dataset:
+def _own(data: Dataset, batch_size: int, comm, shares: int | None) -> Dataset:
     """The points of this rank; the others' are let go."""
-    rows = own_rows(data.n_points, batch_size, comm)
+    rows = own_rows(data.n_points, batch_size, comm, shares)
     return rows_of(data, rows) if is_mapped(data.X) else data.subset(rows)
-
-
-def _save(network, ranks, path, callbacks):
-    """Save the network as one of one process, which rank 0 has in memory meanwhile."""
-    whole = network.gather()
-    on_root(ranks, lambda: checkpoint.save(whole, path, beside=train.beside(callbacks[0].path, path)))
-    log.info("saved %r in %s", whole, path)
 
 
 def _tell(args, network, history, display, callbacks, quality, counts, test, path):

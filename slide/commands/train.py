@@ -168,6 +168,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--data-shards", metavar="N", type=positive, help="replicas of each part, on other points (default: 1)"
     )
     ranks.add_argument(
+        "--shares",
+        metavar="N",
+        type=positive,
+        help="parts that the points are cut into, a multiple of the ranks (default: one for each): runs with as many "
+        "have the same batches on any number of ranks, also where they go on with --resume",
+    )
+    ranks.add_argument(
         "--average-every",
         metavar="N",
         type=positive,
@@ -183,11 +190,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def _check(args):
     if not args.distributed:
-        for option in ("label_shards", "data_shards", "average_every", "keep_rows"):
+        for option in ("label_shards", "data_shards", "shares", "average_every", "keep_rows"):
             if getattr(args, option) is not None:
                 return f"--{option.replace('_', '-')} needs --distributed too, in a run that mpiexec -n N starts"
-    elif args.resume is not None or args.checkpoint_every is not None:
-        return "--distributed takes neither --resume nor --checkpoint-every"
     if args.reference_config is not None:
         return "--config and --reference-config exclude each other" if args.config is not None else None
     if args.test is not None and args.train is None:
@@ -209,7 +214,7 @@ def run(args: argparse.Namespace) -> int:
     config = run_config(args, settings, saved)
     if saved is not None:
         saved.check_config(config.network, config.training)
-    path = args.out or _destination(args.resume)
+    path = args.out or destination(args.resume)
     check_destination(path, args.tensorboard)
     if args.plot is not None:
         plots.check(args.plot)
@@ -391,7 +396,7 @@ def _training_report(network, history, progress, quality, popular, path):
     }
 
 
-def _destination(resume):
+def destination(resume):
     """Where the network goes if nothing is said: where it would have gone before the run was interrupted."""
     for folder in () if resume is None else (resume.absolute(), resume.absolute().parent):
         if folder.name.endswith(CHECKPOINTS) and folder.name != CHECKPOINTS:

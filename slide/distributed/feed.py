@@ -24,6 +24,7 @@ from slide.distributed.prediction import evaluate_own
 from slide.distributed.shares import Cuts, Share, batches_of, rows_of
 from slide.feed import check_labels, fitting, measured
 from slide.kernels import dtypes
+from slide.run_state import fingerprint
 
 if TYPE_CHECKING:
     from slide.callbacks import Run
@@ -73,7 +74,7 @@ class DistributedFeed:
         self.network, self.config = network, config
         self._grid = grid = network.grid
         world, seed, n_shares = grid.world, network.config.seed, grid.n_shares
-        self.given = fitting(network, X, Y, "training")
+        self.given, self._own = fitting(network, X, Y, "training"), own
         points = world.gather("sizes", np.array([self.given.n_points], np.int64))[:, 0]
         total = int(points.sum() if own else points[0])
         if not total:
@@ -129,6 +130,16 @@ class DistributedFeed:
         self.counts = world.sum("frequencies", sum(column_counts(share.data.Y) for share in self.shares))
         check_labels(self.counts)
 
+    def facts(self) -> dict:
+        """See `slide.feed.Feed.facts`; of ranks that have their own points each, how many there are in all."""
+        data = fingerprint(self.given)
+        if self._own:
+            names = "points", "values", "labels_of_points"
+            totals = self._grid.world.sum("sizes", np.array([data[name] for name in names], np.int64))
+            data |= dict(zip(names, totals.tolist(), strict=True)) | {"digest": ""}
+        other = None if self.other is None else fingerprint(self.other)
+        return {"data": data, "validation": other, "shares": self._grid.n_shares}
+
     def start(self) -> None:
         """See `slide.feed.Feed.start`."""
         network = self.network
@@ -150,7 +161,7 @@ class DistributedFeed:
             for number in range(first, self.per_epoch + AHEAD):
                 if number < self.per_epoch:
                     under_way.append(self._send(next(rows, nothing)))
-                if len(under_way) > AHEAD or number >= self.per_epoch:
+                if len(under_way) > AHEAD or (under_way and number >= self.per_epoch):
                     # The sizes of the next one were sent a batch ago.
                     for parcel in list(under_way)[:AHEAD]:
                         parcel.send()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from slide.config import ConfigError
 from slide.distributed.comm import Ranks
 from slide.distributed.config import DistributionConfig
 from slide.kernels import dtypes
+
+log = logging.getLogger("slide")
 
 
 class Grid:
@@ -55,6 +59,41 @@ class Grid:
             )
         self.n_shares = shares
 
+    def go_on_with(self, shares: int | None, holdout: float) -> None:
+        """Cut the points into as many shares as the run that goes on did, so that its batches are the same.
+
+        Where the ranks cannot have as many each, the order of its points is another from here on, which is logged.
+
+        Parameters
+        ----------
+        shares : int or None
+            None for a run of one process, which has one.
+        holdout : float
+            Of the run.
+
+        Raises
+        ------
+        ConfigError
+            Points were held out of each share, and the ranks cannot have the same.
+        """
+        shares, ranks = shares or 1, self.world.size
+        if self.config.shares is None:
+            self.n_shares = shares_for(ranks, shares) or self.n_shares
+        if holdout and self.n_shares != shares:
+            raise ConfigError(
+                f"the run had its points in {shares} shares, of each of which some were held out: {ranks} ranks would "
+                f"hold out others. Go on with a number of ranks that divides {shares}"
+            )
+        if self.n_shares != shares and self.world.rank == 0:
+            log.warning(
+                "the run had its points in %d shares, %d ranks have them in %d: from here on they come in another "
+                "order, some of this epoch twice, others not at all. For the same batches on any number of ranks give "
+                "distribution.shares, such as 12, from the start",
+                shares,
+                ranks,
+                self.n_shares,
+            )
+
     @property
     def rows_of_ranks(self) -> tuple[int, int]:
         """Where this rank's part of the batch begins and ends among the ranks of `together`."""
@@ -65,6 +104,18 @@ class Grid:
 
     def __repr__(self) -> str:
         return f"{self.data.size} x {self.labels.size} ranks (data x labels)"
+
+
+def shares_for(ranks: int, shares: int | None) -> int | None:
+    """Return the shares of a run that goes on, None if so many ranks cannot have as many each.
+
+    Parameters
+    ----------
+    ranks : int
+    shares : int or None
+        As of ``Grid.go_on_with``.
+    """
+    return shares or 1 if (shares or 1) % ranks == 0 else None
 
 
 class LabelShard:
@@ -103,6 +154,11 @@ class LabelShard:
         else:
             self.first, self.distance = n_labels * shard // n_shards, 1
             self.n_rows = n_labels * (shard + 1) // n_shards - self.first
+
+    @property
+    def labels(self) -> range:
+        """The labels of the shard, in the order of its numbers."""
+        return range(self.first, self.first + self.n_rows * self.distance, self.distance)
 
     @property
     def ids(self) -> slice:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix, issparse
 
-from slide import prediction, training
+from slide import checkpoint, prediction, training
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
 from slide.data.dataset import Dataset
+from slide.distributed.checkpoints import SharedCheckpoints, read_residual, write_together
 from slide.distributed.comm import Traffic, mpi
 from slide.distributed.config import DistributionConfig
 from slide.distributed.failures import aborting, on_root, watch
@@ -18,8 +20,10 @@ from slide.distributed.grid import Grid, LabelShard
 from slide.distributed.output import ShardOutput
 from slide.distributed.prediction import evaluate_own, predict_own
 from slide.distributed.stepper import DistributedStepper
+from slide.folders import write_file
 from slide.kernels.parallel import isa, resolve_threads
 from slide.network import Network
+from slide.resume import SavedRun, newest
 
 BLOCK = 1 << 14
 """Rows of each shard that are gathered at a time."""
@@ -86,6 +90,38 @@ class DistributedNetwork(Network):
         """Whether this is rank 0, which speaks for all."""
         return self.grid.world.rank == 0
 
+    @property
+    def label_rows(self) -> range:
+        """See `Network.label_rows`."""
+        return self.shard.labels
+
+    @property
+    def replica(self) -> tuple[int, int]:
+        """Which of how many ranks with the same labels this is."""
+        return self.grid.data.rank, self.grid.data.size
+
+    @property
+    def residual(self) -> np.ndarray | None:
+        """What this replica keeps back of its gradients; see `slide.distributed.replicas`."""
+        return self.output.residual
+
+    def table_name(self, layer: str) -> str:
+        """See `Network.table_name`; tables over a shard of the labels are of use to that shard alone."""
+        labels = self.grid.labels
+        if layer != "output" or labels.size == 1:
+            return layer
+        return f"output.{self.grid.config.partition}-{labels.rank}-of-{labels.size}"
+
+    def average(self) -> None:
+        """Have replicas that train each for itself agree; see `DistributionConfig.average_every`."""
+        self._stepper.average(self)
+
+    def restored(self, source) -> None:
+        """See `Network.restored`."""
+        super().restored(source)
+        self._stepper.resume(self.step)
+        read_residual(self, source)
+
     def _n_rows(self, n_labels):
         return self.shard.n_rows
 
@@ -117,8 +153,13 @@ class DistributedNetwork(Network):
         History
             The same on all ranks but for the times, with the bytes that this rank received a batch, by kind.
         """
-        if options.get("checkpoints") is not None or options.get("resume") is not None:
-            raise ConfigError("checkpoints and resume are not for networks on several ranks: leave them out")
+        world = self.grid.world
+        if options.get("checkpoints") is not None:
+            options["checkpoints"] = SharedCheckpoints(options["checkpoints"], world.comm)
+        if options.get("resume") is not None:
+            saved = SavedRun(world.share("control", newest(options["resume"]) if self.leads else None))
+            self.grid.go_on_with(saved.shares, saved.training.holdout)
+            options["resume"] = saved.path
         self._own_points = own_points
         with aborting(self.grid.alarm):
             history = training.fit(self, X, Y, **options)
@@ -259,13 +300,42 @@ class DistributedNetwork(Network):
             if layer.index is not None:
                 layer.index.reset()
 
-    def save(self, path: str | os.PathLike, *, moments: bool = False, serving: bool = False) -> None:
-        """Write the network as one of one process, from rank 0; see `Network.save`.
+    def save(self,
+        path: str | os.PathLike,
+        *,
+        moments: bool = False,
+        serving: bool = False,
+        beside: dict[str, bytes] | None = None,
+    ) -> None:
+        """Write the network as one of one process reads it, each rank its share; see `Network.save`.
 
-        Rank 0 has all of it in memory meanwhile.
+        All ranks write to a file system that they share. For serving, and as one file, it is rank 0 that writes, with
+        all of the network in memory.
+
+        Parameters
+        ----------
+        path, moments, serving
+            As for `Network.save`.
+        beside : dict of bytes, optional
+            More files for the folder, by name; those of rank 0 count.
         """
-        whole = self.gather(moments=moments)
-        on_root(self.grid.world, lambda: whole.save(path, moments=moments, serving=serving))
+        path, world = Path(path), self.grid.world
+        self.average()
+        self.settle()
+        if serving or path.suffix == checkpoint.ONE_FILE:
+            whole = self.gather(moments=moments)
+            on_root(world, lambda: checkpoint.save(whole, path, moments=moments, serving=serving, beside=beside))
+            return
+        on_root(world, lambda: checkpoint.check_destination(path))
+
+        def write(folder):
+            for name, content in (beside or {}).items():
+                write_file(folder / name, lambda file, content=content: file.write(content))
+
+        with aborting(self.grid.alarm):
+            problem = write_together(world.comm, self, path, {}, write, moments=moments)
+        if problem is not None:
+            raise OSError(f"{path} could not be written: {problem}")
 
     def check_replicas(self) -> None:
         """Make sure that what is on several ranks is the same there, to the bit.

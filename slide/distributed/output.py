@@ -86,6 +86,11 @@ class ShardOutput(OutputLayer):
         self._sums = np.zeros(3)
         self._pending: Pending | None = None
 
+    @property
+    def residual(self) -> np.ndarray | None:
+        """See `Replicas.residual`."""
+        return self._replicas.residual
+
     def set_label_frequency(self, frequency: np.ndarray, *, points: int | None = None) -> None:
         """See `OutputLayer.set_label_frequency`; of all labels."""
         super().set_label_frequency(np.asarray(frequency)[self.shard.ids], points=points)

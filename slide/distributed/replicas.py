@@ -43,6 +43,11 @@ class Replicas:
         if self.combine_gradients and self._keep < 1:
             self._residual = np.zeros((table.n_rows, table.padded_dim + 1), dtypes.VALUE)
 
+    @property
+    def residual(self) -> np.ndarray | None:
+        """What this replica keeps back: gradients of rows and their biases, float32 [n_rows, any]; None if nothing."""
+        return self._residual
+
     def begin(self, rows: np.ndarray, gradients: np.ndarray) -> None:
         """Begin to combine the gradients of this replica with those of the others; ``end`` does the rest.
 

@@ -74,6 +74,15 @@ class DistributedStepper(Stepper):
             average(self._grid, network, self._averaged_at)
             self._averaged_at = network.step
 
+    def resume(self, step: int) -> None:
+        """Take note that replicas agree, at the end of a step.
+
+        Parameters
+        ----------
+        step : int
+        """
+        self._averaged_at = step
+
     def _clip(self, network, signals, mine, parts, points):
         """Scale the gradient to the configured norm if it is longer; return how long it was, None if nobody asks."""
         limit = network.config.optimizer.clip_norm
