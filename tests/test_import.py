@@ -11,7 +11,7 @@ import pytest
 import slide
 
 HEAVY = {"numpy", "scipy", "psutil", "tqdm", "threadpoolctl", "tomli_w"}
-EXTRAS = {"sklearn", "matplotlib", "pandas", "torch"}
+EXTRAS = {"sklearn", "matplotlib", "pandas", "torch", "mpi4py"}
 
 
 def imported_by(statement, folder):

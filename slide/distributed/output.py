@@ -139,7 +139,7 @@ class ShardOutput(OutputLayer):
         self._sums[0], self._sums[2] = stats.loss, stats.active * len(batch)
 
     def step(self, signal: Signal, gradient: SampleGradient, rule: StepRule, threads: int) -> None:
-        """See `OutputLayer.step`; with the gradients of the replicas, where they combine them."""
+        """See `OutputLayer.step`; where replicas combine their gradients, ``finish`` takes the step."""
         if not self._replicas.combine_gradients:
             if len(self._counts):
                 super().step(signal, gradient, rule, threads)
@@ -148,7 +148,13 @@ class ShardOutput(OutputLayer):
         if len(self._counts):
             super().step(signal, gradient, measure(), threads)
             rows, gradients = self._row_gradients(signal, threads)
-        touched, rows, gradients = self._replicas.combine(rows, gradients)
+        self._replicas.begin(rows, gradients)
+
+    def finish(self, rule: StepRule, threads: int) -> None:
+        """Take the step that replicas take together, once their gradients have arrived."""
+        if not self._replicas.combine_gradients:
+            return
+        touched, rows, gradients = self._replicas.end()
         if rule.owed is not None:
             catch_up(self.table, touched, rule.owed, threads)
         dim = self.table.padded_dim

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from slide.distributed.comm import Pending
 from slide.distributed.grid import Grid
 from slide.kernels import dtypes
 from slide.kernels.rows import RowTable
@@ -38,6 +39,7 @@ class Replicas:
         self._ranks, self._keep = grid.data, grid.config.keep_rows
         self.combine_gradients = grid.data.size > 1 and grid.config.average_every is None
         self._residual: np.ndarray | None = None
+        self._under_way: list[Pending] = []
         if self.combine_gradients and self._keep < 1:
             self._residual = np.zeros((table.n_rows, table.padded_dim + 1), dtypes.VALUE)
 
@@ -46,14 +48,26 @@ class Replicas:
         """What this replica keeps back: gradients of rows and their biases, float32 [n_rows, any]; None if nothing."""
         return self._residual
 
-    def combine(self, rows: np.ndarray, gradients: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the rows that any replica has touched, those that it gives a gradient of, and the gradients' sums.
+    def begin(self, rows: np.ndarray, gradients: np.ndarray) -> None:
+        """Begin to combine the gradients of this replica with those of the others; ``end`` does the rest.
 
         Parameters
         ----------
         rows : int32 array [n]
             Ascending, each once.
         gradients : float32 array [n, any]
+        """
+        touched = rows
+        if self._residual is not None:
+            rows, gradients = self._largest(rows, gradients)
+        counts = self._ranks.gather("rows", np.array([len(rows), len(touched)], np.int64))
+        self._counts, join = counts[:, 0], self._ranks.begin_join
+        self._under_way = [join("rows", rows, counts[:, 0]), join("rows", gradients, counts[:, 0])]
+        if self._residual is not None:
+            self._under_way.append(join("rows", touched, counts[:, 1]))
+
+    def end(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the rows that any replica has touched, those that it gives a gradient of, and the gradients' sums.
 
         Returns
         -------
@@ -61,23 +75,14 @@ class Replicas:
             Ascending. What was touched on one replica has caught up there, and must do so on all.
         gradients : float32 array [m, any]
         """
-        touched = rows
-        if self._residual is not None:
-            rows, gradients = self._largest(rows, gradients)
-        counts = self._ranks.gather("rows", np.array([len(rows), len(touched)], np.int64))
-        ids = self._ranks.begin_join("rows", rows, counts[:, 0])
-        parts = self._ranks.begin_join("rows", gradients, counts[:, 0])
-        every, places = np.unique(ids.wait(), return_inverse=True)
-        if self._residual is None:
-            touched = every
-        else:
-            touched = np.unique(self._ranks.join("rows", touched, counts[:, 1]))
-        total = np.zeros((len(every), gradients.shape[1]), dtypes.VALUE)
-        parts, first = parts.wait(), 0
-        for count in counts[:, 0].tolist():
+        ids, parts, *touched = [pending.wait() for pending in self._under_way]
+        rows, places = np.unique(ids, return_inverse=True)
+        total, first = np.zeros((len(rows), parts.shape[1]), dtypes.VALUE), 0
+        for count in self._counts.tolist():
             total[places[first : first + count]] += parts[first : first + count]
             first += count
-        return touched, every, total
+        self._under_way = []
+        return np.unique(touched[0]) if touched else rows, rows, total
 
     def _largest(self, rows, gradients):
         """The rows whose gradients, residuals included, are longest; the others' become residuals."""

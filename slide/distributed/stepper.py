@@ -54,6 +54,7 @@ class DistributedStepper(Stepper):
         figures = np.array([*network.output.sums(), np.count_nonzero(counts), len(counts)])
         figures = grid.world.begin_gather("loss", figures)
         self._of_hidden(network, signals, dout, rule)
+        network.output.finish(rule, threads)
         network.optimizer.advance(lr_factor)
         every = grid.config.average_every
         if every is not None and network.step % every == 0:
