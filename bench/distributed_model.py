@@ -10,12 +10,14 @@ and a shard of the labels each, then takes
   of labels and S candidates (``o0 + o1 B S / N + o2 S / N``), over the cores of a machine at some efficiency, and a
   constant for all else (``--rest``);
 - what nothing hides: rounds of messages, of `latency` each, and the bytes of the hidden layer's gradient and, with a
-  softmax, of its terms, at the link's speed. A gather takes log2 N rounds, an exchange N - 1;
+  softmax, of its terms, at the link's speed. A gather takes log2 N rounds, an exchange, of which MPICH posts 32
+  messages at a time, N / 32;
 - and never less than what all bytes take on the link, those of the next batch included, which travel meanwhile.
 
 ``--measured`` has the lines that ``python bench/distributed_links.py --nodes 1 2 4 --json`` printed. Each step and each
 call there is foretold, steps with one thread a rank on ``--cores`` cores that the ranks share, and the error given in
-percent; latency is that of the smallest call. Without it there is no such table. What is foretold of other machines
+percent: if all travels meanwhile that can, and if nothing does. Latency is that of the smallest call, bandwidth what
+the largest two differ by. Without it there is no such table. What is foretold of other machines
 is for the default mode (1,024 draws and the labels of the batch) and for the full softmax, whose candidates are all
 labels, with a batch of ``--batch-size`` points whatever the number of machines, and features drawn uniformly, the most
 that hidden layers can have to do. As set: one minute.
@@ -154,7 +156,7 @@ def step_seconds(costs, n, labels, batch, link, *, full=False, busy=1.0, rest=0.
     exposed = 2 * of_others * batch * UNITS * 4 + (56 * (n - 1) * batch if full else 0)
     hidden = of_others * batch * (8 * FEATURES_PER_POINT + 4 * LABELS_PER_POINT + 8) + 40 * (n - 1)
     hidden += 0 if full else 16 * (n - 1) * batch
-    rounds = (n > 1) * ((n - 1) + math.ceil(math.log2(n)) * (2 if full else 1))
+    rounds = rounds_of("exchange", n) + rounds_of("join", n) * (2 if full else 1)
     parts["latency"] = rounds * latency
     parts["bytes"] = exposed / bandwidth
     link_alone = (exposed + hidden) / bandwidth
@@ -163,21 +165,20 @@ def step_seconds(costs, n, labels, batch, link, *, full=False, busy=1.0, rest=0.
 
 
 def links_of(measured):
-    """Return the bandwidth and latency of links, by nodes and Mbit/s: as they were set, or as the calls have them."""
+    """Return the bandwidth and latency of links, by nodes and Mbit/s, as the calls have them."""
     found = {}
     for run in measured:
         if run["what"] == "calls":
             joins = [call for call in run["calls"] if call["call"] == "join"]
-            smallest, largest = joins[0], joins[-1]
-            latency = 1e-3 * smallest["ms"] / rounds_of("join", run["nodes"])
-            bandwidth = 125e3 * run["mbit"] if run["mbit"] else 1e3 * largest["bytes"] / largest["ms"]
+            (less, more), latency = joins[-2:], 1e-3 * joins[0]["ms"] / rounds_of("join", run["nodes"])
+            bandwidth = 1e3 * (more["bytes"] - less["bytes"]) / max(more["ms"] - less["ms"], 1e-3)
             found[run["nodes"], run["mbit"]] = bandwidth, latency
     return found
 
 
 def rounds_of(call, n):
-    """Return the rounds of messages of a call on n ranks, one after the other."""
-    return n - 1 if call == "exchange" else math.ceil(math.log2(n))
+    """Return the rounds of messages of a call on n ranks, one after the other; an exchange posts 32 at a time."""
+    return math.ceil((n - 1) / 32) if call == "exchange" else math.ceil(math.log2(n))
 
 
 def checked(costs, measured, args):
@@ -189,8 +190,10 @@ def checked(costs, measured, args):
         if run["what"] == "slide":
             busy = max(1.0, n / args.cores)
             options = {"busy": busy, "rest": 1e-3 * args.rest * busy}
-            total = step_seconds(costs, n, run["labels"], run["batch_size"], link, **options)[0]
+            total, parts = step_seconds(costs, n, run["labels"], run["batch_size"], link, **options)
             found.append(compared(n, mbit, "step", run["ms"], 1e3 * total))
+            alone = sum(parts.values()) - parts["bytes"]
+            found.append(compared(n, mbit, "step, nothing meanwhile", run["ms"], 1e3 * alone))
         for call in run.get("calls", ()):
             total = latency * rounds_of(call["call"], n) + call["bytes"] / bandwidth
             name = f"{call['call']} of {call['bytes'] / 1e3:,.0f} KB"
