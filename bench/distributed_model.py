@@ -17,7 +17,8 @@ and a shard of the labels each, then takes
 ``--measured`` has the lines that ``python bench/distributed_links.py --nodes 1 2 4 --json`` printed. Each step and each
 call there is foretold, steps with one thread a rank on ``--cores`` cores that the ranks share, and the error given in
 percent: if all travels meanwhile that can, and if nothing does. Latency is that of the smallest call, bandwidth what
-the largest two differ by. Without it there is no such table. What is foretold of other machines
+the largest two differ by, and computing takes longer by the factor by which it does on one node. Without it there is
+no such table. What is foretold of other machines
 is for the default mode (1,024 draws and the labels of the batch) and for the full softmax, whose candidates are all
 labels, with a batch of ``--batch-size`` points whatever the number of machines, and features drawn uniformly, the most
 that hidden layers can have to do. As set: one minute.
@@ -183,17 +184,23 @@ def rounds_of(call, n):
 
 def checked(costs, measured, args):
     """Return each measured step and call with what the model says of it."""
-    found, links = [], links_of(measured)
+    found, links, alone = [], links_of(measured), []
+    for run in measured:
+        if run["what"] == "slide" and run["nodes"] == 1:
+            total = step_seconds(costs, 1, run["labels"], run["batch_size"], (math.inf, 0.0), rest=1e-3 * args.rest)[0]
+            alone.append(1e-3 * run["ms"] / total)
+    # How much longer than a core of its own a rank's computing took, beside whatever else the machine had to do.
+    slower = float(np.median(alone)) if alone else 1.0
     for run in measured:
         n, mbit = run["nodes"], run["mbit"]
         bandwidth, latency = link = links.get((n, mbit), (125e3 * mbit if mbit else math.inf, 0.0))
         if run["what"] == "slide":
-            busy = max(1.0, n / args.cores)
+            busy = slower * max(1.0, n / args.cores)
             options = {"busy": busy, "rest": 1e-3 * args.rest * busy}
             total, parts = step_seconds(costs, n, run["labels"], run["batch_size"], link, **options)
             found.append(compared(n, mbit, "step", run["ms"], 1e3 * total))
-            alone = sum(parts.values()) - parts["bytes"]
-            found.append(compared(n, mbit, "step, nothing meanwhile", run["ms"], 1e3 * alone))
+            in_turn = sum(parts.values()) - parts["bytes"]
+            found.append(compared(n, mbit, "step, nothing meanwhile", run["ms"], 1e3 * in_turn))
         for call in run.get("calls", ()):
             total = latency * rounds_of(call["call"], n) + call["bytes"] / bandwidth
             name = f"{call['call']} of {call['bytes'] / 1e3:,.0f} KB"
