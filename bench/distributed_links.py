@@ -121,6 +121,7 @@ def dense(args):
 def calls(args):
     """Time single collectives: what a rank has goes to all (join), and each rank's part goes to it (exchange)."""
     from mpi4py import MPI
+
     from slide.distributed.comm import Ranks
 
     ranks, found = Ranks(MPI.COMM_WORLD), []
