@@ -19,9 +19,10 @@ call there is foretold, steps with one thread a rank on ``--cores`` cores that t
 percent: if all travels meanwhile that can, and if nothing does. Latency is that of the smallest call, bandwidth what
 the largest two differ by, and computing takes longer by the factor by which it does on one node. Without it there is
 no such table. What is foretold of other machines
-is for the default mode (1,024 draws and the labels of the batch) and for the full softmax, whose candidates are all
-labels, with a batch of ``--batch-size`` points whatever the number of machines, and features drawn uniformly, the most
-that hidden layers can have to do. As set: one minute.
+is for the default mode (1,024 draws and the labels of the batch), for the same with the features in shards too, so that
+hidden layers are cut by N for one exchange more, and for the full softmax, whose candidates are all labels; with a
+batch of ``--batch-size`` points whatever the number of machines, and features drawn uniformly, the most that hidden
+layers can have to do. As set: one minute.
 """
 
 import argparse
@@ -47,6 +48,8 @@ NODES = (1, 2, 4, 8, 16, 32, 64)
 LABELS = (1_000_000, 10_000_000, 100_000_000)
 LINKS = {"1 Gbit/s": (1e9 / 8, 50e-6), "10 Gbit/s": (1e10 / 8, 30e-6), "100 Gbit/s": (1e11 / 8, 5e-6)}
 """Bytes a second in either direction, and seconds of a round of messages."""
+
+MODES = ("default", "features cut", "full")
 
 DRAWS = 1024
 """Of the default mode, in all shards together."""
@@ -139,25 +142,26 @@ def fit(points):
     return nnls(points[:, :-1] / scale, np.ones(len(points)))[0].tolist()
 
 
-def step_seconds(costs, n, labels, batch, link, *, full=False, busy=1.0, rest=0.0):
+def step_seconds(costs, n, labels, batch, link, *, full=False, cut=False, busy=1.0, rest=0.0):
     """Return what a step takes on n machines with a shard of the labels each, in all and in parts.
 
-    Computing takes `busy` times as long as on a core of its own. The full softmax is a softmax, the default one-vs-all.
+    Computing takes `busy` times as long as on a core of its own; `cut` is with features in shards. The full softmax is
+    a softmax, the default mode one-vs-all.
     """
     bandwidth, latency = link
     wanted = min(labels, batch * LABELS_PER_POINT)
     candidates = (labels if full else wanted + DRAWS) / n
     parts = {
-        "hidden layers": busy * (costs["hidden"][0] + costs["hidden"][1] * batch),
+        "hidden layers": busy * (costs["hidden"][0] + costs["hidden"][1] * batch / (n if cut else 1)),
         "output layer": busy * float(np.dot(costs["output"], (1, batch * candidates, candidates))),
         "rest": rest,
     }
     of_others = (n - 1) / n
     # The gradient goes to those who have the points, and from them to all; a softmax's terms go from all to all.
-    exposed = 2 * of_others * batch * UNITS * 4 + (56 * (n - 1) * batch if full else 0)
+    exposed = (4 if cut else 2) * of_others * batch * UNITS * 4 + (56 * (n - 1) * batch if full else 0)
     hidden = of_others * batch * (8 * FEATURES_PER_POINT + 4 * LABELS_PER_POINT + 8) + 40 * (n - 1)
     hidden += 0 if full else 16 * (n - 1) * batch
-    rounds = rounds_of("exchange", n) + rounds_of("join", n) * (2 if full else 1)
+    rounds = (1 + cut) * (rounds_of("exchange", n) + rounds_of("join", n)) + (rounds_of("join", n) if full else 0)
     parts["latency"] = rounds * latency
     parts["bytes"] = exposed / bandwidth
     link_alone = (exposed + hidden) / bandwidth
@@ -217,14 +221,15 @@ def compared(n, mbit, what, measured, model):
 def foretold(costs, args):
     """Return a step for each mode, link, number of labels and of machines."""
     rows = []
-    for full in (False, True):
+    for mode in MODES:
         for name, link in LINKS.items():
             for labels in LABELS:
                 for n in NODES:
                     busy = 1 / max(1.0, args.threads * args.efficiency)
-                    options = {"full": full, "rest": 1e-3 * args.rest, "busy": busy}
+                    options = {"full": mode == "full", "cut": mode == "features cut"}
+                    options |= {"rest": 1e-3 * args.rest, "busy": busy}
                     total, parts = step_seconds(costs, n, labels, args.batch_size, link, **options)
-                    row = {"mode": "full" if full else "default", "link": name, "labels": labels, "nodes": n}
+                    row = {"mode": mode, "link": name, "labels": labels, "nodes": n}
                     row |= {"ms": 1e3 * total, "gb": memory(labels, n, args) / 1e9}
                     rows.append(row | {"most": max(parts, key=parts.get)})
     return rows
@@ -246,15 +251,15 @@ def report(costs, steps, rows, args):
             times = f"{run['measured_ms']:.1f}", f"{run['model_ms']:.1f}", f"{run['error']:+.0f} %"
             cells.append((run["what"], run["nodes"], run["mbit"] or "unlimited", *times))
         said += ["", table(header, cells)]
-    for mode in ("default", "full"):
+    for mode in MODES:
         machines = f"machines of {args.threads} threads"
-        said += ["", f"{mode} mode, batches of {args.batch_size}, {machines}: ms a step and what takes most of it", ""]
+        said += ["", f"{mode}, batches of {args.batch_size}, {machines}: ms a step and what takes most of it", ""]
         header = ["link", "labels", *(f"{n}" for n in NODES), "doubling saves less than a tenth from"]
         cells = []
         for name in LINKS:
-            for labels in LABELS:
+            for labels in of_mode(mode):
                 some = [run for run in rows if (run["mode"], run["link"], run["labels"]) == (mode, name, labels)]
-                cells.append((name, f"{labels:,}", *(f"{run['ms']:,.1f} {run['most'].split()[0]}" for run in some)))
+                cells.append((name, f"{labels:,}" if mode == "full" else "any", *(f"{run['ms']:,.1f} {run['most'].split()[0]}" for run in some)))
                 cells[-1] += (saturates(some),)
         said += [table(header, cells, text=2)]
     header = ["labels", *(f"{n}" for n in NODES)]
@@ -262,6 +267,11 @@ def report(costs, steps, rows, args):
     cells = [(f"{labels:,}", *(f"{run['gb']:,.1f}" for run in some if run["labels"] == labels)) for labels in LABELS]
     said += ["", "GB of parameters on each machine, float32 with moments:", "", table(header, cells)]
     return "\n".join(said)
+
+
+def of_mode(mode):
+    """Return the numbers of labels to tell of: where candidates are drawn a step is the same for any."""
+    return LABELS if mode == "full" else LABELS[:1]
 
 
 def saturates(runs):
@@ -283,11 +293,10 @@ def draw(rows, args):
 
     from slide.plots import COLOURS, STYLES
 
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for panel, mode in zip(panels, ("default", "full"), strict=True):
-        # In the default mode a step is the same for any number of labels.
-        for labels, colour in zip(LABELS if mode == "full" else LABELS[:1], COLOURS, strict=False):
+    figure = Figure(figsize=(14, 4.5), layout="constrained")
+    panels = figure.subplots(1, len(MODES))
+    for panel, mode in zip(panels, MODES, strict=True):
+        for labels, colour in zip(of_mode(mode), COLOURS, strict=False):
             for name, style in zip(LINKS, STYLES, strict=False):
                 some = [run for run in rows if (run["mode"], run["link"], run["labels"]) == (mode, name, labels)]
                 points = [run["nodes"] for run in some], [run["ms"] for run in some]
@@ -298,7 +307,7 @@ def draw(rows, args):
         panel.set_xticks(NODES, [str(n) for n in NODES])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-        panel.set_title(f"{mode} mode, batches of {args.batch_size}, machines of {args.threads} threads")
+        panel.set_title(f"{mode}, batches of {args.batch_size}, machines of {args.threads} threads", fontsize=10)
         panel.legend(fontsize=7)
     figure.savefig(args.out, dpi=110)
 

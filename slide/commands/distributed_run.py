@@ -61,6 +61,7 @@ def _run(args, comm):
         args.label_shards,
         args.data_shards,
         shares=shares,
+        shard_features=args.shard_features,
         average_every=args.average_every,
         keep_rows=args.keep_rows or 1.0,
     )

@@ -116,7 +116,7 @@ def average(grid: Grid, network, since: int) -> None:
         for name, view in layer.state().items():
             if name == "last_step":
                 view[rows] = network.step
-            elif len(view) != len(mine):
+            elif name.startswith("bias") and not layer.rows_are_units:
                 view[...] = _mean(ranks, np.asarray(view))
             else:
                 for first in range(0, len(rows), BLOCK):

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = {
     "labels": {"training": {"holdout": 0.2, "keep_best": True}},
     "grid": {"output": {"candidates": "full"}, "distribution": {"data_shards": 2}, "own": True},
+    "features": {"distribution": {"shard_features": True}},
     "tables": {"output": {"candidates": "lsh+tail", "loss": "softmax"}},
     "kept back": {"distribution": {"data_shards": 2, "keep_rows": 0.5}},
     # Stopped where replicas are averaged anyway: for a checkpoint, or since it is time.
@@ -50,9 +51,10 @@ def test_four_ranks_go_on_to_the_bit(of_four, name):
 def test_other_numbers_of_ranks_go_on(of_four, resumed, ranks):
     folder, expected = of_four
     # Shards that draw for themselves have other candidates in another number.
-    others = {name: {**SCENARIOS[name], "distribution": {}} for name in ("labels", "grid", "tables", "kept back")}
+    others = {name: {**SCENARIOS[name], "distribution": {}} for name in SCENARIOS if name != "averaged"}
+    others["features"] = {"distribution": {"shard_features": ranks == 3}}
     for name, found in resumed(ranks, folder, others).items():
-        rel = 1e-4 if name in ("labels", "grid") else 0.05
+        rel = 0.05 if name in ("tables", "kept back") else 1e-4
         assert found["loss"] == pytest.approx(expected[name]["loss"], rel=rel)
         assert found["weight"] == pytest.approx(expected[name]["weight"], rel=rel)
 
