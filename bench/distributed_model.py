@@ -259,8 +259,8 @@ def report(costs, steps, rows, args):
         for name in LINKS:
             for labels in of_mode(mode):
                 some = [run for run in rows if (run["mode"], run["link"], run["labels"]) == (mode, name, labels)]
-                cells.append((name, f"{labels:,}" if mode == "full" else "any", *(f"{run['ms']:,.1f} {run['most'].split()[0]}" for run in some)))
-                cells[-1] += (saturates(some),)
+                times = (f"{run['ms']:,.1f} {run['most'].split()[0]}" for run in some)
+                cells.append((name, f"{labels:,}" if mode == "full" else "any", *times, saturates(some)))
         said += [table(header, cells, text=2)]
     header = ["labels", *(f"{n}" for n in NODES)]
     some = [run for run in rows if run["mode"] == "default" and run["link"] == next(iter(LINKS))]
