@@ -15,7 +15,6 @@ from slide.distributed.comm import Pending
 from slide.distributed.grid import Grid
 from slide.kernels import dtypes
 from slide.kernels.rows import RowTable
-from slide.network import Network
 
 BLOCK = 1 << 12
 """Rows that are averaged at a time."""
@@ -111,7 +110,7 @@ def average(grid: Grid, network, since: int) -> None:
     ranks = grid.data
     tables = [layer.table for layer in (*network.hidden, network.output)]
     touched = [(table.last_step > since).astype(np.uint8) for table in tables]
-    Network.settle(network)
+    network.catch_up()
     for layer, mine in zip((*network.hidden, network.output), touched, strict=True):
         rows = np.flatnonzero(ranks.gather("average", mine).any(axis=0))
         for name, view in layer.state().items():
