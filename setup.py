@@ -6,6 +6,8 @@ Environment switches, read at build time:
     Bounds checks in every kernel, assertions on every row id, no optimisation.
 ``SLIDE_NATIVE=1``
     ``-march=native``: the binary then runs on this kind of processor only.
+``SLIDE_FLAGS="-O1 -g"``
+    For compiler and linker, behind all other flags; ``tools/sanitize.py`` and ``tools/mutation.py`` have theirs.
 """
 
 import os
@@ -48,6 +50,7 @@ KERNELS = [
 
 DEBUG = os.environ.get("SLIDE_DEBUG", "0") == "1"
 NATIVE = os.environ.get("SLIDE_NATIVE", "0") == "1"
+FLAGS = os.environ.get("SLIDE_FLAGS", "").split()
 
 OPENMP_PROGRAM = """
 #include <omp.h>
@@ -121,15 +124,15 @@ class BuildKernels(build_ext):
                 "initializedcheck": DEBUG,
                 "cdivision": True,
                 "embedsignature": True,
-                "freethreading_compatible": False,
+                "freethreading_compatible": True,
             },
         )
         sources = {extension.name: extension.sources for extension in cythonized}
         # setuptools has made notes on its own objects, so these stay.
         for extension in self.extensions:
             extension.sources = sources[extension.name]
-            extension.extra_compile_args = flags + openmp_compile
-            extension.extra_link_args = openmp_link
+            extension.extra_compile_args = flags + openmp_compile + FLAGS
+            extension.extra_link_args = openmp_link + FLAGS
         super().run()
 
 

@@ -3,10 +3,10 @@
     python bench/distributed.py [TRAIN TEST] [--ranks 1 2 4] [--grids labels features data] [--candidates uniform full]
 
 Trains the same network on 1, 2 and 4 ranks of this machine, a thread each, with label shards, with the features in
-shards too (`features`) and with two replicas of each label shard (`data`); synthetic data without TRAIN. All runs have the same shares of the points, and so the same
-batches. The table has the loss of each epoch, P@1 on TEST, the median milliseconds of a step and the kilobytes that
-rank 0 receives in it, by kind. Ranks need cores: with fewer free cores than ranks times say nothing. Needs the extra
-`mpi` and mpiexec. As set: 4 minutes on four cores.
+shards too (`features`) and with two replicas of each label shard (`data`); synthetic data without TRAIN. All runs have
+the same shares of the points, and so the same batches. The table has the loss of each epoch, P@1 on TEST, the median
+milliseconds of a step and the kilobytes that rank 0 receives in it, by kind. Ranks need cores: with fewer free cores
+than ranks times say nothing. Needs the extra `mpi` and mpiexec. As set: 6 minutes on four cores.
 """
 
 import argparse

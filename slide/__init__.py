@@ -22,6 +22,7 @@ The house has two floors; imports run downward only::
       learning_rate.py   how the learning rate goes over a run
       stopping.py        which epoch was best, and when to stop waiting for a better one
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
+      faults.py          numbers that are not finite, or soon would not be: seen, named, and what a run does about them
       checkpoint.py      save and load, and the format's description; archive.py: a saved network as bytes, for pickles
       resume.py          checkpoints of a run, from which it goes on to the same bits; run_state.py: where a run stands
       shards.py          saved networks in shares, which several processes write and read
@@ -52,7 +53,7 @@ The house has two floors; imports run downward only::
       metrics.py         P@k, nDCG@k, PSP@k, R@k
       data/              readers, cache, folders that are mapped into memory, synthetic data, batches and their order
       config.py          frozen dataclasses, TOML; table_config.py those of hash tables; checks.py checks their fields,
-                         settings.py makes them plain values
+                         settings.py makes them plain values; plain.py reads plain values of others, checked
       reference.py       configuration files of the authors' C++ program; reference_weights.py: what it saves
       buffers.py         named large memory
       footprint.py       what a network will take in memory, and whether it fits
@@ -60,6 +61,7 @@ The house has two floors; imports run downward only::
       info.py            version, threads, instruction set, hugepages: what `slide info` tells of the machine
       hugepages/         the pages a system gives, what a process got, and what they are worth: `slide hugepages`
       blas.py            one thread for BLAS
+      torch/             the output layer as a PyTorch module, and its optimiser; nothing else imports it
     slide/kernels/       compiled, without the GIL, knows only arrays
       memory             HugeBuffer: the one owner of large memory
       pagebench          rows gathered, scattered and streamed: what `slide hugepages bench` times

@@ -48,6 +48,9 @@ def unpack(packed: bytes) -> Network:
     with tempfile.TemporaryDirectory(prefix="slide.") as folder:
         try:
             with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+                # As they were packed: no file is larger than the bytes that stand for it.
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise zipfile.BadZipFile("a file in it is compressed")
                 archive.extractall(folder)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
             raise CheckpointError(f"these bytes are no packed network: {error}") from None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import functools
+import os
 import threading
 
 from threadpoolctl import ThreadpoolController
+
+# Also while the one object below is made, and while the process forks: its copy then finds nobody halfway.
+_LOCK = threading.RLock()
 
 
 class _OneThread:
@@ -20,7 +23,6 @@ class _OneThread:
         self._own = [library for library in libraries if getattr(library, "threading_layer", None) == "openmp"]
         self._shared = [library for library in libraries if library not in self._own]
         self._thread = threading.local()
-        self._lock = threading.Lock()
         self._threads_inside = 0
         self._before: list[int | None] = []
 
@@ -30,7 +32,7 @@ class _OneThread:
         if depth:
             return
         self._thread.before = _set_to_one(self._own)
-        with self._lock:
+        with _LOCK:
             self._threads_inside += 1
             if self._threads_inside == 1:
                 self._before = _set_to_one(self._shared)
@@ -40,8 +42,15 @@ class _OneThread:
         if self._thread.depth:
             return
         _put_back(self._own, self._thread.before)
-        with self._lock:
+        with _LOCK:
             self._threads_inside -= 1
+            if not self._threads_inside:
+                _put_back(self._shared, self._before)
+
+    def forget_others(self):
+        """Go on in a forked process, which has none of the threads that were inside but the one that forked."""
+        if self._threads_inside:
+            self._threads_inside = int(getattr(self._thread, "depth", 0) > 0)
             if not self._threads_inside:
                 _put_back(self._shared, self._before)
 
@@ -67,7 +76,24 @@ def _put_back(libraries, numbers):
             release(force=True)
 
 
-@functools.cache
+_MADE: list[_OneThread] = []
+
+
 def one_blas_thread() -> _OneThread:
     """Return a context in which BLAS runs on one thread; what was set before is restored on exit."""
-    return _OneThread()
+    if not _MADE:
+        with _LOCK:
+            # Two would each take the other's one thread for what is to be put back.
+            if not _MADE:
+                _MADE.append(_OneThread())
+    return _MADE[0]
+
+
+def _after_fork_in_child():
+    for one in _MADE:
+        one.forget_others()
+    _LOCK.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_after_fork_in_child)

@@ -46,6 +46,7 @@ class Buffers:
             # An eighth more than asked for, so that slowly growing batches do not allocate each time.
             room = nbytes if buffer is None else nbytes + nbytes // 8
             buffer = HugeBuffer(room, name=name, hugepages=self.hugepages, interleave=interleave)
+            self._layouts[name] = shape, dtype
             self._owned[name] = buffer
         self._layouts[name] = shape, dtype
         array = self._arrays[name] = buffer.array(shape, dtype)
@@ -62,9 +63,9 @@ class Buffers:
             By default all its bytes.
         dtype : dtype
         """
-        self._owned[name] = buffer
-        self._arrays.pop(name, None)
         self._layouts[name] = (buffer.nbytes,) if shape is None else shape, dtype
+        self._arrays.pop(name, None)
+        self._owned[name] = buffer
 
     def note(self, name, array):
         """Account for an array in NumPy's own memory; an empty one is none.
@@ -92,12 +93,13 @@ class Buffers:
             page of what nobody has touched.
         """
         lines, ranges = [], []
-        for name, buffer in self._owned.items():
+        # Copies, and what is owned has a layout: another thread may be training.
+        for name, buffer in list(self._owned.items()):
             shape, dtype = self._layouts[name]
             asked = buffer.advice not in ("off", "unsupported")
             lines.append(_line(name, shape, dtype, buffer.nbytes, buffer.advice, HUGEPAGE if asked else smaps.PAGE))
             ranges.append((buffer.address, buffer.address + buffer.mapped))
-        for name, array in self._noted.items():
+        for name, array in list(self._noted.items()):
             lines.append(_line(name, array.shape, array.dtype, array.nbytes, "none", smaps.PAGE))
             ranges.append((array.ctypes.data, array.ctypes.data + array.nbytes))
         found = smaps.mappings()

@@ -51,12 +51,18 @@ from pathlib import Path
 
 import numpy as np
 
+from slide.access import reads
+from slide.checks import shown
 from slide.config import ConfigError, NetworkConfig
-from slide.folders import new_folder, write_file
+from slide.families import make_hasher
+from slide.faults import NumericalFault, check_network
+from slide.folders import new_folder, open_regular, write_file
+from slide.index import NeuronIndex
 from slide.info import __version__
 from slide.kernels.bfloat16 import BFloat16View, blocks
 from slide.kernels.rows import RowTable
 from slide.network import Network
+from slide.plain import read_count
 from slide.settings import from_dict, to_dict
 from slide.storage import MappedStorage
 
@@ -74,10 +80,19 @@ ONE_FILE = ".safetensors"
 """How the name of a network in one file ends; see `slide.exchange`."""
 
 
+NEVER_NEGATIVE = ("v", "bias_v", "accumulator", "bias_accumulator", "last_step")
+"""Of a layer's arrays."""
+
+FREE_BYTES, MAX_RATIO = 64 << 20, 32
+"""Hash tables of a saved network may take so many bytes, or so many times those of its weights: they are in no file, so
+that a few letters could ask for all memory."""
+
+
 class CheckpointError(ValueError):
     """A saved network that is damaged, incomplete or of another version; the message names file and fault."""
 
 
+@reads
 def save(
     network: Network,
     path: str | os.PathLike,
@@ -105,8 +120,12 @@ def save(
     ------
     FileExistsError
         `path` exists and is no saved network, nor empty or with a history alone.
+    NumericalFault
+        Something in the network is not finite; what was at `path` before is as it was.
     OSError
         The folder cannot be written; what was at `path` before is as it was.
+    RuntimeError
+        Another thread trains the network; see `slide.resume.Checkpoints` for saving on the way.
     ValueError
         `moments` are asked for together with `serving`, or of a network that has none.
     """
@@ -117,6 +136,10 @@ def save(
         raise ValueError("moments=True, but this network was made, or saved, without the optimiser's state")
     check_destination(path)
     network.settle()
+    try:
+        check_network(network, moments=moments)
+    except NumericalFault as fault:
+        raise fault.told(f"{path} was not written: ") from None
     if path.suffix == ONE_FILE:
         from slide import exchange
 
@@ -221,6 +244,8 @@ def load(path: str | os.PathLike, *, threads: int | None = None, mmap: bool = Fa
             f"that can: slide export {path} COPY --serving"
         )
     _check_sizes(source, n_features, n_labels, config, rows)
+    if trainable:
+        _check_tables(source, n_features, n_labels, config)
     storage = MappedStorage(precision, records) if mmap else None
     try:
         network = Network(n_features, n_labels, config, threads=threads, trainable=trainable, storage=storage)
@@ -276,7 +301,7 @@ def describe(path: str | os.PathLike) -> dict:
         raise CheckpointError(f"{source.manifest}: not a {FORMAT} file")
     if about.get("version") not in READABLE:
         raise CheckpointError(
-            f"{source.manifest}: format version {about.get('version')!r}, this slide {__version__} reads versions "
+            f"{source.manifest}: format version {shown(about.get('version'))}, this slide {__version__} reads versions "
             f"{READABLE[0]} to {READABLE[-1]}; a newer slide wrote it, or it is damaged"
         )
     return about
@@ -306,7 +331,8 @@ def read_json(path: Path) -> object:
         There is none, or it is damaged.
     """
     try:
-        return json.loads((path / MANIFEST).read_bytes())
+        with open_regular(path / MANIFEST) as file:
+            return json.loads(file.read())
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not a saved network: it has no {MANIFEST}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -336,6 +362,8 @@ class _Folder:
         """The array of that name, as it lies in its file."""
         file = self.name(name)
         try:
+            # A pipe of that name would be waited for.
+            open_regular(file).close()
             array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
         except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
             raise CheckpointError(f"{file}: {error}; the network was not saved completely or is damaged") from None
@@ -358,6 +386,26 @@ def checked(where, array: np.ndarray, shape: tuple, dtype: np.dtype) -> np.ndarr
     return array
 
 
+def check_finite(where, array: np.ndarray | BFloat16View, *, negative: bool = True) -> None:
+    """Raise CheckpointError if an array has values that are not finite, or negative where it must not.
+
+    Parameters
+    ----------
+    where : object
+        Names it in the message.
+    array : array or BFloat16View
+    negative : bool
+        Whether values may be negative.
+    """
+    # The sum is finite if all are, and needs no array of its own.
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = [array[block].sum(dtype=np.float64) for block in blocks(array.shape)]
+    if not np.isfinite(sums).all():
+        raise CheckpointError(f"{where}: has values that are not finite")
+    if not negative and any((array[block] < 0).any() for block in blocks(array.shape)):
+        raise CheckpointError(f"{where}: has negative values, and is made of squares or counts steps")
+
+
 class _Records:
     """Weights and biases out of the rows that a network for serving was saved as."""
 
@@ -378,24 +426,29 @@ def _fill(network, source, about):
     """Set everything in a network that there is in a saved one, of the output layer what it has."""
     moments = about.get("moments") is True
     mapped = _in_rows(network) if network.mapped else ()
+    try:
+        step = _count(about, "step")
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"{source.manifest}: {error}") from None
     for name, target in parameters(network, moments=moments).items():
         if name in mapped:
             continue
         read_into(target, source, name, network)
-        # The sum is finite if all are, and needs no array of its own.
-        with np.errstate(invalid="ignore", over="ignore"):
-            sums = [target[block].sum(dtype=np.float64) for block in blocks(target.shape)]
-        if not np.isfinite(sums).all():
-            raise CheckpointError(f"{source.name(name)}: has values that are not finite")
+        part = name.rpartition(".")[2]
+        check_finite(source.name(name), target, negative=part not in NEVER_NEGATIVE)
+        if part == "last_step" and target.max() > step:
+            raise CheckpointError(f"{source.name(name)}: has a step after the last, {step}")
     if not moments:
         return
     try:
-        training = about["training"] if about["version"] > 1 else {"settled_at": about["step"], "tables": {}}
-        optimizer, step, settled_at = network.optimizer, about["step"], training["settled_at"]
+        training = about["training"] if about["version"] > 1 else {"settled_at": step, "tables": {}}
+        optimizer, settled_at = network.optimizer, read_count(training, "settled_at", step)
         history = {
             name: source.read(f"optimizer.{name}", shape, dtype)
             for name, (shape, dtype) in optimizer.history_layout(step - settled_at).items()
         }
+        for name in {"log_keep", "steps", "nodes"} & set(history):
+            check_finite(source.name(f"optimizer.{name}"), history[name])
         optimizer.restore(step, settled_at, history)
         for name, layer in layers_of(network).items():
             name = network.table_name(name)
@@ -404,7 +457,7 @@ def _fill(network, source, about):
                 # There were none, or they were over other rows.
                 layer.index.reset()
             elif layer.index is not None:
-                codes = layer.index.codes if position["rebuilds"] else None
+                codes = layer.index.codes if read_count(position, "rebuilds") else None
                 if codes is not None:
                     codes = source.read(f"{name}.codes", codes.shape, codes.dtype)
                 layer.index.restore(position, codes, network.threads)
@@ -525,20 +578,19 @@ def _in_rows(network):
 
 
 def write_array(file, array: np.ndarray | BFloat16View) -> None:
-    """Write an array as ``np.save`` does; what must be converted first is, a block at a time.
+    """Write an array as ``np.save`` does, a block at a time.
+
+    NumPy itself does not say why a file could not be written.
 
     Parameters
     ----------
     file : binary file
     array : array or BFloat16View
     """
-    if not isinstance(array, BFloat16View):
-        np.lib.format.write_array(file, array)
-        return
     header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
     np.lib.format.write_array_header_1_0(file, header)
     for block in blocks(array.shape):
-        file.write(array[block].tobytes())
+        file.write(np.ascontiguousarray(array[block]))
 
 
 def _write_rows(file, table):
@@ -562,7 +614,7 @@ def _weights_precision(precision):
 def _count(about, name):
     value = about[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-        raise ConfigError(f"{name} must be a number from 0 to 2**31 - 1, got {value!r}")
+        raise ConfigError(f"{name} must be a number from 0 to 2**31 - 1, got {shown(value)}")
     return value
 
 
@@ -581,3 +633,28 @@ def _check_sizes(source, n_features, n_labels, config, rows):
             raise CheckpointError(
                 f"{source.name(name)}: {needed:,} bytes expected for {n:,} x {columns:,} weights, found {found:,}"
             )
+
+
+def _check_tables(source, n_features, n_labels, config):
+    """Refuse a manifest that asks for hash tables, or functions, out of all proportion to the weights."""
+    dim = n_features
+    for i, layer in enumerate((*config.hidden, config.output)):
+        name = "output" if layer is config.output else f"hidden.{i}"
+        rows = n_labels if layer is config.output else layer.units
+        if layer.uses_tables:
+            lsh, most = layer.lsh, max(FREE_BYTES, MAX_RATIO * source.size(f"{name}.weights"))
+            # Sparse projections are drawn from a number for each coordinate, and are made before it is known how many
+            # buckets there are.
+            needed = 16 * (lsh.k or 32) * lsh.l * dim if (lsh.family, lsh.projection) == ("simhash", "sparse") else 0
+            try:
+                if needed <= most:
+                    bits = make_hasher(lsh, dim, rows, np.random.default_rng(0)).bucket_bits
+                    needed = max(needed, NeuronIndex.bytes_needed(rows, lsh, bits))
+            except ValueError as error:
+                raise CheckpointError(f"{source.manifest}: {error}") from None
+            if needed > most:
+                raise CheckpointError(
+                    f"{source.manifest}, config, lsh of {name}: tables of {needed:,} bytes for {rows:,} rows, "
+                    f"{most:,} at most: the file is damaged, or was made to fill the memory"
+                )
+        dim = rows

@@ -3,6 +3,9 @@
 import math
 import re
 
+MAX_QUOTE = 1000
+"""Characters of a value that a message has at most."""
+
 
 class ConfigError(ValueError):
     """A configuration field is unknown, of the wrong type or out of range."""
@@ -11,7 +14,18 @@ class ConfigError(ValueError):
 def refuse(config, name, expected):
     """Raise ConfigError: field `name` is not what is expected of it."""
     value = getattr(config, name)
-    raise ConfigError(f"{type(config).__name__}.{name} must be {expected}, got {value!r}")
+    raise ConfigError(f"{type(config).__name__}.{name} must be {expected}, got {shown(value)}")
+
+
+def shown(value):
+    """Return a value as messages quote it: its beginning, if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python converts no number of thousands of digits.
+        return "a number of thousands of digits"
+    except RecursionError:
+        return "values nested in one another"
+    return text if len(text) <= MAX_QUOTE else f"{text[:MAX_QUOTE]}..."
 
 
 def check_integer(config, name, low, high, *, optional=False):
@@ -28,7 +42,9 @@ def check_number(config, name, low, high, *, open_low=False, open_high=False, op
     value = getattr(config, name)
     if optional and value is None:
         return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # An integer is finite, and may be too large to be asked.
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    number = whole or (isinstance(value, float) and math.isfinite(value))
     if not number or value < low or value > high or (open_low and value == low) or (open_high and value == high):
         bounds = f"{'above' if open_low else 'from'} {low:g} {'to below' if open_high else 'to'} {high:g}"
         refuse(config, name, f"a number {bounds}" + (" or left out" if optional else ""))

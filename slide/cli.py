@@ -58,8 +58,18 @@ def main(argv: list[str] | None = None) -> int:
         print("slide: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except (ValueError, OSError, MemoryError, FloatingPointError, MissingExtra) as error:
-        print(f"slide: error: {_message(error)}", file=sys.stderr)
+        print(f"slide: error: {_stdout_fault() or _message(error)}", file=sys.stderr)
         return 1
+
+
+def _stdout_fault():
+    """What keeps standard output from being written, in words; None if nothing does. It then goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"standard output: {error.strerror}"
+    return None
 
 
 def _message(error):

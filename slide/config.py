@@ -20,6 +20,7 @@ from slide.checks import (
     check_section,
     refuse,
 )
+from slide.folders import write_in_place
 from slide.kernels.rows import PRECISIONS
 from slide.settings import from_dict, to_dict
 from slide.table_config import LSHConfig, RehashConfig, SamplingConfig, check_tables
@@ -369,6 +370,7 @@ class NetworkConfig:
 
 
 SCHEDULES = ("linear", "cosine", "step", "constant")
+FAULTS = ("stop", "skip")
 MONITORS = tuple(f"{metric}@{k}" for metric in ("P", "nDCG", "R", "PSP") for k in (1, 3, 5))
 
 
@@ -419,6 +421,10 @@ class TrainingConfig:
     keep_best : bool, optional
         At the end put back the weights of the best epoch, of which a copy is kept meanwhile; by default where there
         is `patience`.
+    on_fault : str
+        What becomes of a batch whose numbers are NaN, infinite or about to overflow: ``"stop"`` ends the run with a
+        `slide.faults.NumericalFault`; ``"skip"`` leaves the batch out, which changes no weight, and ends the run after
+        ten in a row, or where it is the weights that are not finite.
     """
 
     epochs: int = 8
@@ -438,6 +444,7 @@ class TrainingConfig:
     monitor: str = "P@1"
     min_delta: float = 0.0
     keep_best: bool | None = None
+    on_fault: str = "stop"
 
     def __post_init__(self):
         """Check every field."""
@@ -460,6 +467,7 @@ class TrainingConfig:
         check_choice(self, "monitor", MONITORS)
         check_number(self, "min_delta", 0, 1)
         check_boolean(self, "keep_best", optional=True)
+        check_choice(self, "on_fault", FAULTS)
         if not self.eval_points and (self.holdout or self.needs_validation):
             raise ConfigError(
                 "TrainingConfig.eval_points must be 1 or more with holdout, patience or keep_best, which are about "
@@ -513,6 +521,8 @@ class RunConfig:
         try:
             text = Path(path).read_bytes().decode("utf-8")
             return from_dict(cls, tomllib.loads(text))
+        except RecursionError:
+            raise ConfigError(f"{path}: values are nested more deeply than any setting is") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
             raise ConfigError(f"{path}: {error}") from None
 
@@ -522,5 +532,10 @@ class RunConfig:
         Parameters
         ----------
         path : path-like
+
+        Raises
+        ------
+        OSError
+            The file cannot be written; what was there before is as it was.
         """
-        Path(path).write_bytes(tomli_w.dumps(to_dict(self)).encode("utf-8"))
+        write_in_place(Path(path), lambda file: file.write(tomli_w.dumps(to_dict(self)).encode("utf-8")))

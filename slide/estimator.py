@@ -18,13 +18,17 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide import checkpoint, scoring
+from slide.access import reads, runs
 from slide.checkpoint import CheckpointError
+from slide.checks import shown
 from slide.config import ConfigError, RunConfig
 from slide.data.dataset import DataError
 from slide.features import column_names, names_mismatch, read_features
+from slide.folders import open_regular
 from slide.kernels import parallel
 from slide.labels import LabelSpace, Targets, read_targets
 from slide.network import Network
+from slide.plain import read_count
 from slide.settings import from_dict, to_dict
 from slide.training import History
 
@@ -140,6 +144,9 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
     -----
     Samples have no weights: ``fit`` takes no ``sample_weight``.
 
+    Several threads may predict at once. Training is for one thread at a time, and nobody predicts meanwhile but its
+    callbacks: the later call raises RuntimeError.
+
     Pickles and copies hold the network in the package's own format, with the optimiser's moments, so that
     ``partial_fit`` goes on from them. A pickle can do harm when it is loaded; what ``save`` writes cannot.
 
@@ -185,6 +192,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.n_jobs = n_jobs
 
+    @runs
     def fit(self, X, y, *, callbacks=(), **unsupported) -> SlideClassifier:
         """Train from the beginning.
 
@@ -210,6 +218,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self._start(X, data, LabelSpace(targets.labels, targets.form, targets.dtype), run)
         return self._train(data, targets, run, callbacks)
 
+    @runs
     def partial_fit(self, X, y, classes=None, *, callbacks=(), **unsupported) -> SlideClassifier:
         """Train on from where the last call ended: one pass over these points, at a learning rate that does not fall.
 
@@ -253,6 +262,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         )
         return self._train(data, targets, dataclasses.replace(run, training=training), callbacks)
 
+    @reads
     def predict(self, X):
         """Return the labels of some points, in the form that `y` had in training.
 
@@ -279,11 +289,9 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         if labels.single:
             outputs, _ = scoring.best(network, X, 1, single=True)
             return labels.labels[outputs[:, 0]]
-        threshold = self.threshold
-        if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 <= threshold < 1:
-            raise ConfigError(f"threshold must be a number from 0 to below 1, got {threshold!r}")
+        self._check_threshold()
         points, named = self._seen
-        ptr, outputs = scoring.above(network, X, threshold, labels_per_point=named / points)
+        ptr, outputs = scoring.above(network, X, self.threshold, labels_per_point=named / points)
         if labels.form == "collections":
             flat = labels.labels[outputs].tolist()
             return [flat[begin:end] for begin, end in itertools.pairwise(ptr)]
@@ -296,6 +304,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         out.sort_indices()
         return out
 
+    @reads
     def predict_topk(self, X, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
         """Return each point's k most probable labels, exactly, in memory that does not depend on the number of labels.
 
@@ -325,6 +334,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         outputs, scores = scoring.best(self._network(), X, min(k, len(self._labels)), single=self._labels.single)
         return self._labels.labels[outputs], scores
 
+    @reads
     def predict_proba(self, X) -> np.ndarray:
         """Return the probability of every label for every point.
 
@@ -349,6 +359,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         """
         return scoring.probabilities(self._network(), self._scores(X), single=self._labels.single)
 
+    @reads
     def decision_function(self, X) -> np.ndarray:
         """Return the logit of every label for every point; of two labels, one a point, that of the second alone.
 
@@ -373,6 +384,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
             scoring.log_sigmoid(logits)
         return logits[:, 1] - logits[:, 0]
 
+    @reads
     def score(self, X, y, sample_weight=None) -> float:
         """Return P@1: the share of the points whose most probable label is one of theirs.
 
@@ -398,6 +410,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         hits = self._labels.indicator(targets)[np.arange(X.shape[0]), outputs[:, 0]]
         return float(np.average(np.asarray(hits, np.float64).ravel(), weights=sample_weight))
 
+    @reads
     def save(self, path: str | os.PathLike, *, moments: bool = False) -> None:
         """Write the classifier to a folder of arrays and JSON, which ``load`` reads, and `slide.Network.load` as well.
 
@@ -454,7 +467,8 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         manifest = Path(path) / MANIFEST
         network = checkpoint.load(path)
         try:
-            about = json.loads(manifest.read_bytes())
+            with open_regular(manifest) as file:
+                about = json.loads(file.read())
         except FileNotFoundError:
             raise CheckpointError(
                 f"{path} has no {MANIFEST}: it is a network without the labels' names; slide.Network.load reads it"
@@ -479,7 +493,11 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = self._labels.classes
         if len(self._labels) != network.n_labels:
             raise ValueError(f"{len(self._labels):,} labels, the network has {network.n_labels:,}")
-        points, named = map(int, about["seen"])
+        # What fit and predict would refuse is refused while the file can be named.
+        self._check_threshold()
+        self._run_config(self._labels.single)
+        seen = dict(zip(("points", "labels of points"), about["seen"], strict=True))
+        points, named = (read_count(seen, name) for name in seen)
         self._seen = (max(points, 1), named)
         self.n_features_in_ = network.n_features
         names = about["feature_names"]
@@ -553,10 +571,10 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         names, fitted = column_names(X), getattr(self, "feature_names_in_", None)
         who = type(self).__name__
         if names is not None and fitted is None:
-            warnings.warn(f"X has feature names, but {who} was fitted without feature names", stacklevel=3)
+            warnings.warn(f"X has feature names, but {who} was fitted without feature names", stacklevel=4)
         elif names is None and fitted is not None:
             warnings.warn(
-                f"X does not have valid feature names, but {who} was fitted with feature names", stacklevel=3
+                f"X does not have valid feature names, but {who} was fitted with feature names", stacklevel=4
             )
         elif names is not None and not np.array_equal(names, fitted):
             raise DataError(names_mismatch(fitted, names))
@@ -580,6 +598,11 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(n_jobs, int) and n_jobs < 0:
             return max(1, parallel.available_cpus() + 1 + n_jobs)
         return parallel.resolve_threads(n_jobs)
+
+    def _check_threshold(self):
+        threshold = self.threshold
+        if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 <= threshold < 1:
+            raise ConfigError(f"threshold must be a number from 0 to below 1, got {shown(threshold)}")
 
     def _run_config(self, single):
         """Return the configuration that parameters and `config` make together."""

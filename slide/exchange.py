@@ -154,7 +154,7 @@ def save_output_matrix(network: Network, path: str | os.PathLike, *, centred: bo
         The file cannot be written; what was there before is as it was.
     """
     matrix = output_matrix(network, centred=centred)
-    write_in_place(Path(path), lambda file: np.lib.format.write_array(file, matrix))
+    write_in_place(Path(path), lambda file: checkpoint.write_array(file, matrix))
 
 
 def _package(name):

@@ -15,6 +15,7 @@ from slide.data.batches import Batch
 from slide.data.dataset import DataError, Dataset, is_mapped
 from slide.data.order import EpochOrder, default_window, epoch_order
 from slide.data.statistics import column_counts, n_entries
+from slide.footprint import check_training
 from slide.run_state import fingerprint
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Feed:
     ------
     DataError
         The data has no points or no labels, or does not fit the network.
+    MemoryError
+        Training takes more than the memory available.
     """
 
     def __init__(self, network: Network, X: csr_matrix, Y: csr_matrix, config: TrainingConfig, validation):
@@ -66,6 +69,7 @@ class Feed:
         self.per_epoch = -(-self.n_points // config.batch_size)
         self.counts = column_counts(self._data.Y)
         check_labels(self.counts)
+        check_training(network, self._data.X, self._data.Y, config)
 
     def facts(self) -> dict:
         """Return, as plain values, what tells whether a run that goes on is given the same points again."""

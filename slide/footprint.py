@@ -5,13 +5,18 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import psutil
+
+try:
+    import resource
+except ImportError:  # pragma: no cover - Windows has no such limits
+    resource = None
 from scipy.sparse import csr_matrix
 
-from slide.config import NetworkConfig
+from slide.config import NetworkConfig, TrainingConfig
 from slide.data.statistics import longest_rows
 from slide.families import make_hasher
 from slide.hogwild import HogwildPairs
@@ -21,6 +26,9 @@ from slide.info import hugepage_mode
 from slide.kernels.grouping import MOST_PARTS, PairGroups
 from slide.kernels.memory import HUGEPAGE
 from slide.storage import Storage
+
+if TYPE_CHECKING:
+    from slide.network import Network
 
 OVERRIDE = "SLIDE_MEMORY_CHECK"
 """Environment variable that, set to ``off``, lets a network be made whatever the memory available."""
@@ -154,14 +162,26 @@ def resident(needs: dict[str, int], hugepages: str = "auto") -> int:
 
 
 def available() -> tuple[int, str]:
-    """Return the bytes that may still be allocated, and what says so: the machine, or a control group's limit."""
-    free, limit = psutil.virtual_memory().available, memory_limit()
-    if limit.available is not None and limit.available < free:
-        return limit.available, f"left by the limit of control group {limit.group}, {_gib(limit.limit)}"
-    return free, "free"
+    """Return the bytes that may still be allocated, and what says so: the machine, a control group, or a ulimit."""
+    limit, found = memory_limit(), [(psutil.virtual_memory().available, "free")]
+    if limit.available is not None:
+        found.append((limit.available, f"left by the limit of control group {limit.group}, {_gib(limit.limit)}"))
+    return min([*found, *_left_by_ulimits()], key=lambda each: each[0])
 
 
-def check_fit(needs: dict[str, int], hugepages: str = "auto") -> None:
+def _left_by_ulimits():
+    """What the process's own limits leave it, which count addresses whether or not anything is there."""
+    if resource is None:
+        return []
+    memory, left = psutil.Process().memory_info(), []
+    for name, option, used in (("RLIMIT_AS", "-v", memory.vms), ("RLIMIT_DATA", "-d", getattr(memory, "data", 0))):
+        soft = resource.getrlimit(getattr(resource, name))[0]
+        if soft != resource.RLIM_INFINITY:
+            left.append((max(0, soft - used), f"left by the limit {name} (ulimit {option}), {_gib(soft)}"))
+    return left
+
+
+def check_fit(needs: dict[str, int], hugepages: str = "auto", instead: str = "choose fewer hidden units") -> None:
     """Refuse what is larger than the memory available, unless the environment says not to look.
 
     Parameters
@@ -170,6 +190,8 @@ def check_fit(needs: dict[str, int], hugepages: str = "auto") -> None:
         Of ``bytes_needed``.
     hugepages : str
         Of the configuration.
+    instead : str
+        What helps most.
 
     Raises
     ------
@@ -185,10 +207,52 @@ def check_fit(needs: dict[str, int], hugepages: str = "auto") -> None:
     tables = any(name.endswith(" tables") for name in needs)
     raise MemoryError(
         f"{arithmetic(needs, total)} are needed, {_gib(free)} are {source}; "
-        f"choose fewer hidden units{' or tables (network.output.lsh.l)' if tables else ''}, "
+        f"{instead}{' or tables (network.output.lsh.l)' if tables else ''}, "
         "the precision bf16 or the optimiser adagrad or sgd, "
         f"or set {OVERRIDE}=off to try all the same"
     )
+
+
+def training_needs(
+    n_features: int, n_labels: int, config: NetworkConfig, training: TrainingConfig, batch: BatchShape
+) -> dict[str, int]:
+    """Return the bytes of a network's large arrays and of all that training it takes besides, by name.
+
+    Parameters
+    ----------
+    n_features, n_labels : int
+    config : NetworkConfig
+    training : TrainingConfig
+    batch : BatchShape
+    """
+    needs = bytes_needed(n_features, n_labels, config, batch=batch)
+    if training.keeps_best:
+        units = [layer.units for layer in config.hidden]
+        needs["copy of the best weights"] = 4 * n_parameters([n_features, *units, n_labels])
+    return needs
+
+
+def check_training(network: Network, X: csr_matrix, Y: csr_matrix, training: TrainingConfig) -> None:
+    """Refuse to train a new network where what that takes besides is more than the memory available.
+
+    Parameters
+    ----------
+    network : Network
+        One that was trained before has that memory already.
+    X, Y : csr_matrix
+    training : TrainingConfig
+
+    Raises
+    ------
+    MemoryError
+        As ``check_fit`` does.
+    """
+    if network.step:
+        return
+    sizes, batch = (network.n_features, network.n_labels, network.config), BatchShape.of(X, Y, training.batch_size)
+    there = bytes_needed(*sizes)
+    more = {name: size for name, size in training_needs(*sizes, training, batch).items() if name not in there}
+    check_fit(more, network.config.hugepages, "choose a smaller TrainingConfig.batch_size, fewer hidden units")
 
 
 def arithmetic(needs: dict[str, int], total: int) -> str:

@@ -34,6 +34,7 @@ from slide.callbacks import Callback, Pace, Run
 from slide.checkpoint import FORMER_HISTORY, HISTORY, MANIFEST
 from slide.config import RunConfig
 from slide.console import as_json
+from slide.folders import naming
 from slide.info import __version__, machine_facts, peak_rss_bytes
 from slide.settings import to_dict
 
@@ -159,6 +160,7 @@ class HistoryFile(Callback):
             "seconds": progress.seconds,
             "rehash_seconds": progress.rehash_seconds,
             "active": history.active_per_sample,
+            "skipped": history.skipped,
             "stopped": history.stopped,
             "out_of_patience": history.out_of_patience,
             "best_epoch": history.best_epoch,
@@ -183,6 +185,7 @@ class HistoryFile(Callback):
 
     def _figures(self, progress):
         figures = {name: getattr(progress, name) for name in PROGRESS}
+        figures["skipped"] = progress.skipped
         return {**figures, "rss_bytes": self._process.memory_info().rss}
 
     def _write(self, kind, record):
@@ -204,7 +207,7 @@ class HistoryFile(Callback):
 
     def _append(self, text):
         # Opened every time: the folder may be replaced meanwhile, when a network is saved there.
-        with open(self.path, "a", encoding="utf-8") as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(text)
 
 

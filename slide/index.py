@@ -17,6 +17,7 @@ from slide.families import make_hasher
 from slide.kernels import dtypes, tables
 from slide.kernels.bfloat16 import blocks
 from slide.kernels.rows import RowTable
+from slide.plain import read_count, read_figure
 from slide.policies import Query, make_policy
 from slide.schedule import RehashSchedule
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 DRIFT_SAMPLE = 1024
 """Neurons whose bucket indices are looked at to measure drift."""
+
+
+MOST_NEXT = 2**127
+"""Beyond the step at which any schedule would build the tables again."""
 
 
 class NeuronIndex:
@@ -167,14 +172,15 @@ class NeuronIndex:
         Raises
         ------
         KeyError, TypeError
-            The position lacks something, or has something that is not a number.
+            The position lacks something.
         ValueError
-            A code is out of range.
+            It has something that is not a number, or a code is out of range.
         """
-        self._draw_functions(position["generation"])
-        self.schedule.go_to(position["rebuilds"], position["next"])
-        self._built_at = position["built_at"]
-        self.rebuild_seconds = float(position["seconds"])
+        rebuilds, next_ = read_count(position, "rebuilds"), read_count(position, "next", MOST_NEXT)
+        built_at, seconds = read_count(position, "built_at", optional=True), read_figure(position, "seconds")
+        self._draw_functions(read_count(position, "generation"))
+        self.schedule.go_to(rebuilds, next_)
+        self._built_at, self.rebuild_seconds = built_at, seconds
         if codes is not None:
             self.codes[:] = codes
             self._build(num_threads)

@@ -308,6 +308,10 @@ class LabelSpace:
             raise ValueError(error) from None
         if not isinstance(labels, list) or not all(isinstance(label, (str, int, float)) for label in labels):
             raise ValueError("labels must be a list of strings or numbers")
+        # The type says how long the longest label is, and every label takes as much.
+        longest = max([1, *(len(label) for label in labels if isinstance(label, str))])
+        if kind.kind == "U" and kind.itemsize > 4 * longest:
+            raise ValueError(f"type {kind.str!r} is of longer labels than there are")
         if dtype.kind not in "biuf" or kind.kind not in "biufUO" or len(set(labels)) != len(labels):
             raise ValueError("labels must be distinct, of a type that labels can have")
         try:

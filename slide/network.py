@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 
 from slide import initial, metrics, prediction
+from slide.access import SETTLING, changes, reads
 from slide.blas import one_blas_thread
 from slide.buffers import Buffers
 from slide.config import LSHConfig, NetworkConfig, TrainingConfig
@@ -94,8 +94,8 @@ class Network:
 
     Notes
     -----
-    Prediction may be called from several threads at once. Training may not, nor training beside prediction: a second
-    call to ``train_batch`` while one runs raises RuntimeError.
+    Prediction may be called from several threads at once. Training may not, nor prediction beside training in another
+    thread: the later call raises RuntimeError and leaves the earlier one undisturbed. Callbacks may predict.
 
     Prediction reads weights that have caught up with every step (see ``settle``). Hash tables are built from rows as
     they are, which may be behind: a row that no sample reads owes little and less.
@@ -131,8 +131,6 @@ class Network:
         if storage is None:
             self._check_fit(trainable)
         self._buffers = Buffers(hugepages=config.hugepages)
-        self._training = threading.Lock()
-        self._settling = threading.Lock()
         self.trainable = trainable
         storage = storage or Storage.of(config, trainable=trainable)
         self.hidden: list[HiddenLayer] = []
@@ -235,6 +233,7 @@ class Network:
         """Batches trained on so far."""
         return self.optimizer.step
 
+    @reads
     def settle(self) -> None:
         """Let all rows catch up with the steps that skipped them, if ``OptimizerConfig`` says that they should.
 
@@ -242,7 +241,14 @@ class Network:
         ``training.fit`` after every epoch. Training goes on as it would have but for rounding. May be called from
         several threads at once.
         """
-        with self._settling:
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Do what ``settle`` does, for those who are changing the network already."""
+        # Most of the time nobody need wait.
+        if self.optimizer.owed() is None:
+            return
+        with SETTLING:
             owed = self.optimizer.owed()
             if owed is None:
                 return
@@ -250,6 +256,7 @@ class Network:
                 catch_up(layer.table, None, owed, self.threads)
             self.optimizer.settled()
 
+    @changes
     def initialize(self, features: np.ndarray | None = None, labels: np.ndarray | None = None) -> None:
         """Start from embeddings that come from elsewhere, before training.
 
@@ -266,7 +273,8 @@ class Network:
         Raises
         ------
         RuntimeError
-            The network has been trained, so that the optimiser's moments belong to other weights, or is not trainable.
+            The network has been trained, so that the optimiser's moments belong to other weights, or is not trainable,
+            or another thread uses it.
         ValueError
             A shape or type is not what is expected, a value is not finite, or `labels` are given although
             ``config.output.init`` is ``"mean"`` and ``fit`` would replace them.
@@ -279,6 +287,7 @@ class Network:
         self._search.forget()
         initial.set_vectors(self, features, labels)
 
+    @changes
     def grow(self, n_labels: int) -> None:
         """Make room for labels that were not known before; their ids follow those there are.
 
@@ -297,7 +306,7 @@ class Network:
         Raises
         ------
         RuntimeError
-            The network can only predict, so that new labels could not be learnt, or another thread is training it.
+            The network can only predict, so that new labels could not be learnt, or another thread uses it.
         ValueError
             There are more labels already.
         """
@@ -307,22 +316,18 @@ class Network:
             raise RuntimeError("this network can only predict: labels it has no neurons for could never be learnt")
         if n_labels == self.n_labels:
             return
-        if not self._training.acquire(blocking=False):
-            raise RuntimeError("this network is being trained by another thread; let it grow afterwards")
-        try:
-            # No row then owes anything from before the new ones were there.
-            self.settle()
-            old, seed = self.output, self.config.seed + len(self.hidden)
-            storage, dim = Storage.of(self.config), old.table.dim
-            self.output = self._make_output(n_labels, dim, storage, seed)
-            self.output.take_over(old)
-            if self.config.update == "hogwild":
-                self.output.use_hogwild()
-            self._search.forget()
-            self.n_labels = n_labels
-        finally:
-            self._training.release()
+        # No row then owes anything from before the new ones were there.
+        self.catch_up()
+        old, seed = self.output, self.config.seed + len(self.hidden)
+        storage, dim = Storage.of(self.config), old.table.dim
+        self.output = self._make_output(n_labels, dim, storage, seed)
+        self.output.take_over(old)
+        if self.config.update == "hogwild":
+            self.output.use_hogwild()
+        self._search.forget()
+        self.n_labels = n_labels
 
+    @changes
     def train_batch(self, batch: Batch, *, lr_factor: float = 1.0) -> BatchStats:
         """Take one optimiser step.
 
@@ -335,20 +340,16 @@ class Network:
 
         Raises
         ------
-        FloatingPointError
-            The loss is NaN or infinite. The batch's step has been taken; the weights are not to be used.
+        NumericalFault
+            Something is NaN or infinite, or soon would be; a FloatingPointError that names the layer. Unless it says
+            otherwise, which its ``harmless`` tells too, the network is as it was before.
         RuntimeError
-            Another thread is training this network, or it is not trainable.
+            Another thread trains this network or predicts with it, or it is not trainable.
         """
         if not self.trainable:
             raise RuntimeError("this network was made, or saved, without the optimiser's state; it can only predict")
-        if not self._training.acquire(blocking=False):
-            raise RuntimeError("this network is being trained by another thread; one at a time")
-        try:
-            with one_blas_thread():
-                return self._train_batch(batch, lr_factor)
-        finally:
-            self._training.release()
+        with one_blas_thread():
+            return self._train_batch(batch, lr_factor)
 
     def _train_batch(self, batch, lr_factor):
         start = time.perf_counter()
@@ -356,11 +357,6 @@ class Network:
             if layer.index is not None:
                 layer.index.rebuild_if_due(self.step, self.threads)
         stats, norm = self._stepper.take(self, batch, lr_factor)
-        if not np.isfinite(stats.loss):
-            raise FloatingPointError(
-                f"the loss is {stats.loss} at step {self.step}: the weights have overflowed. "
-                f"Lower the learning rate (now {self.config.optimizer.lr:g}) or check the features' scale"
-            )
         return BatchStats(stats.loss, stats.precision, stats.active, time.perf_counter() - start, norm)
 
     def reader(self, X: csr_matrix, Y: csr_matrix | None, batch_size: int) -> BatchReader:
@@ -374,6 +370,7 @@ class Network:
         """
         return BatchReader(X, Y, batch_size, normalize=self.config.normalize, weights=self.feature_weights)
 
+    @reads
     def build_search_index(
         self,
         mode: str = "sketch",
@@ -425,6 +422,7 @@ class Network:
         """Return what ``build_search_index`` made for a mode; RuntimeError if that is nothing, or of other weights."""
         return self._search.get(mode, self.step)
 
+    @reads
     def predict(
         self,
         X: csr_matrix,
@@ -470,13 +468,15 @@ class Network:
         DataError
             `X` has a value that is not finite, or is not a matrix.
         RuntimeError
-            There is no index for the mode, or the network has been trained since it was made.
+            There is no index for the mode, or the network has been trained since it was made, or another thread trains
+            it now.
         ValueError
             The number of columns does not fit the network, `exclude` or `allowed` do not fit the points, an allowed
             label is out of range, k or `candidates` is not positive, or there is no such mode.
         """
         return prediction.predict(self, X, k, exclude, allowed, mode, candidates)
 
+    @reads
     def layer_inputs(self, X: csr_matrix) -> list[Signal]:
         """Return what each layer reads for some points: the features, then every hidden layer's output, all computed.
 
@@ -497,6 +497,7 @@ class Network:
         """
         return prediction.layer_inputs(self, X)
 
+    @reads
     def hidden_vectors(self, X: csr_matrix, *, append_one: bool = False) -> np.ndarray:
         """Return what the output layer is multiplied with: the last hidden layer's output for some points.
 
@@ -517,6 +518,7 @@ class Network:
         """
         return prediction.hidden_vectors(self, X, append_one)
 
+    @reads
     def output_matrix(self, *, centred: bool = True) -> np.ndarray:
         """Return the output layer as a plain matrix for other libraries to search; see `slide.exchange.output_matrix`.
 
@@ -540,6 +542,7 @@ class Network:
         """
         self.forget_searches()
 
+    @reads
     def evaluate(
         self,
         X: csr_matrix,
@@ -601,6 +604,7 @@ class Network:
 
         return streaming.fit_stream(self, blocks, **options)
 
+    @reads
     def copy_weights(self) -> dict[str, np.ndarray]:
         """Return copies of all weights and biases by name, such as ``"hidden.0.weights"``, without any moments.
 
@@ -609,6 +613,7 @@ class Network:
         self.settle()
         return {name: array.copy() for name, array in self._weights().items()}
 
+    @changes
     def set_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Take on the weights and biases that ``copy_weights`` returned, and build the hash tables anew.
 
@@ -622,12 +627,12 @@ class Network:
         Raises
         ------
         RuntimeError
-            The network reads its rows from a file.
+            The network reads its rows from a file, or another thread uses it.
         """
         if self.mapped:
             raise RuntimeError("the weights are those of a mapped file; to change them load it with mmap=False")
         # What rows owe is owed on the weights there were.
-        self.settle()
+        self.catch_up()
         self._search.forget()
         for name, array in self._weights().items():
             array[...] = weights[name]

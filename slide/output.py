@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,27 @@ class OutputStats:
     active: float
 
 
+class ActiveSet(NamedTuple):
+    """The neurons that the samples of a batch compute.
+
+    Attributes
+    ----------
+    shared : int32 array [shared]
+        Those that all samples share, ascending.
+    own : Runs
+        Those of each sample besides.
+    certain : Runs
+        Places in `shared` of those that a sample would compute in any case, and which stand for themselves alone.
+    places : int32 array
+        Where each label of the batch stands in its sample's active set: the shared neurons, then its own.
+    """
+
+    shared: np.ndarray
+    own: Runs
+    certain: Runs
+    places: np.ndarray
+
+
 class OutputLayer:
     """A dense hidden vector to many labels, of which a sample computes a few hundred; its rows are neurons.
 
@@ -61,17 +83,29 @@ class OutputLayer:
     seed : int
     buffers : Buffers
     threads : int
+    biased : bool
+        Whether neurons have biases.
     """
 
     rows_are_units = True
 
     def __init__(
-        self, n_labels: int, dim: int, config: OutputConfig, storage: Storage, seed: int, buffers: Buffers, threads: int
+        self,
+        n_labels: int,
+        dim: int,
+        config: OutputConfig,
+        storage: Storage,
+        seed: int,
+        buffers: Buffers,
+        threads: int,
+        *,
+        biased: bool = True,
     ):
         self.config = config
         self.seed = seed
+        self._biased = biased
         self.table = storage.make_table(
-            n_labels, dim, "output", buffers, limit=1.0 / math.sqrt(dim), seed=seed, threads=threads
+            n_labels, dim, "output", buffers, limit=1.0 / math.sqrt(dim), seed=seed, threads=threads, biased=biased
         )
         self.index: NeuronIndex | None = None
         self._shared = SharedSample(n_labels, config, seed)
@@ -122,7 +156,9 @@ class OutputLayer:
             self.make_index()
             self.index.rebuild_seconds = smaller.index.rebuild_seconds
 
-    def set_label_frequency(self, frequency: np.ndarray, *, points: int | None = None) -> None:
+    def set_label_frequency(
+        self, frequency: np.ndarray, *, points: int | None = None, start_biases: bool = True
+    ) -> None:
         """Tell the layer how common each label is: for the logQ correction, draws by frequency, and the first biases.
 
         With one-vs-all losses a layer that has not been trained starts from these frequencies' log-odds, as the prior
@@ -136,6 +172,8 @@ class OutputLayer:
         points : int, optional
             How many these are: a label that none of them has counts as if half a point had it where it cannot count for
             nothing. By default as many as the rarest label needs to be there once.
+        start_biases : bool
+            False leaves the biases as they are.
 
         Raises
         ------
@@ -145,7 +183,8 @@ class OutputLayer:
         shared = self._shared
         shared.set_frequency(frequency, points)
         self._buffers.note("output label frequency", shared.frequency)
-        if self.config.loss == "bce" and not self.table.bias.any() and not self.table.last_step.any():
+        untrained = start_biases and self._biased and not self.table.bias.any() and not self.table.last_step.any()
+        if self.config.loss == "bce" and untrained:
             likely = np.clip(shared.frequency, shared.floor, 1 - shared.floor)
             self.table.bias[:] = np.log(likely) - np.log1p(-likely)
 
@@ -211,43 +250,126 @@ class OutputLayer:
             The configuration needs the labels' frequencies or weights, and they were not set.
         """
         n = len(batch)
-        shared = self._shared.ids(batch.labels, iteration)
-        own, certain = self._own_pairs(batch, signal, shared, iteration, threads)
-        labels = Runs(batch.labels, batch.label_ptr[:-1], batch.label_ptr[1:])
-        places = self._buffers.array("output label places", batch.labels.shape, dtypes.INDEX)
-        label_places(shared, batch.label_ptr, batch.labels, places)
-        if certain is None:
-            certain = labels._replace(flat=places)
-        softmax = self.config.loss == "softmax"
-        offsets = self._shared.offsets(shared, n) if softmax else NOTHING
-        stands_for = self._shared.weights(shared, n) if self.config.label_smoothing or not softmax else None
-        self._buffers.note("output corrections", self._shared.corrections)
-        groups = self._pairs.group(own, threads)
-        logits = self._pairs.logits(groups, own, signal, threads, rule)
-        common = self._buffers.array("output shared logits", (n, len(shared)), dtypes.VALUE)
-        shared_logits(self.table, shared, offsets, signal.dense, common, threads, rule.owed)
-        if len(offsets):
-            remove_offsets(common, offsets, certain.begin, certain.end, certain.flat, threads)
-        sets = (common, len(shared), logits, own.begin, own.end, batch.label_ptr, places, self._targets(batch))
-        options = {"smoothing": self.config.label_smoothing, "weight": stands_for, "certain": certain}
-        loss, precision = self._losses(batch, sets, options, threads)
-        self._active = (groups, logits, shared, common)
-        active = len(shared) + int(own.lengths.sum()) / n
-        return OutputStats(loss, precision, active)
+        active = self.activate(batch, signal, iteration, threads)
+        common = self._buffers.array("output shared logits", (n, len(active.shared)), dtypes.VALUE)
+        groups = self.group(active, threads)
+        own = self.logits(active, groups, signal, common, rule, threads)
+        loss, precision = self._losses(batch, active, common, own, threads)
+        self._active = (groups, own, active.shared, common)
+        return OutputStats(loss, precision, len(active.shared) + int(active.own.lengths.sum()) / n)
 
-    def _losses(self, batch, sets, options, threads):
-        """Turn the logits of active sets into their gradients; return the points' mean loss and share of hits.
+    def _losses(self, batch, active, common, own, threads):
+        """Turn the logits into their gradients; return the points' mean loss and share of hits.
 
-        Points without labels do not count. `sets` and `options` are what the kernels in `losses` take.
+        Points without labels do not count.
         """
         loss, hit = self._buffers.array("output losses", (2, len(batch)), dtypes.VALUE)
         labelled = max(1, int(np.count_nonzero(np.diff(batch.label_ptr))))
-        cross_entropy = softmax_cross_entropy if self.config.loss == "softmax" else logistic_cross_entropy
-        cross_entropy(*sets, 1.0 / labelled, loss, hit, threads, **options)
+        self.cross_entropy(batch, active, common, own, 1.0 / labelled, loss, hit, threads)
         return float(loss.sum(dtype=np.float64)) / labelled, float(hit.sum()) / labelled
 
-    def _targets(self, batch):
-        """What each label of the batch is multiplied by in its sample's loss."""
+    def activate(self, batch: Batch, signal: Signal, iteration: int, threads: int) -> ActiveSet:
+        """Choose the neurons that a batch computes: the first part of ``forward``, whose parameters these are.
+
+        What is returned is valid until the next call.
+        """
+        shared = self._shared.ids(batch.labels, iteration)
+        own, certain = self._own_pairs(batch, signal, shared, iteration, threads)
+        places = self._buffers.array("output label places", batch.labels.shape, dtypes.INDEX)
+        label_places(shared, batch.label_ptr, batch.labels, places)
+        if certain is None:
+            certain = Runs(places, batch.label_ptr[:-1], batch.label_ptr[1:])
+        return ActiveSet(shared, own, certain, places)
+
+    def group(self, active: ActiveSet, threads: int) -> PairGroups | TouchedRows:
+        """Group the neurons that samples compute on their own by row, until the next call."""
+        return self._pairs.group(active.own, threads)
+
+    def logits(
+        self,
+        active: ActiveSet,
+        groups: PairGroups | TouchedRows,
+        signal: Signal,
+        common: np.ndarray,
+        rule: StepRule | None,
+        threads: int,
+    ) -> np.ndarray:
+        """Compute the active neurons' logits, those that a softmax reads with the logQ correction.
+
+        Parameters
+        ----------
+        active : ActiveSet
+        groups : PairGroups or TouchedRows
+            Of ``group``.
+        signal : Signal
+        common : float32 array [samples, shared]
+            Written: the logits of the neurons that all samples share.
+        rule : StepRule or None
+            As of ``forward``; None where no row owes anything.
+        threads : int
+
+        Returns
+        -------
+        float32 array, parallel to ``active.own.flat``
+            The logits of those that samples compute on their own; valid until the next call.
+        """
+        own = self._pairs.logits(groups, active.own, signal, threads, rule)
+        offsets = NOTHING
+        if self.config.loss == "softmax":
+            offsets = self._shared.offsets(active.shared, len(common))
+            self._buffers.note("output corrections", self._shared.corrections)
+        owed = None if rule is None else rule.owed
+        shared_logits(self.table, active.shared, offsets, signal.dense, common, threads, owed)
+        if len(offsets):
+            certain = active.certain
+            remove_offsets(common, offsets, certain.begin, certain.end, certain.flat, threads)
+        return own
+
+    def cross_entropy(
+        self,
+        batch: Batch,
+        active: ActiveSet,
+        common: np.ndarray,
+        own: np.ndarray,
+        scale: float,
+        loss: np.ndarray,
+        hit: np.ndarray,
+        threads: int,
+    ) -> None:
+        """Turn logits into samples' losses and, in place, into the gradients with respect to them.
+
+        Parameters
+        ----------
+        batch : Batch
+        active : ActiveSet
+        common, own : float32 arrays
+            What ``logits`` wrote and returned; overwritten.
+        scale : float
+            The gradients' factor.
+        loss, hit : float32 arrays [samples]
+            Written: the losses in nats, and 1 where the highest active logit is a label's, else 0.
+        threads : int
+        """
+        cross_entropy = softmax_cross_entropy if self.config.loss == "softmax" else logistic_cross_entropy
+        sets, options = self._active_sets(batch, active, common, own)
+        cross_entropy(*sets, scale, loss, hit, threads, **options)
+
+    def _active_sets(self, batch, active, common, own):
+        """The logits, the labels among them and their targets, as the kernels in `losses` take them; and options."""
+        stands_for = None
+        if self.config.label_smoothing or self.config.loss != "softmax":
+            stands_for = self._shared.weights(active.shared, len(common))
+            self._buffers.note("output corrections", self._shared.corrections)
+        runs = active.own.begin, active.own.end, batch.label_ptr, active.places
+        options = {"smoothing": self.config.label_smoothing, "weight": stands_for, "certain": active.certain}
+        return (common, len(active.shared), own, *runs, self.targets(batch)), options
+
+    def candidate_weights(self, active: ActiveSet, n: int) -> np.ndarray:
+        """Return how many neurons each shared one stands for in a batch of n points; empty if nothing is corrected."""
+        return self._shared.weights(active.shared, n)
+
+    def targets(self, batch: Batch) -> np.ndarray:
+        """Return what each label of the batch is multiplied by in its sample's loss, a float32 array [labels]."""
         if self._label_weights is None and self.config.label_weights != "none":
             raise RuntimeError("label weights by propensity need set_label_weights() before training")
         if self._label_weights is None:
@@ -280,7 +402,20 @@ class OutputLayer:
         threads : int
         """
         assert self._active is not None, "step comes after forward"
-        groups, own, shared, common = self._active
+        self.step_by(*self._active, signal, gradient, rule, threads)
+
+    def step_by(
+        self,
+        groups: PairGroups | TouchedRows,
+        own: np.ndarray,
+        shared: np.ndarray,
+        common: np.ndarray,
+        signal: Signal,
+        gradient: SampleGradient,
+        rule: StepRule,
+        threads: int,
+    ) -> None:
+        """Do what ``step`` does for a batch of which these are the active neurons and their logits' gradients."""
         self._pairs.step(groups, own, signal, gradient, rule, threads)
         shared_step(self.table, shared, common, signal.dense, gradient, rule, threads)
 

@@ -48,7 +48,7 @@ def predict(network, X, k, exclude, allowed, mode, candidates):
         raise ValueError(f"candidates must be 1 or more, got {candidates}")
     if k < 1:
         raise ValueError(f"k must be 1 or more, got {k}")
-    index = None if mode == "exact" else network.search_index(mode)
+    index, table = None if mode == "exact" else network.search_index(mode), network.output.table
     network.settle()
     single = (X.ndim if hasattr(X, "ndim") else np.ndim(X)) == 1
     if single and not issparse(X):
@@ -66,7 +66,8 @@ def predict(network, X, k, exclude, allowed, mode, candidates):
     needs_blas = batch is None or index is not None or len(network.hidden) > 1
     with one_blas_thread() if needs_blas else nullcontext():
         for block, hidden in _hidden_blocks(network, X, batch, n):
-            _best(network, index, mode, hidden, exclusions, allowed, block, candidates, ids[block], scores[block])
+            among_these = exclusions, allowed, block, candidates
+            best(table, index, mode, hidden, *among_these, ids[block], scores[block], network.threads)
     return (ids[0], scores[0]) if single else (ids, scores)
 
 
@@ -102,49 +103,63 @@ def build_index(network, mode, X, dims, coverage, lsh) -> SketchIndex | HashInde
     return SketchIndex(table, layer_inputs(network, X)[-1].dense, dims=dims, coverage=coverage, **options)
 
 
-def _best(network, index, mode, hidden, exclusions, allowed, block, candidates, ids, scores):
-    """Find the best labels of the points of a block in the way that the mode says."""
-    table, threads = network.output.table, network.threads
+def best(table, index, mode, hidden, exclusions, allowed, block, candidates, ids, scores, threads):
+    """Find the best rows of a table for some consecutive hidden vectors.
+
+    Parameters
+    ----------
+    table : RowTable
+        Its rows owe nothing.
+    index : SketchIndex or HashIndex or None
+        What the mode searches.
+    mode, candidates
+        As of ``Network.predict``.
+    hidden : float32 array [points of the block, padded_dim]
+    exclusions : Exclusions
+    allowed : Allowed or None
+    block : slice
+        Which points of `exclusions` and `allowed` these are.
+    ids, scores : int32, float32 arrays [points of the block, k]
+        Written.
+    threads : int
+    """
     if mode == "lsh-votes":
-        _search(_by_votes, index, network, hidden, exclusions, allowed, block, candidates, ids, scores)
+        _search(_by_votes, index, table, hidden, exclusions, allowed, block, candidates, ids, scores, threads)
     elif index is None and allowed is None:
         exact_topk(table, hidden, *exclusions.of(block), ids, scores, threads)
-    elif allowed is not None and (
-        index is None or allowed.most(block) <= max(candidates or 0, network.n_labels // WIDEN)
-    ):
+    elif allowed is not None and (index is None or allowed.most(block) <= max(candidates or 0, table.n_rows // WIDEN)):
         allowed.topk(table, hidden, exclusions, block, ids, scores, threads)
     else:
-        _search(_by_scores, index, network, hidden, exclusions, allowed, block, candidates, ids, scores)
+        _search(_by_scores, index, table, hidden, exclusions, allowed, block, candidates, ids, scores, threads)
 
 
-def _search(choose, index, network, hidden, exclusions, allowed, block, candidates, ids, scores):
+def _search(choose, index, table, hidden, exclusions, allowed, block, candidates, ids, scores, threads):
     """Choose among what an index proposes and, if not all labels are, is allowed."""
     wanted = max(candidates or index.default_candidates, ids.shape[1])
     if allowed is not None:
-        wanted = min(WIDEN, -(-network.n_labels // max(1, allowed.most(block)))) * wanted
+        wanted = min(WIDEN, -(-table.n_rows // max(1, allowed.most(block)))) * wanted
     for first in range(0, len(hidden), BLOCK):
         some = slice(first, min(first + BLOCK, len(hidden)))
         part = slice(block.start + some.start, block.start + some.stop)
-        found, counts = index.propose(hidden[some], exclusions.of(part), wanted, network.threads)
+        found, counts = index.propose(hidden[some], exclusions.of(part), wanted, threads)
         if allowed is not None:
             found, counts = allowed.filter(found, counts, part)
-        choose(index, network, hidden[some], exclusions, part, found, counts, ids[some], scores[some])
+        choose(index, table, hidden[some], exclusions, part, found, counts, ids[some], scores[some], threads)
 
 
-def _by_scores(index, network, hidden, exclusions, part, found, counts, ids, scores):
-    table, excluded = network.output.table, exclusions.of(part)
-    candidates_topk(table, hidden, found, counts, *excluded, ids, scores, network.threads)
+def _by_scores(index, table, hidden, exclusions, part, found, counts, ids, scores, threads):
+    candidates_topk(table, hidden, found, counts, *exclusions.of(part), ids, scores, threads)
 
 
-def _by_votes(index, network, hidden, exclusions, part, found, counts, ids, scores):
+def _by_votes(index, table, hidden, exclusions, part, found, counts, ids, scores, threads):
     banned = exclusions.rows(part)
     if banned is not None:
-        found, counts = compact(found, counts, ~among(found, banned, network.n_labels))
+        found, counts = compact(found, counts, ~among(found, banned, table.n_rows))
     # Those that most tables found come first already.
     k = min(ids.shape[1], found.shape[1])
     there = np.arange(k) < counts[:, np.newaxis]
-    found = np.where(there, found[:, :k], network.n_labels)
-    votes = np.where(there, index.votes(hidden, np.where(there, found, 0), network.threads), -np.inf)
+    found = np.where(there, found[:, :k], table.n_rows)
+    votes = np.where(there, index.votes(hidden, np.where(there, found, 0), threads), -np.inf)
     order = np.lexsort((found, -votes), axis=1)
     ids.fill(-1)
     scores.fill(-np.inf)

@@ -8,6 +8,7 @@ biases as training left them: ``b_layer_i`` has those that it began with.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import zipfile
@@ -17,7 +18,8 @@ import numpy as np
 
 from slide.config import HiddenConfig, NetworkConfig, OptimizerConfig, OutputConfig
 from slide.data.dataset import DataError
-from slide.data.npz import DAMAGE
+from slide.data.npz import DAMAGE, open_array, rewound
+from slide.folders import open_regular
 from slide.kernels import dtypes
 from slide.layers import InputLayer
 from slide.network import Network
@@ -71,15 +73,16 @@ def load_weights(
         training = reference.config.training
         step = training.epochs * (reference.train_points // training.batch_size)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            # Every header is held against the bytes that are there before a network is made of them.
             sizes = _sizes(path, archive)
-        with np.load(path, allow_pickle=False) as arrays:
+            _check_arrays(path, archive, sizes, moments)
             if reference is not None:
                 _check_fit(path, sizes, reference)
             config = _network_config(sizes) if reference is None else reference.config.network
             network = Network(sizes[0], sizes[-1], config, threads=threads, trainable=moments)
             for i, layer in enumerate((*network.hidden, network.output)):
-                _take(path, arrays, i, layer, (sizes[i + 1], sizes[i]), step if moments else None)
+                _take(path, archive, i, layer, (sizes[i + 1], sizes[i]), step if moments else None)
     except DataError:
         raise
     except FileNotFoundError:
@@ -105,11 +108,9 @@ def _sizes(path, archive):
         name = f"w_layer_{i}"
         if f"{name}.npy" not in names:
             raise DataError(f"{path}: there is no array {name}, but {n_layers} of that kind; expected no gaps")
-        with archive.open(f"{name}.npy") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-        if len(shape) != 2 or dtype.kind != "f" or 0 in shape:
+        file, shape, dtype = open_array(path, archive, name, "f", 2)
+        file.close()
+        if 0 in shape:
             raise DataError(
                 f"{path}: {name} has shape {list(shape)} and dtype {dtype}; expected float32 numbers, neurons x inputs"
             )
@@ -142,35 +143,45 @@ def _network_config(sizes):
     )
 
 
-def _take(path, arrays, i, layer, shape, step):
+def _take(path, archive, i, layer, shape, step):
     """Copy the arrays of one layer; without a step leave the moments."""
     state = layer.state()
     # Rows are neurons, but for a first layer that computes all of them: there they are features.
     turned = isinstance(layer, InputLayer)
 
     def table(name):
-        array = _array(path, arrays, name, shape)
+        array = _array(path, archive, name, shape)
         return array.T if turned else array
 
     state["weights"][...] = table(f"w_layer_{i}")
-    state["bias"][...] = _array(path, arrays, f"b_layer_{i}", shape[:1])
+    state["bias"][...] = _array(path, archive, f"b_layer_{i}", shape[:1])
     if step is not None:
         state["m"][...] = -table(f"am_layer_{i}")
-        state["v"][...] = table(f"av_layer_{i}")
+        squares = table(f"av_layer_{i}")
+        if (squares < 0).any():
+            raise DataError(f"{path}: av_layer_{i} has negative values, and is made of squares")
+        state["v"][...] = squares
         # Adam has moved every row at every step.
         state["last_step"][...] = step
 
 
-def _array(path, arrays, name, shape):
+def _check_arrays(path, archive, sizes, moments):
+    """Refuse an archive that lacks an array, or has one of another shape."""
+    for i, (below, above) in enumerate(itertools.pairwise(sizes)):
+        for letter in ("w", "b", *(("am", "av") if moments else ())):
+            name, shape = f"{letter}_layer_{i}", (above,) if letter == "b" else (above, below)
+            file, found, dtype = open_array(path, archive, name, "f", len(shape))
+            file.close()
+            if found != shape:
+                raise DataError(
+                    f"{path}: {name} has shape {list(found)} and dtype {dtype}; expected {list(shape)} float32 numbers"
+                )
+
+
+def _array(path, archive, name, shape):
     """An array of the archive, checked."""
-    if name not in arrays.files:
-        raise DataError(f"{path}: there is no array {name}; the archive was not saved completely, or is another one")
-    array = arrays[name]
-    if array.dtype.kind != "f" or array.shape != shape:
-        raise DataError(
-            f"{path}: {name} has shape {list(array.shape)} and dtype {array.dtype}; expected {list(shape)} float32 "
-            "numbers"
-        )
+    with open_array(path, archive, name, "f", len(shape))[0] as file:
+        array = np.lib.format.read_array(rewound(file), allow_pickle=False)
     # The sum is finite if all are, and needs no array of its own.
     with np.errstate(invalid="ignore", over="ignore"):
         if not np.isfinite(array.sum(dtype=np.float64)):

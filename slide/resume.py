@@ -28,12 +28,15 @@ import numpy as np
 
 from slide import checkpoint
 from slide.checkpoint import CheckpointError
+from slide.checks import shown
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
 from slide.data.dataset import DataError
-from slide.folders import new_folder, remove_folder, remove_unfinished, write_file
+from slide.faults import NumericalFault, check_network
+from slide.folders import new_folder, open_regular, remove_folder, remove_unfinished, write_file
 from slide.info import __version__
 from slide.kernels import dtypes
 from slide.network import Network
+from slide.plain import read_count
 from slide.run_state import RunState
 from slide.settings import differences, from_dict, to_dict
 
@@ -75,7 +78,8 @@ class Checkpoints:
 
     Notes
     -----
-    A checkpoint that cannot be written, such as to a full disk, is logged as a warning, and training goes on.
+    A checkpoint that cannot be written, such as to a full disk, is logged as a warning, and training goes on. A network
+    that is not finite ends the run instead, before anything is written: the checkpoints that there are stay.
     """
 
     def __init__(self, folder: str | os.PathLike, *, every: int | None = None, keep: int = 2):
@@ -86,6 +90,11 @@ class Checkpoints:
         self.every = every
         self.keep = keep
         self.latest: Path | None = None
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint that there is."""
+        names = names_in(self.folder) if self.folder.is_dir() else []
+        return self.folder / names[-1] if names else None
 
     def begin(self, resume: SavedRun | None = None) -> None:
         """Make sure that the folder is this run's, and clear away what a killed process left in it.
@@ -144,11 +153,18 @@ class Checkpoints:
     def _write(self, network, state, facts, name):
         path = self.folder / name
         try:
+            check_network(network)
+        except NumericalFault as fault:
+            good = self.newest()
+            last = "" if good is None else f". The last good one is {good}"
+            raise fault.told(f"checkpoint {path} was not written: ", last) from None
+        try:
             with new_folder(path) as folder:
                 self._fill(folder, network, state, facts)
         except OSError as error:
             # A full disk must not cost the run that the checkpoint was to protect.
-            log.warning("checkpoint %s could not be written, training goes on without it: %s", path, error)
+            why = error.strerror or error
+            log.warning("checkpoint %s could not be written, training goes on without it: %s", path, why)
             return
         self._written(path, state)
 
@@ -187,6 +203,10 @@ class SavedRun:
         Of the checkpoint.
     training : TrainingConfig
     network : NetworkConfig
+    batch : int
+        The last that was trained on.
+    shares : int or None
+        Into how many shares a run on several ranks cut its points; None for one of one process.
 
     Raises
     ------
@@ -200,7 +220,8 @@ class SavedRun:
         self.path = newest(path)
         manifest = self.path / MANIFEST
         try:
-            self._values = json.loads(manifest.read_bytes())
+            with open_regular(manifest) as file:
+                self._values = json.loads(file.read())
         except FileNotFoundError:
             raise CheckpointError(
                 f"{path} is no checkpoint of a run and has none: there is no {MANIFEST}. A network that was saved "
@@ -213,25 +234,17 @@ class SavedRun:
             raise CheckpointError(f"{manifest}: not a {FORMAT} file")
         if self._values.get("version") != VERSION:
             raise CheckpointError(
-                f"{manifest}: format version {self._values.get('version')!r}, this slide {__version__} reads version "
-                f"{VERSION}"
+                f"{manifest}: format version {shown(self._values.get('version'))}, this slide {__version__} reads "
+                f"version {VERSION}"
             )
         about = checkpoint.describe(self.path)
         try:
             self.training = from_dict(TrainingConfig, self._values["training"])
             self.network = from_dict(NetworkConfig, about["config"])
-        except (KeyError, ConfigError) as error:
+            self.batch = read_count(self._values["state"]["progress"], "batch")
+            self.shares = read_count({"shares": None} | self._values, "shares", optional=True)
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{manifest}: {error}") from None
-
-    @property
-    def shares(self) -> int | None:
-        """Into how many shares a run on several ranks cut its points; None for one of one process."""
-        return self._values.get("shares")
-
-    @property
-    def batch(self) -> int:
-        """The last that was trained on."""
-        return int(self._values["state"]["progress"]["batch"])
 
     def check_config(self, network: NetworkConfig, training: TrainingConfig | None) -> None:
         """Refuse settings other than the run's.
@@ -323,6 +336,7 @@ class SavedRun:
                     if name != "feature_weights":
                         best[name] = np.empty(view.shape, dtypes.VALUE)
                         checkpoint.read_into(best[name], files, f"best.{name}", network)
+                        checkpoint.check_finite(files.name(f"best.{name}"), best[name])
             state.restore(self._values["state"], best)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):

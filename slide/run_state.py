@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from slide.data.dataset import is_mapped
 from slide.data.folder import describe
+from slide.plain import read_count, read_figure, read_figures, read_flag
 from slide.stopping import BestEpoch
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class RunState:
         Whether an epoch has begun that is not in the history yet.
     batches, of_epoch : int
         Of that epoch: done, and in all.
+    skipped : int
+        Of those that are done, left out for a numerical fault.
     totals : float64 array [3]
         Sums of these batches' loss, precision and active neurons.
     began : float
@@ -47,6 +50,7 @@ class RunState:
     of_epoch: int
     under_way: bool = False
     batches: int = 0
+    skipped: int = 0
     totals: np.ndarray = field(default_factory=lambda: np.zeros(3))
     began: float = 0.0
 
@@ -60,7 +64,7 @@ class RunState:
         """Begin the next epoch, unless one is under way."""
         if not self.under_way:
             self.progress.epoch += 1
-            self.under_way, self.batches, self.totals[:] = True, 0, 0.0
+            self.under_way, self.batches, self.skipped, self.totals[:] = True, 0, 0, 0.0
             self.began = self.progress.seconds
 
     def to_dict(self) -> dict:
@@ -72,7 +76,7 @@ class RunState:
         progress = dataclasses.asdict(self.progress)
         # The last of the history's epochs.
         del progress["finished"]
-        own = {name: getattr(self, name) for name in ("under_way", "batches", "began")}
+        own = {name: getattr(self, name) for name in ("under_way", "batches", "skipped", "began")}
         return {
             **own,
             "totals": self.totals.tolist(),
@@ -97,16 +101,45 @@ class RunState:
         """
         from slide.training import Epoch
 
-        epochs = [Epoch(**epoch) for epoch in values["history"]["epochs"]]
-        history = {**values["history"], "epochs": epochs, "error": None, "bytes_per_batch": {}}
-        progress = {**values["progress"], "finished": epochs[-1] if epochs else None}
-        for target, fields in ((self.progress, progress), (self.history, history)):
-            for f in dataclasses.fields(target):
-                setattr(target, f.name, fields[f.name])
+        planned = self.progress.batches
+        epochs = [Epoch(**_read(Epoch, epoch)) for epoch in values["history"]["epochs"]]
+        # Runs from before batches could be left out do not say that none was.
+        none = {"skipped": 0, "skipped_in_a_row": 0}
+        last = epochs[-1] if epochs else None
+        history = _read(
+            type(self.history), none | values["history"], epochs=epochs, error=None, bytes_per_batch={}
+        )
+        progress = _read(type(self.progress), none | values["progress"], finished=last)
+        under_way, batches = read_flag(values, "under_way"), read_count(values, "batches", self.of_epoch)
+        totals = [read_figure({"totals": total}, "totals") for total in values["totals"]]
+        if len(totals) != len(self.totals):
+            raise ValueError(f"totals must be {len(self.totals)} numbers, got {len(totals)}")
+        began = read_figure(values, "began")
+        over = progress["epoch"] - under_way
+        done = over * self.of_epoch + batches if under_way else min(over * self.of_epoch, planned)
+        if len(epochs) != over or progress["batch"] != done or progress["batches"] != planned or done > planned:
+            raise ValueError(
+                f"epoch {progress['epoch']}, batch {progress['batch']} of {progress['batches']} and {len(epochs)} "
+                f"epochs that are over do not belong together, or not to this run of {planned} batches"
+            )
         self.best.restore(values["best"], best_weights)
-        self.under_way, self.batches = bool(values["under_way"]), int(values["batches"])
-        self.totals[:] = values["totals"]
-        self.began = float(values["began"])
+        for target, fields in ((self.progress, progress), (self.history, history)):
+            for name, value in fields.items():
+                setattr(target, name, value)
+        self.under_way, self.batches, self.began = under_way, batches, began
+        self.skipped = read_count(none | values, "skipped", batches)
+        self.totals[:] = totals
+
+
+def _read(kind, values, **given):
+    """The fields of a dataclass of figures out of plain values, those that are given aside."""
+    fields = dict(given)
+    for f in dataclasses.fields(kind):
+        if f.name not in given:
+            reader = {"int": read_count, "float": read_figure, "bool": read_flag, "dict[str, float]": read_figures}
+            optional = {"optional": True} if f.type == "int | None" else {}
+            fields[f.name] = reader.get(f.type, read_count)(values, f.name, **optional)
+    return fields
 
 
 def fingerprint(data: Dataset) -> dict:

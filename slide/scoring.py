@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import psutil
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
 from slide.blas import one_blas_thread
+from slide.footprint import available
 from slide.kernels import dtypes
 from slide.kernels.dense import shared_logits
 from slide.kernels.search import exact_topk
@@ -52,7 +52,7 @@ def all_logits(network: Network, X: csr_matrix, outputs: np.ndarray) -> np.ndarr
     """
     shape = (X.shape[0], len(outputs))
     needed = 4 * shape[0] * shape[1]
-    if needed > psutil.virtual_memory().available:
+    if needed > available()[0]:
         raise MemoryError(
             f"scores of {shape[0]:,} points for {shape[1]:,} labels each take {needed / 1e9:.1f} GB, more than there "
             "is; score fewer points at a time, or ask predict_topk for the best labels, which needs little memory"

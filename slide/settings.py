@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from slide.checks import ConfigError
+from slide.checks import ConfigError, shown
 
 
 def to_dict(config):
@@ -46,19 +46,19 @@ def from_dict(kind, values, *, where=""):
 def _changed(config, values, where):
     """Return the configuration with the fields that `values` has, in nested dictionaries, changed."""
     if not isinstance(values, dict):
-        raise ConfigError(f"[{where}] must be a section, got {values!r}")
+        raise ConfigError(f"[{where}] must be a section, got {shown(values)}")
     names = [f.name for f in dataclasses.fields(config)]
     changes = {}
     for name, value in values.items():
         path = f"{where}.{name}" if where else name
         if name not in names:
-            raise ConfigError(f"unknown setting {path!r}; {where or 'the file'} may have: {', '.join(names)}")
+            raise ConfigError(f"unknown setting {shown(path)}; {where or 'the file'} may have: {', '.join(names)}")
         now = getattr(config, name)
         if dataclasses.is_dataclass(now):
             value = _changed(now, value, path)
         elif isinstance(now, tuple):
             if not isinstance(value, list):
-                raise ConfigError(f"[[{path}]] must be a list of sections, got {value!r}")
+                raise ConfigError(f"[[{path}]] must be a list of sections, got {shown(value)}")
             value = tuple(from_dict(type(now[0]), item, where=f"{path}[{i}]") for i, item in enumerate(value))
         changes[name] = value
     try:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from slide import checkpoint
 from slide.checkpoint import CheckpointError
-from slide.folders import write_file
+from slide.folders import open_regular, write_file
 from slide.kernels.bfloat16 import BFloat16View
 
 FORMAT = "slide-shards"
@@ -160,7 +160,8 @@ class ShardedFolder:
         self.manifest = path / checkpoint.MANIFEST
         where = path / MANIFEST
         try:
-            values = json.loads(where.read_bytes())
+            with open_regular(where) as file:
+                values = json.loads(file.read())
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{where}: {error}") from None
         if not isinstance(values, dict) or (values.get("format"), values.get("version")) != (FORMAT, VERSION):
@@ -195,7 +196,8 @@ class ShardedFolder:
         ----------
         name : str
         """
-        return sum(share.size() for share in self._shares.get(name, ()))
+        # Each file once, however often a manifest lists it.
+        return sum({share.file: share.size() for share in self._shares.get(name, ())}.values())
 
     def read(self, name: str, shape: tuple, dtype: np.dtype) -> np.ndarray:
         """Return a whole array.
@@ -266,14 +268,14 @@ class _Share:
             # A manifest that came from elsewhere reads nothing outside its folder.
             if not isinstance(name, str) or os.path.basename(name) != name:
                 raise ValueError(f"{name!r} is no file's name")
-        self._file, self._folder = folder / entry["file"], folder
+        self.file, self._folder = folder / entry["file"], folder
         self._rows = entry["rows"] if isinstance(entry["rows"], str) else range(*entry["rows"])
         self._block, self._sums = int(entry["block"]), list(entry["crc32"])
         if self._block < 1:
             raise ValueError(f"blocks of {self._block} rows")
 
     def size(self):
-        return self._file.stat().st_size if self._file.is_file() else 0
+        return self.file.stat().st_size if self.file.is_file() else 0
 
     def blocks(self, shape, dtype, finder):
         array, rows = self._open(shape, dtype)
@@ -285,24 +287,26 @@ class _Share:
             values = np.asarray(array[block])
             if zlib.crc32(np.ascontiguousarray(values)) != expected:
                 raise CheckpointError(
-                    f"{self._file}: rows {block.start:,} to {block.stop:,} are not what was written; the disk or the "
+                    f"{self.file}: rows {block.start:,} to {block.stop:,} are not what was written; the disk or the "
                     "copy is damaged: take an older checkpoint"
                 )
             yield _as_slice(places), values if mine is None else values[mine]
 
     def _open(self, shape, dtype):
-        array = self._array(self._file)
+        array = self._array(self.file)
         rows = self._rows
         if isinstance(rows, str):
             numbers = self._array(self._folder / rows)
             rows = np.asarray(checkpoint.checked(self._folder / rows, numbers, (len(array),), np.dtype(np.int64)))
-        checkpoint.checked(self._file, array, (len(rows), *shape[1:]), np.dtype(dtype))
+        checkpoint.checked(self.file, array, (len(rows), *shape[1:]), np.dtype(dtype))
         if len(self._sums) != -(-len(rows) // self._block):
-            raise CheckpointError(f"{self._file}: {len(self._sums)} sums for {len(rows):,} rows in {MANIFEST}")
+            raise CheckpointError(f"{self.file}: {len(self._sums)} sums for {len(rows):,} rows in {MANIFEST}")
         return array, rows
 
     def _array(self, file):
         try:
+            # A pipe of that name would be waited for.
+            open_regular(file).close()
             return np.lib.format.open_memmap(file, mode="r")
         except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
             raise CheckpointError(f"{file}: {error}; the network was not saved completely or is damaged") from None

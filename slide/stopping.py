@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slide.config import ConfigError, TrainingConfig
+from slide.plain import read_count, read_figures
 
 if TYPE_CHECKING:
     from slide.network import Network
@@ -80,8 +81,16 @@ class BestEpoch:
         position : dict
             What ``position`` returned.
         weights : dict of array or None
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Something is missing or is not what it should be.
         """
-        self.epoch, self.quality, self._step = position["epoch"], position["quality"], position["step"]
+        epoch, quality = read_count(position, "epoch", optional=True), read_figures(position, "quality")
+        if epoch is not None and self.config.monitor not in quality:
+            raise ValueError(f"quality must have {self.config.monitor}, by which epoch {epoch} was best")
+        self.epoch, self.quality, self._step = epoch, quality, read_count(position, "step")
         self.weights = weights
 
     def put_back(self, network: Network) -> None:

@@ -9,10 +9,12 @@ from dataclasses import replace
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
+from slide.access import runs
 from slide.callbacks import Callback, Callbacks, Run
 from slide.config import ConfigError, TrainingConfig
 from slide.data.batches import Batch
 from slide.data.dataset import DataError, Dataset
+from slide.faults import Tolerance
 from slide.feed import fitting
 from slide.kernels import dtypes
 from slide.learning_rate import lr_factor
@@ -22,6 +24,7 @@ RECOUNT = 1.1
 """How many times as many points as at the last count of the labels make the next one due."""
 
 
+@runs
 def fit_stream(
     network,
     blocks: Iterable[tuple[csr_matrix, csr_matrix]],
@@ -41,7 +44,7 @@ def fit_stream(
         ``config.batch_size``: the weights do not depend on where one block ends and the next begins. Neighbours in the
         stream share a batch, so it should be in random order.
     config : TrainingConfig, optional
-        Of it `batch_size`, `max_batches`, `schedule`, `warmup` and `final_lr` count. The schedule goes over
+        Of it `batch_size`, `max_batches`, `schedule`, `warmup`, `final_lr` and `on_fault` count. The schedule goes over
         `max_batches`; without them nobody knows how long the run will be, and the learning rate stays as it is after
         the warm-up.
     label_frequency : float array [n_labels], optional
@@ -65,8 +68,10 @@ def fit_stream(
     DataError
         A block cannot be used: the message has its number, counted from 1. What the batches before it have taught
         stays, and training can go on with another stream. Also if the stream has no points.
-    FloatingPointError
-        The loss became NaN or infinite.
+    NumericalFault
+        Something became NaN or infinite, or soon would have; a FloatingPointError. See ``config.on_fault``.
+    RuntimeError
+        As for ``fit``.
     ValueError
         `label_frequency` or `label_weights` are not as they should be.
     TypeError
@@ -96,6 +101,7 @@ def fit_stream(
     limit = config.max_batches or 0
     progress, history, totals = Progress(epoch=1, batches=limit), History(), np.zeros(3)
     rehashed_before = network.rehash_seconds
+    tolerance = Tolerance(config.on_fault, progress)
     with callbacks.following(Run(network, config, 0, 0, progress), history):
         try:
             for batch in _batches(network, blocks, config.batch_size, progress):
@@ -103,11 +109,12 @@ def fit_stream(
                 frequency.count(batch)
                 # The factor does not depend on a length that is not known.
                 factor = lr_factor(config, progress.batch, limit or progress.batch + 1, 1)
-                stats = network.train_batch(batch, lr_factor=factor)
+                stats = tolerance.train(network, batch, factor)
                 progress.seconds += time.perf_counter() - start
                 progress.rehash_seconds = network.rehash_seconds - rehashed_before
                 progress.lr = network.config.optimizer.lr * factor
-                totals += progress.advance(stats, len(batch))
+                if stats is not None:
+                    totals += progress.advance(stats, len(batch))
                 history.stopped = callbacks.on_batch(progress)
                 if history.stopped or progress.batch == limit:
                     break
@@ -116,9 +123,12 @@ def fit_stream(
         if not progress.batch:
             raise DataError("the stream has no points; an iterator that was used before has none left")
         network.settle()
+        tolerance.check(network)
         history.rehash_seconds = progress.rehash_seconds
         history.batches, history.train_seconds = progress.batch, progress.seconds
-        loss, precision, active = map(float, totals / progress.batch)
+        history.skipped = progress.skipped
+        learnt = progress.batch - progress.skipped
+        loss, precision, active = map(float, totals / learnt if learnt else np.full(3, np.nan))
         history.active_per_sample = active
         progress.finished = Epoch(1, progress.batch, loss, precision, active, progress.seconds, {})
         history.epochs.append(progress.finished)

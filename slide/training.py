@@ -13,9 +13,11 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide import metrics
+from slide.access import runs
 from slide.blas import one_blas_thread
 from slide.callbacks import Callback, Callbacks, Run
 from slide.config import ConfigError, TrainingConfig
+from slide.faults import Tolerance
 from slide.learning_rate import lr_factor
 from slide.resume import Checkpoints, SavedRun, facts_of
 from slide.run_state import RunState
@@ -42,6 +44,8 @@ class Progress:
         Of the whole run; 0 where nobody knows.
     samples : int
         Seen so far, over all epochs.
+    skipped, skipped_in_a_row : int
+        Of the batches those that were left out for a numerical fault, and how many the last ones were.
     loss, precision, active : float
         Running means of the batches' loss, of P@1 among the active neurons, and of active neurons a sample.
     lr : float
@@ -60,6 +64,8 @@ class Progress:
     batch: int = 0
     batches: int = 0
     samples: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
     loss: float = float("nan")
     precision: float = float("nan")
     active: float = float("nan")
@@ -74,12 +80,19 @@ class Progress:
         self.batch += 1
         self.samples += points
         figures = np.array([stats.loss, stats.precision, stats.active])
-        if self.batch == 1:
+        if self.batch - self.skipped == 1:
             running = figures
         else:
             running = SMOOTHING * np.array([self.loss, self.precision, self.active]) + (1 - SMOOTHING) * figures
         self.loss, self.precision, self.active = map(float, running)
         return figures
+
+    def pass_over(self, points: int) -> None:
+        """Count a batch in that was left out."""
+        self.batch += 1
+        self.samples += points
+        self.skipped += 1
+        self.skipped_in_a_row += 1
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ class Epoch:
     epoch : int
     batches : int
     loss, precision, active : float
-        Means over the epoch.
+        Means over the epoch; NaN if every batch was left out.
     seconds : float
         Spent on training.
     quality : dict
@@ -122,6 +135,8 @@ class History:
         Of these, spent on the hash tables of all layers.
     active_per_sample : float
         Mean number of active output neurons.
+    skipped : int
+        Batches that were left out for a numerical fault.
     stopped : bool
         Whether a callback ended the run early.
     out_of_patience : bool
@@ -141,6 +156,7 @@ class History:
     train_seconds: float = 0.0
     rehash_seconds: float = 0.0
     active_per_sample: float = 0.0
+    skipped: int = 0
     stopped: bool = False
     out_of_patience: bool = False
     best_epoch: int | None = None
@@ -159,6 +175,7 @@ class History:
         return self.rehash_seconds / self.train_seconds if self.train_seconds else 0.0
 
 
+@runs
 def fit(
     network,
     X: csr_matrix,
@@ -216,10 +233,15 @@ def fit(
         ``config.monitor`` cannot be measured on this data, or a setting is not that of the run to be resumed.
     DataError
         The data is not finite, has no points, does not fit the network, or is not that of the run to be resumed.
+    MemoryError
+        What training takes besides the network is more than the memory that is available; nothing has begun.
     FileExistsError
         The folder for checkpoints has those of another run.
-    FloatingPointError
-        The loss became NaN or infinite.
+    NumericalFault
+        Something became NaN or infinite, or soon would have; a FloatingPointError. The message names layer and batch,
+        and the newest checkpoint, which is never of a network that is not finite. See ``config.on_fault``.
+    RuntimeError
+        Another thread trains the network or predicts with it; see `slide.access`. Or it is not trainable.
     ValueError
         `label_weights` are not as they should be, or there are too few points to estimate propensities.
     TypeError
@@ -279,12 +301,13 @@ def fit(
         saved.restore(network, state)
         # As the run's first batch did; for a shorter one alone NumPy might round otherwise.
         network.output.expect_batches_of(feed.batch_points)
+    tolerance = Tolerance(config.on_fault, progress, None if checkpoints is None else checkpoints.newest)
     run, callbacks = Run(network, config, n_points, feed.n_measured, progress), feed.heard(callbacks)
     with callbacks.following(run, history):
         while state.unfinished and not history.stopped:
             state.begin_epoch()
             with one_blas_thread():
-                record = _run_epoch(network, feed, config, state, callbacks, checkpoints, facts)
+                record = _run_epoch(network, feed, config, state, tolerance, callbacks, checkpoints, facts)
             quality, interrupted = {}, history.stopped
             due = progress.epoch % config.eval_every == 0 or progress.batch == progress.batches
             if feed.n_measured and due and not history.stopped:
@@ -315,7 +338,7 @@ def known_propensities(Y: csr_matrix) -> np.ndarray | None:
     return metrics.propensities(Y) if Y.shape[0] >= 3 else None
 
 
-def _run_epoch(network, feed, config, state, callbacks, checkpoints, facts):
+def _run_epoch(network, feed, config, state, tolerance, callbacks, checkpoints, facts):
     """Train on what is left of an epoch, or of the run; return the fields of its Epoch but the quality."""
     progress, history = state.progress, state.history
     rehashed_before = network.rehash_seconds - progress.rehash_seconds
@@ -325,12 +348,15 @@ def _run_epoch(network, feed, config, state, callbacks, checkpoints, facts):
         start = time.perf_counter()
         factor = lr_factor(config, progress.batch, progress.batches, state.of_epoch)
         batch = feed.read(rows)
-        stats = network.train_batch(batch, lr_factor=factor)
+        stats = tolerance.train(network, batch, factor)
         progress.seconds += time.perf_counter() - start
         progress.rehash_seconds = network.rehash_seconds - rehashed_before
         progress.lr = network.config.optimizer.lr * factor
         state.batches += 1
-        state.totals += progress.advance(stats, batch.n_points)
+        if stats is None:
+            state.skipped += 1
+        else:
+            state.totals += progress.advance(stats, batch.n_points)
         stopping = callbacks.on_batch(progress)
         if checkpoints is not None:
             checkpoints.batch_done(network, state, facts, stopping=stopping)
@@ -340,13 +366,15 @@ def _run_epoch(network, feed, config, state, callbacks, checkpoints, facts):
     # Whether or not anything evaluates the network here: looking at a run must not change it.
     start = time.perf_counter()
     network.settle()
+    tolerance.check(network)
     progress.seconds += time.perf_counter() - start
     batches, totals = state.batches, state.totals
-    history.active_per_sample += float(totals[2] - batches * history.active_per_sample) / progress.batch
-    history.batches = progress.batch
+    learnt, learnt_in_all = batches - state.skipped, max(1, progress.batch - progress.skipped)
+    history.active_per_sample += float(totals[2] - learnt * history.active_per_sample) / learnt_in_all
+    history.batches, history.skipped = progress.batch, progress.skipped
     history.train_seconds = progress.seconds
     history.rehash_seconds = progress.rehash_seconds
-    loss, precision, active = map(float, totals / batches)
+    loss, precision, active = map(float, totals / learnt if learnt else np.full(3, np.nan))
     return {
         "epoch": progress.epoch,
         "batches": batches,

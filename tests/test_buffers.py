@@ -1,5 +1,7 @@
 """Named buffers: growth, reuse and the report."""
 
+import mmap
+
 import numpy as np
 import pytest
 
@@ -49,7 +51,10 @@ def test_report():
     buffers.array("large", (HUGEPAGE // 8, 2), np.float32)[:] = 1
     buffers.add("other", HugeBuffer(16))
     buffers.add("rows", HugeBuffer(24), shape=(2, 3), dtype=np.float32)
-    buffers.note("NumPy's", np.ones(100_000))
+    # A mapping of its own: what malloc gives may be part of one, of which nobody knows which pages are in memory.
+    mapped = np.frombuffer(mmap.mmap(-1, 800_000))
+    mapped[:] = 1
+    buffers.note("NumPy's", mapped)
     buffers.note("nothing", np.ones(0))
     report = buffers.report()
     assert [tuple(line[what] for what in ("name", "shape", "dtype", "bytes", "advice")) for line in report] == [

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from slide.config import (
     CANDIDATES,
+    FAULTS,
     MONITORS,
     SCHEDULES,
     ConfigError,
@@ -114,6 +115,7 @@ REFUSALS = [
     (TrainingConfig, "monitor", ["P@2", "accuracy", "loss", None], "one of 'P@1', 'P@3', "),
     (TrainingConfig, "min_delta", [-0.1, 1.1, float("nan"), None], "a number from 0 to 1"),
     (TrainingConfig, "keep_best", [0, 1, "yes"], "true or false or left out"),
+    (TrainingConfig, "on_fault", ["ignore", None, True], "one of 'stop', 'skip'"),
     (RunConfig, "network", [None, {}], "a NetworkConfig"),
     (RunConfig, "training", [None, {}], "a TrainingConfig"),
 ]
@@ -281,6 +283,7 @@ RUNS = st.builds(
         monitor=st.sampled_from(MONITORS),
         min_delta=st.floats(0, 1),
         keep_best=st.none() | st.booleans(),
+        on_fault=st.sampled_from(FAULTS),
     ),
 )
 

@@ -8,6 +8,7 @@ import sys
 import warnings
 
 import numpy as np
+import psutil
 import pytest
 from scipy.sparse import coo_array, csr_array, csr_matrix
 from scipy.special import expit
@@ -499,14 +500,12 @@ def test_other_folders_are_refused(tmp_path):
 
 
 def test_scores_that_do_not_fit_are_refused(single, monkeypatch):
-    from slide import scoring
-
     classifier = small().fit(single[0], single[1])
 
     class Memory:
         available = 1000
 
-    monkeypatch.setattr(scoring.psutil, "virtual_memory", lambda: Memory)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory)
     with pytest.raises(MemoryError, match=r"200 points for 30 labels .* ask predict_topk"):
         classifier.predict_proba(single[2])
     classifier.predict_topk(single[2])

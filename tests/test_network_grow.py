@@ -160,7 +160,5 @@ def test_refusals(rng):
     network = trained(make_points(rng), config_of())
     with pytest.raises(ValueError, match=r"has 60 labels already; grow\(\) cannot make it 59"):
         network.grow(N_LABELS - 1)
-    with network._training, pytest.raises(RuntimeError, match="trained by another thread"):
-        network.grow(MORE)
     with pytest.raises(RuntimeError, match="can only predict"):
         Network(N_FEATURES, N_LABELS, trainable=False).grow(MORE)

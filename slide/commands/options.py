@@ -29,6 +29,7 @@ SETTINGS = {
     "warmup": "training.warmup",
     "patience": "training.patience",
     "holdout": "training.holdout",
+    "on_fault": "training.on_fault",
     "lr": "network.optimizer.lr",
     "hidden": "network.hidden",
     "candidates": "network.output.candidates",

@@ -21,6 +21,8 @@ from slide.commands.options import (
     unused_search,
 )
 from slide.console import as_json, log
+from slide.data.files import replacing
+from slide.folders import naming, write_in_place
 from slide.network import Network
 from slide.serving import BATCH, PERCENTILES, SINGLES, timings
 
@@ -106,17 +108,25 @@ def _profile(times, args, network):
         )
     if args.profile_json is not None:
         about = {"model": str(args.model), "k": args.k, "threads": network.threads, "n_labels": network.n_labels}
-        args.profile_json.write_text(as_json({**about, "modes": times}) + "\n", encoding="ascii")
+        text = as_json({**about, "modes": times}) + "\n"
+        write_in_place(args.profile_json, lambda file: file.write(text.encode("ascii")))
 
 
 @contextmanager
 def _output(path):
-    """Standard output for "-", else a file."""
+    """Standard output for "-", else a file, which is there once it is complete."""
     if path == "-":
-        yield sys.stdout
-    else:
-        with open(path, "w", encoding="ascii") as file:
+        with naming(Path("standard output")):
+            yield sys.stdout
+        return
+    target = Path(path).resolve()
+    if target.exists() and not target.is_file():
+        # A pipe or a device.
+        with naming(target), open(target, "w", encoding="ascii") as file:
             yield file
+        return
+    with replacing(target) as temporary, open(temporary, "w", encoding="ascii") as file:
+        yield file
 
 
 def _write_tsv(file, found):

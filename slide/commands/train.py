@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +27,11 @@ from slide.commands.options import (
     share,
 )
 from slide.commands.reference_run import read_reference, reference_data
-from slide.config import CANDIDATES, SCHEDULES, UPDATES, RunConfig
+from slide.config import CANDIDATES, FAULTS, SCHEDULES, UPDATES, RunConfig
 from slide.console import TrainingDisplay, as_json, log, quality_table
 from slide.data import make_extreme
 from slide.data.statistics import column_counts
-from slide.footprint import BatchShape, arithmetic, check_fit, n_parameters, resident
+from slide.footprint import BatchShape, arithmetic, check_fit, resident, training_needs
 from slide.history import HistoryFile, read_history
 from slide.info import peak_rss_bytes
 from slide.interrupts import StopSignals
@@ -140,6 +142,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="X",
         type=float,
         help=f"share of the training points set aside to follow quality on; {HOLDOUT} with --patience",
+    )
+    settings.add_argument(
+        "--on-fault",
+        choices=FAULTS,
+        help="what to do about a batch whose numbers are NaN, infinite or about to overflow: end the run, or leave the "
+        "batch out",
     )
     settings.add_argument(
         "--hidden", metavar="N[,N...]", type=positive_list, help="units of each hidden layer, from the features upward"
@@ -253,7 +261,7 @@ def run(args: argparse.Namespace) -> int:
         log.warning("stopped by %s after %s batches; saving what was learnt", name, f"{history.batches:,}")
     if config.training.needs_validation and history.best_epoch is not None:
         log.info("%s", course(history, config.training))
-    checkpoint.save(network, path, beside=beside(history_file.path, path))
+    _save(network, path, beside(history_file.path, path))
     log.info("saved %r in %s", network, path)
     if history.stopped and checkpoints.latest is not None:
         log.info("the run goes on with the same command and --resume %s", checkpoints.folder)
@@ -347,13 +355,24 @@ def beside(history, path):
         return {}
 
 
+def _save(network, path, beside):
+    """Save what was learnt or, where that fails, save it elsewhere before saying so."""
+    try:
+        checkpoint.save(network, path, beside=beside)
+    except OSError as error:
+        rescue = Path(tempfile.mkdtemp(prefix="slide-rescue.")) / path.name
+        try:
+            checkpoint.save(network, rescue, beside=beside)
+        except OSError:
+            shutil.rmtree(rescue.parent, ignore_errors=True)
+            raise error from None
+        raise OSError(error.errno, f"{error.strerror}. What was learnt is in {rescue}", str(path)) from error
+
+
 def _check_memory(data, config):
     """Refuse a network that is clearly larger than the memory this machine has left."""
     batch = BatchShape.of(data.X, data.Y, config.training.batch_size)
-    needs = Network.bytes_needed(data.n_features, data.n_labels, config.network, batch=batch)
-    if config.training.keeps_best:
-        units = [layer.units for layer in config.network.hidden]
-        needs["copy of the best weights"] = 4 * n_parameters([data.n_features, *units, data.n_labels])
+    needs = training_needs(data.n_features, data.n_labels, config.network, config.training, batch)
     total = resident(needs, config.network.hugepages)
     log.info("the network takes %s", arithmetic(needs, total) if total >= WORTH_A_SUM else f"{total / 2**20:.0f} MiB")
     check_fit(needs, config.network.hugepages)
@@ -391,6 +410,7 @@ def _training_report(network, history, progress, quality, popular, path):
         "peak_rss_bytes": peak_rss_bytes(),
         "bytes_per_batch": history.bytes_per_batch,
         "batches": history.batches,
+        "skipped": history.skipped,
         "epochs": len(history.epochs),
         "loss": history.epochs[-1].loss,
         "stopped": history.stopped,

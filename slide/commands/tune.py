@@ -11,6 +11,7 @@ from slide import tuning
 from slide.commands.inputs import layers_of, queries
 from slide.commands.options import add_command, add_json, add_reading, add_threads, add_top
 from slide.console import as_json, log
+from slide.folders import write_in_place
 from slide.layers import InputLayer
 from slide.network import Network
 from slide.settings import to_dict
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     settings = {"candidates": _with_tables(layer.config.candidates, args.layer), **result.settings()}
     section = tomli_w.dumps({"network": _tuned(network.config, args.layer, settings)})
     if args.toml is not None:
-        args.toml.write_text(section, encoding="utf-8")
+        write_in_place(args.toml, lambda file: file.write(section.encode()))
     if args.json:
         print(as_json({"layer": args.layer, **result.to_dict(), "settings": settings}))
     elif args.toml is None:

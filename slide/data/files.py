@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from slide.data.dataset import DataError
+from slide.data.unpacking import UnpackedFile
+from slide.folders import NotRegular, naming, open_regular
 
 MAGIC = {
     "gzip": b"\x1f\x8b",
@@ -41,11 +43,11 @@ def sniff(path: Path) -> str:
     Raises
     ------
     DataError
-        If there is no such file, if it is a folder or empty, or if it is named as an archive and holds
-        neither that nor text.
+        If there is no such file, if it is a folder, a pipe or empty, or if it is named as an archive and
+        holds neither that nor text.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(max(map(len, MAGIC.values())))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: there is no such file") from None
@@ -53,6 +55,8 @@ def sniff(path: Path) -> str:
         raise DataError(
             f"{path} is a folder, and none that `slide convert` wrote; name the file in it to be read"
         ) from None
+    except NotRegular as error:
+        raise DataError(f"{error}; write what comes from it to a file first") from None
     if not head:
         raise DataError(f"{path} is empty; the file may not have been written to the end")
     for packing, magic in MAGIC.items():
@@ -81,13 +85,11 @@ def open_bytes(path: Path) -> BinaryIO:
     Raises
     ------
     DataError
-        As :func:`sniff` does, and if the file is a zip archive.
+        As :func:`sniff` does, and if the file is a zip archive; while reading, as `UnpackedFile` does.
     """
     packing = sniff(path)
-    if packing == "gzip":
-        return gzip.open(path, "rb")
-    if packing == "xz":
-        return lzma.open(path, "rb")
+    if packing in ("gzip", "xz"):
+        return UnpackedFile(path, packing)
     if packing == "zip":
         raise DataError(f"{path} is a zip archive, which holds no text; unpack it, or read it as npz")
     return open(path, "rb", buffering=0)
@@ -171,12 +173,14 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises
     ------
     OSError
-        If the folder cannot be written to.
+        If the folder cannot be written to; it names `path`.
     """
-    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.partial")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    prefix = f".{path.name[:64]}."
+    temporary = path.with_name(f"{prefix}{secrets.token_hex(8)}.partial")
+    with naming(path, prefix):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+from slide.checks import shown
 from slide.data.dataset import MAX_IDS, DataError, Dataset
 from slide.data.mapped import ArrayFile, MappedMatrix, Mapping
-from slide.folders import new_folder, write_file
+from slide.folders import new_folder, open_regular, write_file
 from slide.kernels import dtypes
 
 FORMAT = "slide-dataset"
@@ -288,7 +289,8 @@ def describe(path: str | os.PathLike) -> dict:
     path = Path(path)
     manifest = path / MANIFEST
     try:
-        about = json.loads(manifest.read_bytes())
+        with open_regular(manifest) as file:
+            about = json.loads(file.read())
     except FileNotFoundError:
         raise DataError(f"{path} is no folder that `slide convert` wrote: it has no {MANIFEST}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -297,13 +299,13 @@ def describe(path: str | os.PathLike) -> dict:
         raise DataError(f'{manifest}: field format must be "{FORMAT}"; this is another kind of folder')
     if about.get("version") != VERSION:
         raise DataError(
-            f"{manifest}: field version is {about.get('version')!r}, expected {VERSION}; convert the data again with "
-            "this version of slide"
+            f"{manifest}: field version is {shown(about.get('version'))}, expected {VERSION}; convert the data again "
+            "with this version of slide"
         )
     for name in ("n_points", "n_features", "n_labels"):
         value, most = about.get(name), np.iinfo(np.int64).max if name == "n_points" else MAX_IDS
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-            raise DataError(f"{manifest}: field {name} must be a number from 0 to {most:,}, not {value!r}")
+            raise DataError(f"{manifest}: field {name} must be a number from 0 to {most:,}, not {shown(value)}")
     arrays = about.get("arrays")
     if not isinstance(arrays, dict) or not all(_is_described(arrays.get(name)) for name in NAMES):
         raise DataError(f"{manifest}: field arrays must give the length and digest of {', '.join(NAMES)}")
@@ -329,9 +331,11 @@ def verify(path: str | os.PathLike) -> None:
     """
     path = Path(path)
     open_folder(path)
-    for name, array in describe(path)["arrays"].items():
-        digest = hashlib.blake2b(digest_size=16)
-        with open(path / f"{name}.npy", "rb", buffering=0) as file:
+    arrays = describe(path)["arrays"]
+    # By the names that there must be: the manifest's may lead anywhere.
+    for name in NAMES:
+        array, digest = arrays[name], hashlib.blake2b(digest_size=16)
+        with open_regular(path / f"{name}.npy") as file:
             file.seek(HEADER_BYTES)
             while content := file.read(BLOCK_BYTES):
                 digest.update(content)
@@ -350,7 +354,7 @@ def _open_array(path, name, about):
         raise DataError(f"{path / MANIFEST}: {name} must have an offset for each point and one more, not {length:,}")
     expected = HEADER_BYTES + length * dtype.itemsize
     try:
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
             size = os.fstat(stream.fileno()).st_size
             if size != expected:
                 raise DataError(

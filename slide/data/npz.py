@@ -120,6 +120,8 @@ def scan_npz(
         with _reading(path):
             archive = stack.enter_context(zipfile.ZipFile(path))
             X, Y = _MatrixStream(path, archive, "X", n_features), _MatrixStream(path, archive, "Y", n_labels)
+        for stream in (X, Y):
+            stack.callback(stream.release)
         if X.n_rows != Y.n_rows:
             raise DataError(f"{path}: X has {X.n_rows:,} rows and Y has {Y.n_rows:,}: both need one for each point")
         for first in range(0, X.n_rows, BLOCK_ROWS):
@@ -144,12 +146,12 @@ class _MatrixStream:
 
     def __init__(self, path, archive, letter, n_columns):
         self._path, self._letter = path, letter
-        with _open_array(path, archive, f"{letter}_shape", PARTS["shape"])[0] as file:
-            self.n_rows, columns = _shape(path, letter, np.lib.format.read_array(_rewound(file), allow_pickle=False))
+        with open_array(path, archive, f"{letter}_shape", PARTS["shape"])[0] as file:
+            self.n_rows, columns = _shape(path, letter, np.lib.format.read_array(rewound(file), allow_pickle=False))
         self.n_columns = columns if n_columns is None else n_columns
         self._files, self._dtypes, lengths = {}, {}, {}
         for part in ("data", "indices", "indptr"):
-            self._files[part], lengths[part], self._dtypes[part] = _open_array(
+            self._files[part], (lengths[part],), self._dtypes[part] = open_array(
                 path, archive, f"{letter}_{part}", PARTS[part]
             )
         if lengths["indptr"] != self.n_rows + 1 or lengths["data"] != lengths["indices"]:
@@ -178,6 +180,11 @@ class _MatrixStream:
                 raise EOFError("bytes are left over")
             file.close()
 
+    def release(self):
+        """Let the archive go, however far it was read."""
+        for file in self._files.values():
+            file.close()
+
     def _take(self, part, count):
         size = count * self._dtypes[part].itemsize
         content = self._files[part].read(size)
@@ -190,8 +197,8 @@ def _read_matrix(path: Path, letter: str, n_columns: int | None) -> csr_matrix:
     arrays = {}
     with _reading(path), zipfile.ZipFile(path) as archive:
         for part, kinds in PARTS.items():
-            with _open_array(path, archive, f"{letter}_{part}", kinds)[0] as file:
-                arrays[part] = np.lib.format.read_array(_rewound(file), allow_pickle=False)
+            with open_array(path, archive, f"{letter}_{part}", kinds)[0] as file:
+                arrays[part] = np.lib.format.read_array(rewound(file), allow_pickle=False)
     n_rows, columns = _shape(path, letter, arrays["shape"])
     indptr = arrays["indptr"]
     if len(indptr) != n_rows + 1 or indptr[-1] != len(arrays["indices"]):
@@ -229,17 +236,47 @@ def _misfit(path, letter, n_rows, n_entries):
     )
 
 
-def _rewound(file):
+def rewound(file: BinaryIO) -> BinaryIO:
+    """Return an array's file from its beginning, header and all."""
     file.seek(0)
     return file
 
 
-def _open_array(path: Path, archive: zipfile.ZipFile, name: str, kinds: str) -> tuple[BinaryIO, int, np.dtype]:
-    """Open one array after its header, which has been held against the bytes that are there."""
+def open_array(
+    path: Path, archive: zipfile.ZipFile, name: str, kinds: str, dimensions: int = 1
+) -> tuple[BinaryIO, tuple[int, ...], np.dtype]:
+    """Open one array after its header, which has been held against the bytes that are there.
+
+    Parameters
+    ----------
+    path : Path
+        Of the archive, for messages.
+    archive : ZipFile
+    name : str
+    kinds : str
+        Of the dtypes that it may have.
+    dimensions : int
+
+    Returns
+    -------
+    file : binary file
+        At the first number.
+    shape : tuple of int
+    dtype : dtype
+
+    Raises
+    ------
+    DataError
+        There is no such array, or it is not as expected.
+    """
     try:
         member = archive.getinfo(f"{name}.npy")
     except KeyError:
-        raise DataError(f"{path}: there is no array {name}; expected those that save_npz writes") from None
+        raise DataError(
+            f"{path}: there is no array {name}; the archive was not saved completely, or is another kind of archive"
+        ) from None
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{path}: {name} is neither stored nor deflated, as NumPy does; save it again with NumPy")
     if member.file_size > MAX_DEFLATE_RATIO * min(member.compress_size, path.stat().st_size):
         raise DataError(f"{path}: {name} announces more bytes than the archive can hold; it is damaged")
     file = archive.open(member)
@@ -248,8 +285,11 @@ def _open_array(path: Path, archive: zipfile.ZipFile, name: str, kinds: str) -> 
         np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     )
     shape, _, dtype = read_header(file)
-    if len(shape) != 1 or dtype.kind not in kinds:
-        raise DataError(f"{path}: {name} has shape {shape} and dtype {dtype}; expected one dimension of numbers")
+    if len(shape) != dimensions or dtype.kind not in kinds or min(shape) < 0:
+        what = "float32 numbers" if kinds == "f" else "numbers"
+        raise DataError(
+            f"{path}: {name} has shape {list(shape)} and dtype {dtype}; expected {what}, dimensions: {dimensions}"
+        )
     if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
-        raise DataError(f"{path}: {name} announces {shape[0]:,} values, but the archive holds fewer or more")
-    return file, shape[0], dtype
+        raise DataError(f"{path}: {name} announces {math.prod(shape):,} values, but the archive holds fewer or more")
+    return file, shape, dtype

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from slide import checkpoint, shards
+from slide.faults import NumericalFault, check_network
 from slide.folders import new_folder, write_file
 from slide.kernels import dtypes
 from slide.resume import Checkpoints, SavedRun, write_run
@@ -47,6 +48,9 @@ class Group(Protocol):
 
     def bcast(self, obj: object, root: int = 0) -> object:
         """Return the root's object, to all."""
+
+    def allgather(self, obj: object) -> list:
+        """Return all objects by rank, to all."""
 
     def gather(self, obj: object, root: int = 0) -> list | None:
         """Return all objects by rank, to the root."""
@@ -83,6 +87,17 @@ class SharedCheckpoints(Checkpoints):
     def _write(self, network, state, facts, name):
         network.average()
         path = self.folder / name
+        try:
+            check_network(network)
+        except NumericalFault as fault:
+            problem = fault
+        else:
+            problem = None
+        # Rows are in one place each: what is wrong with them, the others are told.
+        problem = next((fault for fault in self._group.allgather(problem) if fault is not None), None)
+        if problem is not None:
+            last = "" if self.latest is None else f". The last good one is {self.latest}"
+            raise problem.told(f"checkpoint {path} was not written: ", last)
         best = {f"best.{part}": array for part, array in (state.best.weights or {}).items()}
 
         def beside(folder):

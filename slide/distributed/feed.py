@@ -15,7 +15,7 @@ import numpy as np
 
 from slide import initial
 from slide.callbacks import Callbacks
-from slide.config import TrainingConfig
+from slide.config import ConfigError, TrainingConfig
 from slide.data.batches import Batch
 from slide.data.dataset import DataError
 from slide.data.statistics import column_counts
@@ -71,6 +71,11 @@ class DistributedFeed:
     """
 
     def __init__(self, network: DistributedNetwork, X, Y, config: TrainingConfig, validation, *, own: bool = False):
+        if config.on_fault != "stop":
+            raise ConfigError(
+                f"TrainingConfig.on_fault = {config.on_fault!r} needs one process: of a batch over several ranks it is "
+                'known too late that it should be left out. Set it to "stop", and go on from the last checkpoint'
+            )
         self.network, self.config = network, config
         self._grid = grid = network.grid
         world, seed, n_shares = grid.world, network.config.seed, grid.n_shares
@@ -166,6 +171,7 @@ class DistributedFeed:
                     for parcel in list(under_way)[:AHEAD]:
                         parcel.send()
                     yield under_way.popleft()
+            self.network.settle()
             self.network.check_replicas()
         finally:
             for parcel in under_way:

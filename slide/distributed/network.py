@@ -139,6 +139,11 @@ class DistributedNetwork(Network):
         """Which of how many ranks with the same features this is, where features are cut into shards."""
         return self.replica if self.grid.together is self.grid.labels else (0, 1)
 
+    def settle(self) -> None:
+        """See `Network.settle`; replicas that train each for itself agree afterwards, so that all ranks call this."""
+        self.average()
+        super().settle()
+
     def _check_fit(self, trainable):
         n_features = self.n_features if self.feature_shard is None else self.feature_shard.n_rows
         needs = self.bytes_needed(n_features, self.shard.n_rows, self.config, trainable=trainable)
@@ -171,7 +176,7 @@ class DistributedNetwork(Network):
         own_points : bool
             X and Y are the points of this rank alone, those that `slide.distributed.own_rows` names.
         **options
-            The same on all ranks; callbacks are called on rank 0.
+            The same on all ranks. Callbacks are called on rank 0 alone, and must not have the network predict or save.
 
         Returns
         -------
@@ -362,11 +367,14 @@ class DistributedNetwork(Network):
         RuntimeError
             It is not.
         """
-        grid = self.grid
+        grid, agreed = self.grid, self._stepper.agreed(self)
         hidden = [checksum(layer, rows=self.rows_here(f"{layer.name}.weights") is None) for layer in self.hidden]
-        groups = [(grid.together, hidden)]
-        if grid.together is grid.world:
+        groups = [(grid.world if agreed else grid.labels, hidden)]
+        if agreed:
             groups.append((grid.data, [checksum(self.output)]))
+            if grid.together is grid.labels:
+                # Where features are cut replicas have the same ones.
+                groups.append((grid.data, [checksum(self.hidden[0])]))
         same = True
         for ranks, numbers in groups:
             every = ranks.gather("control", np.array(numbers, np.uint64))

@@ -183,9 +183,10 @@ class ShardOutput(OutputLayer):
         order = np.argsort(rows, kind="stable")
         return rows[order], out[order]
 
-    def _losses(self, batch, sets, options, threads):
+    def _losses(self, batch, active, common, own, threads):
         """The softmax or the one-vs-all losses over all shards; see `OutputLayer._losses`. Returns this rank's part."""
         scale = 1.0 / batch.labelled
+        sets, options = self._active_sets(batch, active, common, own)
         if self.config.loss == "softmax":
             return self._softmax(batch, sets, options, scale, threads)
         largest = np.empty((len(batch), 2), np.float64)

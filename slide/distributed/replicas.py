@@ -110,12 +110,12 @@ def average(grid: Grid, network, since: int) -> None:
     ranks = grid.data
     tables = [layer.table for layer in (*network.hidden, network.output)]
     touched = [(table.last_step > since).astype(np.uint8) for table in tables]
-    network.settle()
+    network.catch_up()
     for layer, mine in zip((*network.hidden, network.output), touched, strict=True):
         rows = np.flatnonzero(ranks.gather("average", mine).any(axis=0))
         for name, view in layer.state().items():
             if name == "last_step":
-                view[rows] = network.step
+                view[rows] = ranks.gather("average", view[rows]).max(axis=0)
             elif name.startswith("bias") and not layer.rows_are_units:
                 view[...] = _mean(ranks, np.asarray(view))
             else:

@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+from slide import faults
 from slide.data.batches import Batch
 from slide.distributed.comm import in_order
 from slide.distributed.replicas import average
@@ -61,9 +62,13 @@ class DistributedStepper(Stepper):
             self.average(network)
         loss, hits, active, labelled, counted = in_order(figures.wait()).tolist()
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {network.step}: the weights have overflowed. "
-                f"Lower the learning rate (now {network.config.optimizer.lr:g}) or check the features' scale"
+            # All ranks know it, and stop at the same batch.
+            faults.check_network(network)
+            raise faults.NumericalFault(
+                f"the loss is {loss} at step {network.step:,} in layer output, over all ranks. Lower the learning rate "
+                f"(now {network.config.optimizer.lr:g}), or check the features' scale (NetworkConfig.normalize)",
+                "output",
+                network.step,
             )
         labelled = max(1.0, labelled)
         return OutputStats(loss / labelled, hits / labelled, active / max(1.0, counted)), norm
@@ -73,6 +78,10 @@ class DistributedStepper(Stepper):
         if self._grid.config.average_every is not None and self._averaged_at != network.step:
             average(self._grid, network, self._averaged_at)
             self._averaged_at = network.step
+
+    def agreed(self, network) -> bool:
+        """Tell whether replicas are the same at this step: always, or where they train each for itself since then."""
+        return self._grid.config.average_every is None or self._averaged_at == network.step
 
     def resume(self, step: int) -> None:
         """Take note that replicas agree, at the end of a step.

@@ -4,6 +4,7 @@ A hasher turns vectors into `l` bucket indices each, every index made of `k` has
 and seeds it is made with. Hashers are immutable and may be used from several threads.
 """
 
+cimport cython
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -14,6 +15,9 @@ from slide.kernels.memory cimport Scratch
 from slide.kernels.parallel cimport slide_isa_level, threads_for
 
 cdef slide_hash_kernels KERNELS = slide_hash_for(slide_isa_level())
+
+# Held while a hasher's one lazy attribute is read or set, never while it is made.
+cdef cython.pymutex _TERMS_LOCK
 
 cdef enum:
     _HADAMARD = 0
@@ -286,9 +290,7 @@ cdef class _BlockHasher(_Coded):
         rows.values = &values[0] if indices.shape[0] else NULL
         rows.capacity = self.coordinates if self.kind == _HADAMARD else min(self.dim, most) + 1
         if self.kind == _SPARSE_SIGNS:
-            if self._by_coordinate is None:
-                self._by_coordinate = _terms_by_coordinate(*self._kept, self.dim)
-            column_ptr, terms = self._by_coordinate
+            column_ptr, terms = self._terms()
             rows.column_ptr = &column_ptr[0]
             rows.terms = &terms[0] if terms.shape[0] else NULL
         # Block, scratch and bucket indices, as for dense rows; then what slide_compact needs, and the relabelled bins.
@@ -304,6 +306,17 @@ cdef class _BlockHasher(_Coded):
         cdef uint32_t *codes = &out[0, 0]
         for b in prange(blocks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=4):
             self._hash_sparse_rows(&rows, b * _LANES, work + threadid() * slot, codes, ld)
+
+    cdef _terms(self):
+        """Return what ``_terms_by_coordinate`` makes: once, whichever thread comes first."""
+        with _TERMS_LOCK:
+            terms = self._by_coordinate
+        if terms is None:
+            terms = _terms_by_coordinate(*self._kept, self.dim)
+            with _TERMS_LOCK:
+                if self._by_coordinate is None:
+                    self._by_coordinate = terms
+        return terms
 
     cdef void _hash_rows(self, const float *base, int64_t stride, const int32_t *ids, int64_t first, int64_t n,
                          float *work, uint32_t *codes, int64_t ld) noexcept nogil:

@@ -5,6 +5,9 @@ row, so that one thread makes a row's gradient, here every thread takes samples 
 rows they have, which are kept in a table of their own. Two threads that add to one row at the same moment may lose one
 of the two terms. All else is as it is there: the forward pass and the samples' gradient read the weights before the
 step, each row that the batch touched takes one step, by one thread, and on one thread nothing is lost.
+
+Those additions (`slide_add_gradients` in ``simd/hogwild_impl.h``) are the package's only data race. The stamps of
+touched rows are shared as well, but atomic; everything else is one thread's own until a loop has ended.
 """
 
 from cython.parallel cimport prange
@@ -169,6 +172,9 @@ def step_rows(RowTable table, RowTable sums, const int32_t[::1] rows, const int3
               const int64_t[::1] end, const float[::1] coefficients, const float[:, ::1] hidden,
               SampleGradient gradient, StepRule rule, int num_threads):
     """Add every pair's ``coefficient * hidden[sample]`` to its row's gradient, without locks; then step the rows.
+
+    On several threads the additions race, and a term may be lost where two threads add to one row at the same moment;
+    the step, in a loop after that, is one thread's for each row.
 
     The bias, if the table has any, steps for the sum of the coefficients. With `gradient`, ``coefficient * w[row]`` of
     the weights before the step is added to each pair's sample, which is one thread's alone.

@@ -42,6 +42,13 @@ cdef extern from *:
     #include <sys/prctl.h>
     #include <sys/syscall.h>
     #endif
+    /* AddressSanitizer knows where malloc's blocks end, not where mappings do: it is told. */
+    #ifdef __SANITIZE_ADDRESS__
+    #include <sanitizer/asan_interface.h>
+    #else
+    #define ASAN_POISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
+    #define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
+    #endif
 
     /* From the pool of reserved 2 MiB pages, all of them at once: a page missing later would be a signal, not an
      * error. */
@@ -84,6 +91,8 @@ cdef extern from *:
     void *slide_map_hugetlb(size_t length) nogil
     void slide_name(void *data, size_t length, const char *name) nogil
     bint slide_interleave(void *data, size_t length, unsigned long nodes) nogil
+    void ASAN_POISON_MEMORY_REGION(void *address, size_t size) nogil
+    void ASAN_UNPOISON_MEMORY_REGION(void *address, size_t size) nogil
 
 HUGEPAGE = 2 << 20
 """Size and alignment of a transparent hugepage, in bytes."""
@@ -191,6 +200,7 @@ cdef class HugeBuffer:
                 madvise(self.data, self.mapped, MADV_NOHUGEPAGE)
         if large:
             self._place(interleave)
+        ASAN_POISON_MEMORY_REGION(<char *>self.data + self.nbytes, self.mapped - self.nbytes)
 
     cdef _map(self, bint large):
         """Map the memory, if it is large aligned to 2 MiB."""
@@ -243,6 +253,7 @@ cdef class HugeBuffer:
 
     def __dealloc__(self):
         if self.data != NULL:
+            ASAN_UNPOISON_MEMORY_REGION(self.data, self.mapped)
             munmap(self.data, self.mapped + self.guard)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
@@ -299,6 +310,8 @@ cdef class HugeBuffer:
 
 # What no kernel is using, and the most that is kept of it: the largest any thread asked for, a few times.
 cdef list _SPARE = []
+# Held for a few pointers, never while anything is allocated or freed: Pythons without a GIL have no other.
+cdef cython.pymutex _SPARE_LOCK
 cdef enum:
     _MOST_SPARE = 16
     _LARGEST_SPARE = 64 << 20
@@ -333,16 +346,20 @@ cdef class Scratch:
     def __cinit__(self, int64_t nbytes, *, bint zeroed=False):
         cdef HugeBuffer spare
         cdef Py_ssize_t i
-        # The last one that was given back is the likeliest to be in a cache.
-        for i in range(<Py_ssize_t>len(_SPARE) - 1, -1, -1):
-            spare = _SPARE[i]
-            if nbytes <= spare.nbytes <= 4 * nbytes + <int64_t>_PAGE:
-                self.buffer = _SPARE.pop(i)
-                break
-        else:
+        with _SPARE_LOCK:
+            # The last one that was given back is the likeliest to be in a cache.
+            for i in range(<Py_ssize_t>len(_SPARE) - 1, -1, -1):
+                spare = _SPARE[i]
+                if nbytes <= spare.nbytes <= 4 * nbytes + <int64_t>_PAGE:
+                    self.buffer = spare
+                    del _SPARE[i]
+                    break
+        if self.buffer is None:
             # Room for somewhat more: batches differ in size. Small or large, it is not worth hugepages.
             self.buffer = HugeBuffer(nbytes + nbytes // 8, name="scratch", hugepages=False)
         self.data = self.buffer.data
+        ASAN_UNPOISON_MEMORY_REGION(self.data, nbytes)
+        ASAN_POISON_MEMORY_REGION(<char *>self.data + nbytes, self.buffer.nbytes - nbytes)
         if zeroed:
             memset(self.data, 0, nbytes)
         elif SLIDE_FILLS_SCRATCH:
@@ -354,6 +371,10 @@ cdef class Scratch:
 
     def __dealloc__(self):
         if _SPARE is not None and self.buffer is not None and self.buffer.nbytes <= _LARGEST_SPARE:
-            _SPARE.append(self.buffer)
-            if len(_SPARE) > _MOST_SPARE:
-                _SPARE.pop(0)
+            ASAN_POISON_MEMORY_REGION(self.data, self.buffer.nbytes)
+            with _SPARE_LOCK:
+                _SPARE.append(self.buffer)
+                if len(_SPARE) > _MOST_SPARE:
+                    # Freed with this object, when nobody waits for the lock.
+                    self.buffer = _SPARE[0]
+                    del _SPARE[0]

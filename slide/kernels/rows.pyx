@@ -8,7 +8,7 @@ The layout is spelled out in ``simd/rows.h``; nothing outside this class and tho
 
 cimport cython
 from cython.parallel cimport prange
-from libc.stdint cimport int64_t, uint16_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
 import numpy as np
 
@@ -206,6 +206,61 @@ cdef class RowTable:
                     (<uint16_t *>w)[column] = slide_narrow_nearest(x)
                 else:
                     w[column] = x
+
+    def first_not_finite(self, int num_threads, *, bint moments=True):
+        """Return the first row that has a number which is NaN or infinite, -1 if there is none.
+
+        Parameters
+        ----------
+        num_threads : int
+        moments : bool
+            Whether what the optimiser keeps counts, beside weights and biases.
+        """
+        cdef slide_table table = self.table
+        cdef int64_t n_rows = self.n_rows, n_blocks = (n_rows + _ROWS_A_BLOCK - 1) // _ROWS_A_BLOCK, block
+        cdef int threads = threads_for(num_threads, n_rows * table.stride, 1 << 16)
+        cdef int64_t[::1] found = np.full(n_blocks, -1, np.int64)
+        for block in prange(n_blocks, nogil=True, num_threads=threads, schedule="static"):
+            found[block] = _first_bad(&table, block * _ROWS_A_BLOCK, min(n_rows, (block + 1) * _ROWS_A_BLOCK), moments)
+        for block in range(n_blocks):
+            if found[block] >= 0:
+                return found[block]
+        return -1
+
+
+cdef enum:
+    _ROWS_A_BLOCK = 4096
+
+
+cdef int64_t _first_bad(const slide_table *table, int64_t first, int64_t last, bint moments) noexcept nogil:
+    cdef int64_t row
+    cdef const float *at
+    cdef uint32_t bad
+    for row in range(first, last):
+        at = table.base + row * table.stride
+        bad = _not_finite(at + SLIDE_BIAS, 1, False)
+        bad |= _not_finite(at + SLIDE_HEADER, table.m - SLIDE_HEADER, table.format == SLIDE_BF16)
+        if moments:
+            bad |= _not_finite(at + SLIDE_BIAS_M, 1, False) | _not_finite(at + SLIDE_BIAS_V, 1, False)
+            bad |= _not_finite(at + SLIDE_ACCUMULATOR, 1, False)
+            bad |= _not_finite(at + table.m, table.stride - table.m, table.format != SLIDE_FP32)
+        if bad:
+            return row
+    return -1
+
+
+cdef inline uint32_t _not_finite(const float *part, int64_t n, bint narrow) noexcept nogil:
+    """Whether any of n words has an exponent of ones, in both halves where it is two bfloat16."""
+    cdef const uint32_t *word = <const uint32_t *>part
+    cdef uint32_t bad = 0
+    cdef int64_t i
+    if narrow:
+        for i in range(n):
+            bad |= ((word[i] & 0x7F800000) == 0x7F800000) | ((word[i] & 0x7F80) == 0x7F80)
+    else:
+        for i in range(n):
+            bad |= (word[i] & 0x7F800000) == 0x7F800000
+    return bad
 
 
 def check_writable(RowTable table):

@@ -288,7 +288,8 @@ cdef int64_t _ranked_one(const Tables *tables, const Sets *sets, int64_t sample,
     left = spare - max(0, above - room)
     cdef int32_t *tied = <int32_t *>work  # the slots are done with
     spare = 0
-    memcpy(out, sets.forced_ids + first, forced * sizeof(int32_t))
+    if forced:  # otherwise there may be no array of them
+        memcpy(out, sets.forced_ids + first, forced * sizeof(int32_t))
     for i in range(forced, counter.size):
         count = counter.counts[i]
         if count < cut:
@@ -306,7 +307,8 @@ cdef int64_t _ranked_one(const Tables *tables, const Sets *sets, int64_t sample,
             id_ = tied[j]
             tied[j] = tied[i]
             tied[i] = id_
-    memcpy(out + found, tied, left * sizeof(int32_t))
+    if left:
+        memcpy(out + found, tied, left * sizeof(int32_t))
     found += left
     cdef Seen seen
     if sets.fill and found < sets.budget:

@@ -7,7 +7,7 @@ the best of a set are the same in any order.
 """
 
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY, exp, fabsf, log, rintf, sqrt
+from libc.math cimport INFINITY, exp, fabsf, log, sqrt
 from libc.stdint cimport int8_t, int32_t, int64_t, uint64_t
 from libc.string cimport memcpy, memset
 from scipy.linalg.cython_blas cimport sgemm
@@ -29,6 +29,7 @@ from slide.kernels.rows cimport (
 )
 from slide.kernels.sketch cimport (
     Sketch,
+    code_of,
     slide_sketch,
     slide_sketch_queries,
     slide_sketch_scanner,
@@ -533,7 +534,7 @@ def sketch_topk(Sketch sketch, const float[:, ::1] queries, const int64_t[::1] e
         scale[s] = top / 127
         if scale[s] > 0:
             for j in range(sketch.dim):
-                codes[s * dp + j] = <int8_t>rintf(queries[s, j] / scale[s])
+                codes[s * dp + j] = <int8_t>code_of(queries[s, j] / scale[s], 127)
         start[s] = slide_sketch_start(codes + s * dp, dp)
     cdef slide_sketch_queries all_queries = slide_sketch_queries(codes, scale, start)
     cdef _Source source = _Source(NULL, NULL, &sketch.sketch, &all_queries, sketch.n_rows, dp)

@@ -1,3 +1,4 @@
+from libc.math cimport fabsf, rintf
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
 
 from slide.kernels.memory cimport HugeBuffer
@@ -31,6 +32,11 @@ cdef extern from "sketch.h" nogil:
     ctypedef void (*slide_sketch_scanner)(const slide_sketch *, int64_t, int64_t, const slide_sketch_queries *, int64_t,
                                           int, const float *, slide_sketch_tile *) noexcept nogil
     slide_sketch_scanner slide_sketch_scanner_for(int level)
+
+
+cdef inline int code_of(float x, int most) noexcept nogil:
+    """To the nearest integer; 0 where that is beyond `most`, as where a scale is too small for its digits, or none."""
+    return <int>rintf(x) if fabsf(x) < most + <float>0.5 else 0
 
 
 cdef class Sketch:

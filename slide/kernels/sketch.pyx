@@ -1,7 +1,7 @@
 """Sketches: a table's rows in few dimensions of seven bits each, which a search scans in place of the rows."""
 
 cimport cython
-from libc.math cimport fabsf, rintf
+from libc.math cimport fabsf
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 
@@ -42,6 +42,7 @@ cdef class Sketch:
         cdef float *biases = scale + padded
         cdef uint8_t *codes = <uint8_t *>(biases + padded)
         cdef float top
+        cdef int code
         memset(codes, SLIDE_SKETCH_CENTRE, padded * dp)
         for row in range(n):
             top = 0.0
@@ -51,8 +52,9 @@ cdef class Sketch:
             biases[row] = bias[row]
             if scale[row] > 0:
                 for j in range(dim):
+                    code = code_of(vectors[row, j] / scale[row], SLIDE_SKETCH_CENTRE - 1)
                     codes[row // SLIDE_LANES * SLIDE_LANES * dp + j // 4 * 4 * SLIDE_LANES + row % SLIDE_LANES * 4
-                          + j % 4] = <uint8_t>(SLIDE_SKETCH_CENTRE + <int>rintf(vectors[row, j] / scale[row]))
+                          + j % 4] = <uint8_t>(SLIDE_SKETCH_CENTRE + code)
         self.n_rows, self.dim = n, dim
         self.sketch = slide_sketch(codes, scale, biases, n, dp)
 

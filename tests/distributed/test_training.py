@@ -55,6 +55,22 @@ SLOW = {
 }
 
 
+def of_three(**fields):
+    return {**fields, "distribution": {"shares": 3, **fields.get("distribution", {})}}
+
+
+REFUSED = {
+    "hogwild": (of_three(update="hogwild"), "NetworkConfig.update 'hogwild' cannot be distributed"),
+    "means": (of_three(output={"init": "mean"}), "OutputConfig.init 'mean' cannot be distributed"),
+    "clipped replicas": (
+        of_three(optimizer={"clip_norm": 1.0}, distribution={"data_shards": 3}),
+        "OptimizerConfig.clip_norm with several data shards",
+    ),
+    "small batches": (of_three(training={"batch_size": 2}), "batch_size is 2 and there are 3 shares"),
+    "search": (of_three(way="search"), "predicts with mode='exact' alone"),
+}
+
+
 @pytest.fixture(scope="module")
 def one(ranks):
     return ranks(1, OF_ONE)
@@ -106,9 +122,12 @@ def test_three_ranks_cut_everything_unevenly(ranks, one):
     fewer_labels = {"distribution": {"shares": 3}, "n_labels": 2, "fails": True}
     no_grid = {"distribution": {"label_shards": 2}, "fails": True}
     features = {"uneven features": with_data_shards(FEATURES["uneven features"], shard_features=True)}
-    found = ranks(3, {**UNEVEN, **features, "too many": fewer_labels, "no grid": no_grid})
+    refused = {name: {**settings, "fails": True} for name, (settings, _) in REFUSED.items()}
+    found = ranks(3, {**UNEVEN, **features, "too many": fewer_labels, "no grid": no_grid, **refused})
     for name in {**UNEVEN, **features}:
         check_same(found[name], one[name])
+    for name, (_, message) in REFUSED.items():
+        assert message in found[name]
     assert "2 labels cannot be cut into 3 shards" in found["too many"]
     assert "1 data shards times 2 label shards make 2 ranks, and there are 3" in found["no grid"]
 

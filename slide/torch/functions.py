@@ -1,0 +1,88 @@
+"""What autograd is told: the logits of a batch's candidates, and the losses over them."""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from slide.torch.engine import Activation, Engine
+
+
+class CandidateLogits(Function):
+    """Hidden vectors and rows to the logits of the candidates: those that a batch shares, and samples' own."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        engine: Engine,
+        activation: Activation,
+        threads: int,
+        sparse: bool,
+    ):
+        """Return float32 tensors [samples, shared] and [samples, room]; `activation` holds the vectors as an array."""
+        # The rows are read again by the backward pass; saved, autograd sees to it that nobody wrote to them meanwhile.
+        ctx.save_for_backward(hidden, weight)
+        ctx.call = engine, activation, threads, sparse
+        return engine.logits(activation, threads)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, common: torch.Tensor, own: torch.Tensor):
+        """Return the gradients of hidden vectors and parameters, or step the parameters' rows here and now."""
+        _, weight = ctx.saved_tensors
+        engine, activation, threads, sparse = ctx.call
+        for_hidden, for_weight, for_bias, *_ = ctx.needs_input_grad
+        common, own = common.contiguous(), own.contiguous()
+        nothing = (None,) * 4
+        if engine.steps_in_backward and for_weight:
+            return engine.step_now(activation, common, own, threads), None, None, *nothing
+        found = engine.gradients(
+            activation, common, own, threads, for_hidden=for_hidden, for_rows=for_weight or for_bias
+        )
+        to_weight = _of_rows(found.rows, found.weights, weight.shape, sparse) if for_weight else None
+        to_bias = _of_rows(found.rows, found.bias, weight.shape[:1], sparse) if for_bias else None
+        return found.hidden, to_weight, to_bias, *nothing
+
+
+class CandidateLosses(Function):
+    """Logits of the candidates, which nobody else may read, to the samples' losses."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        common: torch.Tensor,
+        own: torch.Tensor,
+        engine: Engine,
+        activation: Activation,
+        scale: float,
+        threads: int,
+    ):
+        """Return a float32 tensor [samples], the losses times `scale`. The logits become their gradients."""
+        common, own = common.detach(), own.detach()
+        losses = engine.losses(activation, common.numpy(), own.numpy(), scale, threads)
+        ctx.deltas = common, own
+        return losses if scale == 1.0 else losses * scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_losses: torch.Tensor):
+        """Return the logits' gradients."""
+        common, own = ctx.deltas
+        if not bool((of_losses == 1.0).all()):
+            factor = of_losses[:, None]
+            common, own = common * factor, own * factor
+        return common, own, None, None, None, None
+
+
+def _of_rows(rows, values, shape, sparse):
+    """A parameter's gradient from those of its rows."""
+    if len(rows) == shape[0] and not sparse:
+        return values
+    if sparse:
+        # The rows come ascending, each once.
+        return torch.sparse_coo_tensor(rows[None], values, shape, is_coalesced=True, check_invariants=False)
+    return values.new_zeros(shape).index_copy_(0, rows, values)

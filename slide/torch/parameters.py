@@ -1,0 +1,305 @@
+"""A module whose parameters are views of the kernels' rows: how they stay so, are saved, copied and shared."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from slide.config import OutputConfig
+from slide.footprint import check_fit
+from slide.kernels.rows import RowTable
+from slide.search import SearchIndexes
+from slide.torch.engine import Engine
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+class RowModule(nn.Module):
+    """A matrix of rows, and a bias each, in the memory that the kernels read.
+
+    See `slide.torch.SampledLinear`, which this is the lower half of, for parameters and attributes.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        n_labels: int,
+        config: OutputConfig,
+        *,
+        bias: bool,
+        seed: int,
+        hugepages: bool | str,
+        threads: int | None,
+    ):
+        super().__init__()
+        self.in_features, self.n_labels, self.config = in_features, n_labels, config
+        self.seed, self.hugepages, self.threads = seed, hugepages, threads
+        self.passes = 0
+        self._counts: np.ndarray | None = None
+        self._counted, self._count_again = 0, 1
+        check_fit({"output weights": RowTable.bytes_needed(n_labels, in_features, 0)}, str(hugepages))
+        self._start_engine(bias)
+        weight, of_bias = self._views()
+        self.weight = nn.Parameter(weight)
+        self.register_parameter("bias", nn.Parameter(of_bias) if bias else None)
+        self._watch()
+
+    def _start_engine(self, biased):
+        options = {"biased": biased, "seed": self.seed, "hugepages": self.hugepages, "threads": self._threads}
+        self._engine = Engine(self.n_labels, self.in_features, self.config, **options)
+        self._search = SearchIndexes()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, as those of ``nn.Linear``; biases become 0."""
+        self._ready()
+        self.settle()
+        table = self._engine.table
+        table.fill_uniform(self.in_features**-0.5, self.seed, self._threads)
+        table.bias[:] = 0
+        self._changed()
+
+    @property
+    def _threads(self):
+        return self.threads or torch.get_num_threads()
+
+    def _views(self):
+        table = self._engine.table
+        return torch.from_numpy(table.weights), torch.from_numpy(table.bias)
+
+    @property
+    def _in_double(self):
+        return self.weight.dtype == torch.float64
+
+    def _ready(self):
+        """See to it that parameters are the kernels' rows, whatever became of them, and note what was written there."""
+        if self._in_double:
+            return
+        for parameter, view in zip((self.weight, self.bias), self._views(), strict=True):
+            if parameter is not None and not _same_memory(parameter, view):
+                self._adopt(parameter, view)
+        versions = self._versions()
+        if versions != self._seen:
+            self._changed()
+
+    def _adopt(self, parameter, view):
+        """Copy a parameter that lies elsewhere into its rows, and have it lie there."""
+        if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or parameter.is_shared():
+            raise ValueError(
+                f"SampledLinear's parameters must be float32 on the CPU, not shared with other processes, got "
+                f"{parameter.dtype} on {parameter.device}"
+            )
+        if parameter.shape != view.shape:
+            raise ValueError(f"SampledLinear's parameter must be {list(view.shape)}, got {list(parameter.shape)}")
+        self.settle()
+        with torch.no_grad():
+            view.copy_(parameter)
+        parameter.data = view
+        self._changed()
+
+    def _versions(self):
+        return tuple(0 if parameter is None else parameter._version for parameter in (self.weight, self.bias))
+
+    def _watch(self):
+        self._seen = self._versions()
+
+    def _changed(self):
+        """Take note that rows were written to by others than the kernels."""
+        self._watch()
+        self._search.forget()
+        if self._engine.output.index is not None:
+            self._engine.output.index.forget()
+
+    def _optimize(self, config):
+        """Start the optimiser that steps rows in place; `RowAdam` calls it."""
+        self._ready()
+        self._engine.optimize(config, self._threads)
+        for parameter, view in zip((self.weight, self.bias), self._views(), strict=True):
+            if parameter is not None:
+                parameter.data = view
+        self._changed()
+
+    def _stepped(self):
+        """Take note that the kernels wrote to the rows."""
+        for parameter in (self.weight, self.bias):
+            if parameter is not None:
+                torch.autograd.graph.increment_version(parameter)
+        self._watch()
+        self._search.forget()
+
+    def catch_up(self, labels: torch.Tensor) -> None:
+        """Let the rows of some labels catch up with the steps that skipped them; see ``settle``.
+
+        Parameters
+        ----------
+        labels : int tensor
+            In any order.
+        """
+        self._ready()
+        self._engine.catch_up(torch.unique(labels).numpy(), self._threads)
+
+    def settle(self) -> None:
+        """Let all rows catch up with the steps that skipped them.
+
+        Only with ``RowAdam(lazy="exact")``, or weight decay, are there such rows. The layer's own methods see to it;
+        who reads ``weight`` or ``bias`` otherwise calls it first.
+        """
+        self._engine.settle(self._threads)
+
+
+    def _apply(self, fn, recurse=True):
+        """Follow ``to``, ``float``, ``double`` and the like as far as rows can; half precision they leave to others."""
+        probe = fn(torch.empty(0))
+        if probe.device.type != "cpu" or probe.is_shared():
+            raise RuntimeError(
+                "SampledLinear's rows stay in this process's memory on the CPU: move the layers before it, and give it "
+                "hidden.cpu()"
+            )
+        if probe.dtype in HALF:
+            return self
+        self.settle()
+        super()._apply(fn, recurse)
+        self._ready()
+        return self
+
+    # Saved and copied.
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        """Save copies without the gaps between rows, which would be saved with them."""
+        self._ready()
+        self.settle()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not keep_vars:
+            for name in ("weight", "bias"):
+                if destination.get(prefix + name) is not None:
+                    destination[prefix + name] = destination[prefix + name].clone(memory_format=torch.contiguous_format)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, *rest):
+        """Take parameters, of ``nn.Linear`` as well: what counts passes and labels may be missing."""
+        self._ready()
+        self.settle()
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *rest)
+        extra = prefix + "_extra_state"
+        if extra in missing_keys:
+            missing_keys.remove(extra)
+        if self._engine.output.index is not None:
+            self._engine.output.index.reset()
+        self._ready()
+
+    def get_extra_state(self) -> dict:
+        """Return what is saved beside the parameters: passes, and how common labels are, or have been so far."""
+        state = {"passes": self.passes, "counted": self._counted, "count_again": self._count_again}
+        if self._counts is not None:
+            return {**state, "counts": torch.from_numpy(self._counts.copy())}
+        known = self._engine.output.label_frequency
+        if known is not None:
+            state |= {"frequency": torch.from_numpy(known[0].copy()), "points": known[1]}
+        return state
+
+    def set_extra_state(self, state: dict) -> None:
+        """Take what ``get_extra_state`` returned."""
+        self.passes, self._counted, self._count_again = state["passes"], state["counted"], state["count_again"]
+        self._counts = None
+        if "counts" in state:
+            self._counts = state["counts"].numpy().copy()
+            self._take_counts()
+        elif "frequency" in state:
+            frequency = state["frequency"].numpy()
+            self._engine.output.set_label_frequency(frequency, points=state["points"], start_biases=False)
+
+    def _take_counts(self):
+        """Take the labels counted so far for how common they are."""
+        frequency = self._counts / max(1, self._counted)
+        self._engine.output.set_label_frequency(frequency, points=max(1, self._counted), start_biases=False)
+
+    def __getstate__(self) -> dict:
+        """Pickle and copy without the memory that parameters are views of."""
+        self._ready()
+        self.settle()
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("_engine", "_search", "_seen")}
+        return {**kept, "_saved": self.get_extra_state()}
+
+    def __setstate__(self, state: dict) -> None:
+        """Make memory, and have the parameters lie there."""
+        saved = state.pop("_saved")
+        super().__setstate__(state)
+        self._start_engine(self.bias is not None)
+        self._seen = None
+        self._ready()
+        self._watch()
+        self.set_extra_state(saved)
+
+    # Beside other modules.
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, **options):
+        """Return a layer with copies of a linear layer's weights and biases.
+
+        Parameters
+        ----------
+        linear : nn.Linear
+        **options
+            As for the class.
+        """
+        layer = cls(linear.in_features, linear.out_features, bias=linear.bias is not None, **options)
+        with torch.no_grad():
+            layer.weight.copy_(linear.weight)
+            if linear.bias is not None:
+                layer.bias.copy_(linear.bias)
+        layer.requires_grad_(linear.weight.requires_grad)
+        return layer
+
+    def to_linear(self) -> nn.Linear:
+        """Return a linear layer with copies of the weights and biases."""
+        self._ready()
+        self.settle()
+        linear = nn.utils.skip_init(
+            nn.Linear, self.in_features, self.n_labels, bias=self.bias is not None, dtype=self.weight.dtype
+        )
+        with torch.no_grad():
+            linear.weight.copy_(self.weight)
+            if self.bias is not None:
+                linear.bias.copy_(self.bias)
+        return linear.requires_grad_(self.weight.requires_grad)
+
+    def tie(self, embedding: nn.Embedding) -> None:
+        """Have an embedding of the labels look up this layer's rows.
+
+        The embedding's weight becomes this layer's. What an optimiser reads in its gradient then is the sum of both
+        uses, of which `RowAdam` steps each row once; with ``sparse=True`` in the embedding that is as cheap as the rows
+        are few. Rows pay what they owe before the embedding reads them.
+
+        Parameters
+        ----------
+        embedding : nn.Embedding
+            Of as many labels and dimensions.
+
+        Raises
+        ------
+        ValueError
+            Its shape is another, or it renormalises its rows.
+        """
+        if embedding.weight.shape != self.weight.shape:
+            raise ValueError(
+                f"the embedding has {list(embedding.weight.shape)} weights, the layer {list(self.weight.shape)}: they "
+                "can be the same only in one shape"
+            )
+        if embedding.max_norm is not None or embedding.scale_grad_by_freq:
+            raise ValueError("a tied embedding cannot have max_norm or scale_grad_by_freq")
+        embedding.weight = self.weight
+        embedding.register_forward_pre_hook(_PayFirst(self))
+
+
+class _PayFirst:
+    """Lets the rows that an embedding is about to read catch up."""
+
+    def __init__(self, layer):
+        self._layer = layer
+
+    def __call__(self, embedding, arguments):
+        if self._layer.weight is embedding.weight:
+            self._layer.catch_up(arguments[0])
+
+
+def _same_memory(one, other):
+    return one.data_ptr() == other.data_ptr() and one.dtype == other.dtype and one.stride() == other.stride()
