@@ -1,12 +1,12 @@
 """Do several ranks learn what one does, how long does a step take them, and what travels?
 
-    python bench/distributed.py [TRAIN TEST] [--ranks 1 2 4] [--grids labels data] [--candidates uniform full]
+    python bench/distributed.py [TRAIN TEST] [--ranks 1 2 4] [--grids labels features data] [--candidates uniform full]
 
-Trains the same network on 1, 2 and 4 ranks of this machine, a thread each, with label shards and, as `data`, with two
-replicas of each shard; synthetic data without TRAIN. All runs have the same shares of the points, and so the same
-batches. The table has the loss of each epoch, P@1 on TEST, the median milliseconds of a step and the kilobytes that
-rank 0 receives in it, by kind. Ranks need cores: with fewer free cores than ranks times say nothing. Needs the extra
-`mpi` and mpiexec. As set: 4 minutes on four cores.
+Trains the same network on 1, 2 and 4 ranks of this machine, a thread each, with label shards, with the features in
+shards too (`features`) and with two replicas of each label shard (`data`); synthetic data without TRAIN. All runs have
+the same shares of the points, and so the same batches. The table has the loss of each epoch, P@1 on TEST, the median
+milliseconds of a step and the kilobytes that rank 0 receives in it, by kind. Ranks need cores: with fewer free cores
+than ranks times say nothing. Needs the extra `mpi` and mpiexec. As set: 6 minutes on four cores.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from common import table
 
-KINDS = ("features", "loss", "gradient", "rows", "average")
+GRIDS = ("labels", "features", "data")
+KINDS = ("features", "hidden", "loss", "gradient", "rows", "average")
 
 
 def main():
@@ -36,7 +37,7 @@ def main():
     for candidates in args.candidates:
         for grid in args.grids:
             for ranks in args.ranks:
-                if grid == "data" and ranks < 2:
+                if grid != "labels" and ranks < 2:
                     continue
                 command = [launcher, "-n", str(ranks), sys.executable, __file__, *sys.argv[1:], "--child"]
                 command += ["--grids", grid, "--candidates", candidates]
@@ -53,7 +54,7 @@ def parse_arguments():
     parser.add_argument("train", metavar="TRAIN", type=Path, nargs="?")
     parser.add_argument("test", metavar="TEST", type=Path, nargs="?")
     parser.add_argument("--ranks", nargs="+", type=int, default=(1, 2, 4), metavar="N")
-    parser.add_argument("--grids", nargs="+", choices=("labels", "data"), default=("labels", "data"))
+    parser.add_argument("--grids", nargs="+", choices=GRIDS, default=GRIDS)
     parser.add_argument("--candidates", nargs="+", default=("uniform", "full"), metavar="MODE")
     parser.add_argument("--loss", choices=("bce", "softmax"), default="softmax")
     parser.add_argument("--labels", type=int, default=50_000, help="of the synthetic data")
@@ -88,6 +89,8 @@ def child(args):
     comm, (grid,), (candidates,) = MPI.COMM_WORLD, args.grids, args.candidates
     shares = int(np.lcm.reduce([*args.ranks, comm.Get_size()]))
     options = {"shares": shares}
+    if grid == "features":
+        options["shard_features"] = True
     if grid == "data":
         options |= {"data_shards": 2, "average_every": args.average_every, "keep_rows": args.keep_rows}
     config = NetworkConfig(HiddenConfig(args.units), OutputConfig(candidates=candidates, loss=args.loss))
@@ -106,7 +109,7 @@ def child(args):
                 {
                     "candidates": candidates,
                     "ranks": comm.Get_size(),
-                    "grid": f"{network.grid.data.size} x {network.grid.labels.size}",
+                    "grid": f"{grid}: {network.grid.data.size} x {network.grid.labels.size}",
                     "losses": [epoch.loss for epoch in history.epochs],
                     "P@1": quality["P@1"],
                     "ms": float(np.median(steps)),
@@ -118,7 +121,7 @@ def child(args):
 
 
 def markdown(runs):
-    head = ["candidates", "ranks", "data x labels", "loss, epoch by epoch", "P@1, %", "ms a step"]
+    head = ["candidates", "ranks", "grid: data x labels", "loss, epoch by epoch", "P@1, %", "ms a step"]
     head += [f"{kind}, kB" for kind in KINDS]
     rows = []
     for run in runs:

@@ -486,8 +486,9 @@ def read_into(target: np.ndarray | BFloat16View, source, name: str, network: Net
     from slide.shards import take_rows
 
     shape, rows = target.shape, range(len(target))
-    if network.label_rows is not None and name.removeprefix("best.").startswith("output."):
-        shape, rows = (network.n_labels, *shape[1:]), network.label_rows
+    here = network.rows_here(name.removeprefix("best."))
+    if here is not None:
+        shape, rows = (here[0], *shape[1:]), here[1]
     for places, values in take_rows(source, name, shape, target.dtype, rows):
         target[places] = values
 

@@ -129,8 +129,7 @@ class Network:
         self.optimizer = Optimizer(config.optimizer)
         self.feature_weights = None if config.feature_weights == "none" else np.ones(n_features, dtypes.VALUE)
         if storage is None:
-            rows = self._n_rows(n_labels)
-            check_fit(self.bytes_needed(n_features, rows, config, trainable=trainable), config.hugepages)
+            self._check_fit(trainable)
         self._buffers = Buffers(hugepages=config.hugepages)
         self.trainable = trainable
         storage = storage or Storage.of(config, trainable=trainable)
@@ -138,7 +137,7 @@ class Network:
         dim = n_features
         for i, layer in enumerate(config.hidden):
             rest = (storage, config.seed + i, self._buffers, self.threads)
-            self.hidden.append(make_hidden(f"hidden.{i}", dim, layer, *rest, reads_features=i == 0))
+            self.hidden.append(self._make_hidden(i, dim, layer, *rest))
             dim = layer.units
         seed = config.seed + len(config.hidden)
         self.output = self._make_output(n_labels, dim, storage, seed)
@@ -154,9 +153,13 @@ class Network:
         if config.hugepages == "require":
             self._buffers.require_hugepages()
 
-    def _n_rows(self, n_labels):
-        """Labels whose rows this process has."""
-        return n_labels
+    def _check_fit(self, trainable):
+        """Refuse a network that does not fit into memory."""
+        sizes = self.n_features, self.n_labels, self.config
+        check_fit(self.bytes_needed(*sizes, trainable=trainable), self.config.hugepages)
+
+    def _make_hidden(self, i, dim, layer, *rest):
+        return make_hidden(f"hidden.{i}", dim, layer, *rest, reads_features=i == 0)
 
     def _make_output(self, n_labels, dim, storage, seed):
         return OutputLayer(n_labels, dim, self.config.output, storage, seed, self._buffers, self.threads)
@@ -202,6 +205,18 @@ class Network:
     def label_rows(self) -> range | None:
         """The labels whose neurons are here, in the order of the output layer's rows; None for all."""
         return None
+
+    def rows_here(self, array: str) -> tuple[int, range] | None:
+        """Return how many rows an array has in the whole network, and which of them are here; None where all are.
+
+        Parameters
+        ----------
+        array : str
+            Its name, such as ``"output.weights"``.
+        """
+        if self.label_rows is None or not array.startswith("output."):
+            return None
+        return self.n_labels, self.label_rows
 
     def table_name(self, layer: str) -> str:
         """Return what a layer's hash tables are called where they are saved.

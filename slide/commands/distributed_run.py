@@ -61,6 +61,7 @@ def _run(args, comm):
         args.label_shards,
         args.data_shards,
         shares=shares,
+        shard_features=args.shard_features,
         average_every=args.average_every,
         keep_rows=args.keep_rows or 1.0,
     )
@@ -96,7 +97,8 @@ def _run(args, comm):
     signum = ranks.share("control", stop.signum)
     if signum is not None:
         signal_name = signal.Signals(signum).name
-        log.warning("stopped by %s after %s batches; saving what was learnt", signal_name, f"{history.batches:,}")
+        if network.leads:
+            log.warning("stopped by %s after %s batches; saving what was learnt", signal_name, f"{history.batches:,}")
     if config.training.needs_validation and history.best_epoch is not None:
         log.info("%s", train.course(history, config.training))
     received = ", ".join(f"{kind} {size:,.0f}" for kind, size in history.bytes_per_batch.items())

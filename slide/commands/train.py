@@ -183,6 +183,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "have the same batches on any number of ranks, also where they go on with --resume",
     )
     ranks.add_argument(
+        "--shard-features",
+        action="store_true",
+        help="cut the rows of the first hidden layer into parts too, for an exchange more in each step",
+    )
+    ranks.add_argument(
         "--average-every",
         metavar="N",
         type=positive,
@@ -198,6 +203,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def _check(args):
     if not args.distributed:
+        if args.shard_features:
+            return "--shard-features needs --distributed too, in a run that mpiexec -n N starts"
         for option in ("label_shards", "data_shards", "shares", "average_every", "keep_rows"):
             if getattr(args, option) is not None:
                 return f"--{option.replace('_', '-')} needs --distributed too, in a run that mpiexec -n N starts"

@@ -189,13 +189,14 @@ def _write_share(group, network, folder, more, moments):
 
 def _part(group, network, name, array):
     """What this rank writes of an array: a part of those that all have, and of those that its replicas have."""
-    whole, of_shard = Part(array, range(len(array))), False
-    if name.endswith(".codes"):
-        of_shard = name.startswith(network.table_name("output"))
-    elif name.removeprefix("best.").startswith("output."):
-        whole, of_shard = Part(array, network.label_rows), True
-    if of_shard:
+    whole, codes = Part(array, range(len(array))), name.endswith(".codes")
+    if codes and name.startswith(network.table_name("output")):
         return whole.piece(*network.replica)
+    name = name.removeprefix("best.")
+    here = None if codes else network.rows_here(name)
+    if here is not None:
+        replica = network.replica if name.startswith("output.") else network.feature_replica
+        return Part(array, here[1]).piece(*replica)
     if array.nbytes >= WORTH_A_FILE:
         return whole.piece(group.rank, group.size)
     return whole.piece(0, 1) if group.rank == 0 else whole.piece(0, len(array) + 1)

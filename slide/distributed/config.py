@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slide.checks import ConfigError, check_choice, check_integer, check_number
+from slide.checks import ConfigError, check_boolean, check_choice, check_integer, check_number
 
 PARTITIONS = ("cyclic", "contiguous")
 
@@ -28,6 +28,10 @@ class DistributionConfig:
         Parts that the points are cut into, a multiple of the ranks: each is shuffled for itself and gives an equal part
         of each batch, and a rank has as many as any other. Runs with as many shares have the same batches, whatever
         their ranks. By default one for each rank.
+    shard_features : bool
+        Cut the rows of the first hidden layer, the features', into shards too, one for each rank that takes its steps
+        together with the others: a rank then has, reads and steps its part of them, for one exchange of hidden vectors
+        more in each step. By default every rank has all of them.
     average_every : int, optional
         Local SGD: the replicas train each on their own part of the batch and average their weights and moments after so
         many batches. By default they combine their gradients in every batch.
@@ -41,6 +45,7 @@ class DistributionConfig:
     data_shards: int | None = None
     partition: str = "cyclic"
     shares: int | None = None
+    shard_features: bool = False
     average_every: int | None = None
     keep_rows: float = 1.0
 
@@ -49,6 +54,7 @@ class DistributionConfig:
         for name in ("label_shards", "data_shards", "shares"):
             check_integer(self, name, 1, 2**20, optional=True)
         check_choice(self, "partition", PARTITIONS)
+        check_boolean(self, "shard_features")
         check_integer(self, "average_every", 1, 10**9, optional=True)
         check_number(self, "keep_rows", 0, 1, open_low=True)
         if self.average_every is not None and self.keep_rows < 1:

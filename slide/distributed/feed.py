@@ -171,6 +171,7 @@ class DistributedFeed:
                     for parcel in list(under_way)[:AHEAD]:
                         parcel.send()
                     yield under_way.popleft()
+            self.network.settle()
             self.network.check_replicas()
         finally:
             for parcel in under_way:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import numpy as np
 
 from slide.config import ConfigError
-from slide.distributed.comm import Ranks
+from slide.distributed.comm import Ranks, mpi
 from slide.distributed.config import DistributionConfig
 from slide.kernels import dtypes
 
@@ -37,6 +38,9 @@ class Grid:
         Those that make each step of the hidden layers together: all, or where replicas only average now and then
         `labels`.
 
+    on_this_machine : list of list of int
+        The cores of each rank that is on the same machine, this one's among them.
+
     Raises
     ------
     ConfigError
@@ -58,6 +62,9 @@ class Grid:
                 f"DistributionConfig.shares must be a multiple of the ranks, {self.world.size}, got {shares}"
             )
         self.n_shares = shares
+        here = self.world.comm.Split_type(mpi().COMM_TYPE_SHARED)
+        self.on_this_machine: list[list[int]] = here.allgather(cores_of_process())
+        here.Free()
 
     def go_on_with(self, shares: int | None, holdout: float) -> None:
         """Cut the points into as many shares as the run that goes on did, so that its batches are the same.
@@ -106,6 +113,11 @@ class Grid:
         return f"{self.data.size} x {self.labels.size} ranks (data x labels)"
 
 
+def cores_of_process() -> list[int]:
+    """Return the numbers of the cores that this process may use, empty where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 def shares_for(ranks: int, shares: int | None) -> int | None:
     """Return the shares of a run that goes on, None if so many ranks cannot have as many each.
 
@@ -119,7 +131,7 @@ def shares_for(ranks: int, shares: int | None) -> int | None:
 
 
 class LabelShard:
-    """The labels of one shard of several: numbers 0, 1, ... here stand for ids that ascend.
+    """The labels, or features, of one shard of several: numbers 0, 1, ... here stand for ids that ascend.
 
     Parameters
     ----------
@@ -128,6 +140,8 @@ class LabelShard:
     shard, n_shards : int
     partition : str
         As of `DistributionConfig`.
+    what : str
+        What they are, for messages.
 
     Attributes
     ----------
@@ -142,11 +156,11 @@ class LabelShard:
         There are fewer labels than shards.
     """
 
-    def __init__(self, n_labels: int, shard: int, n_shards: int, partition: str):
+    def __init__(self, n_labels: int, shard: int, n_shards: int, partition: str, what: str = "labels"):
         if n_labels < n_shards:
             raise ConfigError(
-                f"{n_labels} labels cannot be cut into {n_shards} shards, each of which needs one: "
-                f"choose at most {n_labels} label_shards"
+                f"{n_labels} {what} cannot be cut into {n_shards} shards, each of which needs one: "
+                f"choose at most {n_labels}, or fewer ranks"
             )
         if partition == "cyclic":
             self.first, self.distance = shard, n_shards
@@ -169,8 +183,8 @@ class LabelShard:
         """Return the labels that numbers stand for; -1 stays."""
         return np.where(numbers < 0, numbers, self.first + numbers * self.distance)
 
-    def select(self, ptr: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return, of lists of labels, the parts that are of this shard, as its numbers.
+    def select(self, ptr: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return, of lists of labels, the parts that are of this shard, as its numbers, and which labels these were.
 
         Parameters
         ----------
@@ -180,9 +194,9 @@ class LabelShard:
 
         Returns
         -------
-        ptr, numbers : int64 [lists + 1], int32 arrays
+        ptr, numbers, here : int64 [lists + 1], int32, and bool as long as `labels`
         """
         number, rest = np.divmod(labels - self.first, self.distance)
         here = (rest == 0) & (number >= 0) & (number < self.n_rows)
         before = np.concatenate([[0], np.cumsum(here, dtype=dtypes.OFFSET)])
-        return before[ptr].astype(dtypes.OFFSET, copy=False), number[here].astype(dtypes.INDEX, copy=False)
+        return before[ptr].astype(dtypes.OFFSET, copy=False), number[here].astype(dtypes.INDEX, copy=False), here

@@ -12,15 +12,17 @@ from slide import checkpoint, prediction, training
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
 from slide.data.dataset import Dataset
 from slide.distributed.checkpoints import SharedCheckpoints, read_residual, write_together
-from slide.distributed.comm import Traffic, mpi
+from slide.distributed.comm import Traffic
 from slide.distributed.config import DistributionConfig
 from slide.distributed.failures import aborting, on_root, watch
 from slide.distributed.feed import DistributedFeed
-from slide.distributed.grid import Grid, LabelShard
+from slide.distributed.grid import Grid, LabelShard, cores_of_process
+from slide.distributed.input import ShardInput
 from slide.distributed.output import ShardOutput
 from slide.distributed.prediction import evaluate_own, predict_own
 from slide.distributed.stepper import DistributedStepper
 from slide.folders import write_file
+from slide.footprint import check_fit
 from slide.kernels.parallel import isa, resolve_threads
 from slide.network import Network
 from slide.resume import SavedRun, newest
@@ -74,8 +76,12 @@ class DistributedNetwork(Network):
         _check(config, self.grid)
         labels = self.grid.labels
         self.shard = LabelShard(n_labels, labels.rank, labels.size, self.grid.config.partition)
+        self.feature_shard: LabelShard | None = None
+        if self.grid.config.shard_features:
+            together = self.grid.together
+            self.feature_shard = LabelShard(n_features, together.rank, together.size, "cyclic", "features")
         self._own_points = False
-        super().__init__(n_features, n_labels, config, threads=threads or threads_each(comm))
+        super().__init__(n_features, n_labels, config, threads=threads or threads_each(self.grid))
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, {self.grid!r})"
@@ -122,8 +128,32 @@ class DistributedNetwork(Network):
         self._stepper.resume(self.step)
         read_residual(self, source)
 
-    def _n_rows(self, n_labels):
-        return self.shard.n_rows
+    def rows_here(self, array: str) -> tuple[int, range] | None:
+        """See `Network.rows_here`."""
+        if self.feature_shard is not None and array.startswith("hidden.0.") and ".bias" not in array:
+            return self.n_features, self.feature_shard.labels
+        return super().rows_here(array)
+
+    @property
+    def feature_replica(self) -> tuple[int, int]:
+        """Which of how many ranks with the same features this is, where features are cut into shards."""
+        return self.replica if self.grid.together is self.grid.labels else (0, 1)
+
+    def settle(self) -> None:
+        """See `Network.settle`; replicas that train each for itself agree afterwards, so that all ranks call this."""
+        self.average()
+        super().settle()
+
+    def _check_fit(self, trainable):
+        n_features = self.n_features if self.feature_shard is None else self.feature_shard.n_rows
+        needs = self.bytes_needed(n_features, self.shard.n_rows, self.config, trainable=trainable)
+        here = len(self.grid.on_this_machine)
+        check_fit({name: here * size for name, size in needs.items()}, self.config.hugepages)
+
+    def _make_hidden(self, i, dim, layer, *rest):
+        if i == 0 and self.feature_shard is not None:
+            return ShardInput(self.feature_shard, self.grid.together, "hidden.0", layer, *rest)
+        return super()._make_hidden(i, dim, layer, *rest)
 
     def _make_output(self, n_labels, dim, storage, seed):
         rest = (dim, self.config.output, storage, seed, self._buffers, self.threads)
@@ -146,7 +176,7 @@ class DistributedNetwork(Network):
         own_points : bool
             X and Y are the points of this rank alone, those that `slide.distributed.own_rows` names.
         **options
-            The same on all ranks; callbacks are called on rank 0.
+            The same on all ranks. Callbacks are called on rank 0 alone, and must not have the network predict or save.
 
         Returns
         -------
@@ -222,26 +252,26 @@ class DistributedNetwork(Network):
 
     def _gather_into(self, whole):
         """Give rank 0's `whole` everything this network has."""
-        if self.grid.data.rank:
-            return
-        state = None if whole is None else whole.output.state()
-        names = self.grid.labels.share("gather", None if state is None else list(state))
-        for name in names:
-            self._gather_rows(self.output.state()[name], None if state is None else state[name])
-        if whole is None:
-            return
-        for layer, other in zip(self.hidden, whole.hidden, strict=True):
-            _copy(layer.state(), other.state())
-        if self.feature_weights is not None:
-            whole.feature_weights[:] = self.feature_weights
-        whole.optimizer.resume(self.step)
+        targets = None if whole is None else checkpoint.parameters(whole, moments=whole.trainable)
+        mine = checkpoint.parameters(self, moments=True)
+        for name in self.grid.world.share("gather", None if targets is None else list(targets)):
+            here = self.rows_here(name)
+            if here is not None:
+                self._gather_rows(name, mine[name], None if targets is None else targets[name], here[0])
+            elif targets is not None:
+                targets[name][...] = np.asarray(mine[name])
+        if whole is not None:
+            whole.optimizer.resume(self.step)
 
-    def _gather_rows(self, view, target):
+    def _gather_rows(self, name, view, target, n):
         """Write one array of all shards' rows to rank 0's, a block of each shard at a time."""
-        labels, config = self.grid.labels, self.grid.config
-        shards = [LabelShard(self.n_labels, i, labels.size, config.partition) for i in range(labels.size)]
+        output = name.startswith("output.")
+        ranks, partition = (self.grid.labels, self.grid.config.partition) if output else (self.grid.together, "cyclic")
+        if ranks is not self.grid.world and self.grid.data.rank:
+            return
+        shards = [LabelShard(n, i, ranks.size, partition) for i in range(ranks.size)]
         for first in range(0, max(shard.n_rows for shard in shards), BLOCK):
-            rows = labels.collect(
+            rows = ranks.collect(
                 "gather",
                 np.asarray(view[first : first + BLOCK]),
                 np.array([min(max(shard.n_rows - first, 0), BLOCK) for shard in shards]),
@@ -261,13 +291,10 @@ class DistributedNetwork(Network):
             Trainable, of the same sizes and configuration.
         """
         network.settle()
-        for layer, other in zip(self.hidden, network.hidden, strict=True):
-            _copy(other.state(), layer.state())
-        own = self.output.state()
-        for name, view in network.output.state().items():
-            own[name][:] = np.asarray(view[self.shard.ids])
-        if self.feature_weights is not None:
-            self.feature_weights[:] = network.feature_weights
+        whole = checkpoint.parameters(network, moments=True)
+        for name, view in checkpoint.parameters(self, moments=True).items():
+            here = self.rows_here(name)
+            view[...] = np.asarray(whole[name] if here is None else whole[name][_slice(here[1])])
         self.optimizer.resume(network.step)
         for layer in (*self.hidden, self.output):
             if layer.index is not None:
@@ -285,16 +312,11 @@ class DistributedNetwork(Network):
         self.settle()
         with aborting(self.grid.alarm):
             self._gather_into(network if self.leads else None)
-            for view in network.output.state().values():
-                for first in range(0, self.n_labels, BLOCK):
+            for view in checkpoint.parameters(network, moments=True).values():
+                for first in range(0, len(view), BLOCK):
                     block = np.asarray(view[first : first + BLOCK])
                     view[first : first + BLOCK] = self.grid.world.broadcast("gather", block)
-        if not self.leads:
-            for layer, other in zip(self.hidden, network.hidden, strict=True):
-                _copy(layer.state(), other.state())
-            if self.feature_weights is not None:
-                network.feature_weights[:] = self.feature_weights
-            network.optimizer.resume(self.step)
+        network.optimizer.resume(self.step)
         network.forget_searches()
         for layer in (*network.hidden, network.output):
             if layer.index is not None:
@@ -345,11 +367,14 @@ class DistributedNetwork(Network):
         RuntimeError
             It is not.
         """
-        grid = self.grid
-        hidden = [checksum(layer) for layer in self.hidden]
-        groups = [(grid.together, hidden)]
-        if grid.together is grid.world:
+        grid, agreed = self.grid, self._stepper.agreed(self)
+        hidden = [checksum(layer, rows=self.rows_here(f"{layer.name}.weights") is None) for layer in self.hidden]
+        groups = [(grid.world if agreed else grid.labels, hidden)]
+        if agreed:
             groups.append((grid.data, [checksum(self.output)]))
+            if grid.together is grid.labels:
+                # Where features are cut replicas have the same ones.
+                groups.append((grid.data, [checksum(self.hidden[0])]))
         same = True
         for ranks, numbers in groups:
             every = ranks.gather("control", np.array(numbers, np.uint64))
@@ -361,7 +386,9 @@ class DistributedNetwork(Network):
             )
 
     def initialize(self, features=None, labels=None) -> None:
-        """See `Network.initialize`; of all labels."""
+        """See `Network.initialize`; of all labels, and where these are not cut of all features."""
+        if features is not None and self.feature_shard is not None:
+            raise _refused("initialize() of features with shard_features")
         super().initialize(features, None if labels is None else np.asarray(labels)[self.shard.ids])
 
     def grow(self, n_labels: int) -> None:
@@ -411,28 +438,26 @@ def fit(network: Network, X, Y, *, comm, distribution: DistributionConfig | None
     return history
 
 
-def threads_each(comm) -> int:
+def threads_each(grid: Grid) -> int:
     """Return the threads that a rank can use without taking them from others on the same processors.
 
     Parameters
     ----------
-    comm : mpi4py communicator
+    grid : Grid
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    here = comm.Split_type(mpi().COMM_TYPE_SHARED)
-    sharing = here.allgather(cores).count(cores)
-    here.Free()
-    return max(1, resolve_threads(None) // sharing)
+    return max(1, resolve_threads(None) // grid.on_this_machine.count(cores_of_process()))
 
 
-def checksum(layer) -> int:
+def checksum(layer, *, rows: bool = True) -> int:
     """Return a number that layers which differ in a weight, a bias or a moment hardly share.
 
     Parameters
     ----------
     layer : HiddenLayer or OutputLayer
+    rows : bool
+        False leaves out those of the layer's table.
     """
-    arrays = [np.frombuffer(layer.table.buffer, np.uint32)]
+    arrays = [np.frombuffer(layer.table.buffer, np.uint32)] if rows else []
     # A layer whose rows are features has its biases apart.
     arrays += [view.view(np.uint32) for view in (getattr(layer, "bias", None), getattr(layer, "bias_moments", None))
                if view is not None]
@@ -444,9 +469,8 @@ def checksum(layer) -> int:
     return total
 
 
-def _copy(source, target):
-    for name, view in target.items():
-        view[...] = np.asarray(source[name])
+def _slice(rows):
+    return slice(rows.start, rows.stop, rows.step)
 
 
 def _check(config, grid):
@@ -458,11 +482,17 @@ def _check(config, grid):
             f"the ranks' processors have different instruction sets, {found}, and round differently, so that replicas "
             "would drift apart: set SLIDE_ISA to one that all have, such as SLIDE_ISA=avx2, for all ranks"
         )
-    clipped = config.optimizer.clip_norm is not None
+    clipped, features = config.optimizer.clip_norm is not None, grid.config.shard_features
     for given, what, instead in (
         (config.update == "hogwild", "NetworkConfig.update 'hogwild'", "'grouped', so that replicas stay the same"),
         (config.output.init == "mean", "OutputConfig.init 'mean'", "'random'"),
         (clipped and grid.data.size > 1, "OptimizerConfig.clip_norm with several data shards", "label shards alone"),
+        (clipped and features, "OptimizerConfig.clip_norm with shard_features", "not to clip, or whole hidden layers"),
+        (
+            features and config.hidden[0].uses_tables,
+            "HiddenConfig.candidates 'lsh' of the first layer with shard_features",
+            "'full' there",
+        ),
     ):
         if given:
             raise ConfigError(f"{what} cannot be distributed over ranks: choose {instead}")

@@ -108,7 +108,7 @@ class ShardOutput(OutputLayer):
         points : slice
         """
         ends = batch.label_ptr[points.start : points.stop + 1]
-        ptr, labels = self.shard.select(ends - ends[0], batch.labels[ends[0] : ends[-1]])
+        ptr, labels, _ = self.shard.select(ends - ends[0], batch.labels[ends[0] : ends[-1]])
         labelled = int(np.count_nonzero(np.diff(batch.label_ptr)))
         return ShardBatch(
             batch.indptr[points.start : points.stop + 1],

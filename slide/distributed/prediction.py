@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def predict_own(
     network: DistributedNetwork, X: csr_matrix, k: int, exclude: csr_matrix | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k best labels of this rank's points, and their scores; called by all ranks of a part of the batch.
+    """Return the k best labels of this rank's points, and their scores; called by all ranks.
 
     Parameters
     ----------
@@ -46,7 +46,8 @@ def predict_own(
     exclusions = Exclusions(exclude, n)
     size = max(1, PREDICT_BLOCK // ranks.size)
     reader = network.reader(X, None, size)
-    most = int(ranks.gather("prediction", np.array([n], np.int64)).max())
+    # As often as the rank with the most points, of all that have a part in the hidden layers.
+    most = int(network.grid.together.gather("prediction", np.array([n], np.int64)).max())
     for first in range(0, most, size):
         rows = np.arange(min(first, n), min(first + size, n), dtype=dtypes.OFFSET)
         with one_blas_thread():
@@ -127,4 +128,4 @@ def _of_shard(ranks, shard, banned, n, counts):
     sizes = ranks.gather("prediction", np.array([len(ids)], np.int64))[:, 0]
     lengths = ranks.join("prediction", lengths.astype(dtypes.OFFSET, copy=False), counts)
     ids = ranks.join("prediction", ids, sizes)
-    return shard.select(np.concatenate([[0], np.cumsum(lengths)]), ids)
+    return shard.select(np.concatenate([[0], np.cumsum(lengths)]), ids)[:2]

@@ -115,8 +115,8 @@ def average(grid: Grid, network, since: int) -> None:
         rows = np.flatnonzero(ranks.gather("average", mine).any(axis=0))
         for name, view in layer.state().items():
             if name == "last_step":
-                view[rows] = network.step
-            elif len(view) != len(mine):
+                view[rows] = ranks.gather("average", view[rows]).max(axis=0)
+            elif name.startswith("bias") and not layer.rows_are_units:
                 view[...] = _mean(ranks, np.asarray(view))
             else:
                 for first in range(0, len(rows), BLOCK):

@@ -79,6 +79,10 @@ class DistributedStepper(Stepper):
             average(self._grid, network, self._averaged_at)
             self._averaged_at = network.step
 
+    def agreed(self, network) -> bool:
+        """Tell whether replicas are the same at this step: always, or where they train each for itself since then."""
+        return self._grid.config.average_every is None or self._averaged_at == network.step
+
     def resume(self, step: int) -> None:
         """Take note that replicas agree, at the end of a step.
 

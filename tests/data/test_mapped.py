@@ -199,3 +199,27 @@ def test_runs(numbers):
     assert found == numbers
     assert (starts < stops).all()
     assert (starts[1:] != stops[:-1]).all()
+
+
+@fast
+@given(st.integers(0, N), st.integers(0, N), st.lists(st.integers(0, N - 1), unique=True), st.data())
+def test_a_part_is_what_it_is_of_the_same_matrix_in_memory(plain, mapped, one, other, skipped, data):
+    first, last = sorted((one, other))
+    part, expected = mapped.X.part(first, last), plain.X[first:last]
+    kept = np.setdiff1d(np.arange(last - first), skipped)
+    rows = np.array(sorted(row for row in skipped if row < last - first), np.int64)
+    for matrix, twin in ((part, expected), (part.without(rows), expected[kept])):
+        assert matrix.shape == twin.shape
+        numbers = data.draw(st.lists(st.integers(0, max(0, matrix.shape[0] - 1)), max_size=9 if matrix.shape[0] else 0))
+        assert (matrix[np.array(numbers, np.int64)] != twin[numbers]).nnz == 0
+        np.testing.assert_array_equal(figures.column_counts(matrix), figures.column_counts(twin))
+    assert figures.n_entries(part) == expected.nnz
+    assert figures.longest_rows(part, 3) == figures.longest_rows(expected, 3)
+
+
+def test_batches_of_a_part(plain, mapped):
+    rows = np.array([4, 0, 19, 7])
+    found = BatchReader(mapped.X.part(30, 50), mapped.Y.part(30, 50), 4, normalize=True).read(rows)
+    expected = BatchReader(plain.X, plain.Y, 4, normalize=True).read(rows + 30)
+    for name in ("indptr", "indices", "values", "label_ptr", "labels"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

@@ -102,3 +102,12 @@ def test_default_window_takes_its_bytes(n, entries):
     assert window >= WINDOW_BLOCKS and window % WINDOW_BLOCKS == 0
     of_a_point = 16 + 8 * entries / n
     assert abs(window * of_a_point - WINDOW_BYTES) <= WINDOW_BLOCKS * of_a_point
+
+
+@pytest.mark.parametrize("window", [None, 128])
+def test_parts_of_the_data_have_orders_of_their_own(window):
+    orders = [list(EpochOrder(300, 1, 2, window=window, part=part).batches(300)) for part in (0, 1, 1)]
+    first, second, again = (np.concatenate(order) for order in orders)
+    np.testing.assert_array_equal(second, again)
+    assert sorted(second) == list(range(300)) and (first != second).any()
+    np.testing.assert_array_equal(first, np.concatenate(list(EpochOrder(300, 1, 2, window=window).batches(300))))

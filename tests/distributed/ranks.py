@@ -39,6 +39,8 @@ def train(way="network", data="all", n_labels=TRAIN.n_labels, **settings):
         found = {"labels agree": all(sums[0] == other for other in sums), "scores differ": 0, "quality differs": 0}
     else:
         net = Network(*sizes, threads=1, comm=COMM, distribution=distribution)
+        if way == "search":
+            return net.predict(TEST.X, mode="sketch")
         history = net.fit(points.X, points.Y, **options)
         net.check_replicas()
         found, whole = compared(net)
@@ -47,6 +49,7 @@ def train(way="network", data="all", n_labels=TRAIN.n_labels, **settings):
     for name in ("loss", "precision", "active", "quality"):
         key = {"loss": "losses", "precision": "precisions"}.get(name, name)
         found[key] = [getattr(epoch, name) for epoch in history.epochs]
+    found["features cut"] = distribution.shard_features
     found["best"], found["bytes"] = history.best_epoch, history.bytes_per_batch
     found["scores"] = whole.predict(TEST.X[:6], k=3)[1].tolist()
     return found

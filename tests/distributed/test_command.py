@@ -45,5 +45,5 @@ def test_two_ranks_save_one_network_from_files_or_folders(mpiexec, files):
 def test_options_of_ranks_need_ranks(run):
     result = run("train", "--label-shards", "2")
     assert result.status == 2 and "--label-shards needs --distributed" in result.err
-    result = run("train", "--distributed", "--checkpoint-every", "5")
-    assert result.status == 2 and "--checkpoint-every" in result.err
+    result = run("train", "--shard-features")
+    assert result.status == 2 and "--shard-features needs --distributed" in result.err

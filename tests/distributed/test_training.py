@@ -11,6 +11,11 @@ EXACT = {
     "held out": {"output": {"loss": "softmax"}, "training": {"holdout": 0.2, "patience": 2}},
     "handed back": {"output": {"loss": "bce"}, "feature_weights": "idf", "input_dropout": 0.1, "way": "fit"},
 }
+FEATURES = {
+    "features": {"output": {"loss": "softmax"}, "hidden": (8, 6), "optimizer": {"weight_decay": 0.01}},
+    "features handed back": {"output": {"loss": "bce"}, "feature_weights": "idf", "way": "fit"},
+    "uneven features": {"output": {"loss": "bce"}, "distribution": {"shares": 3}, "training": {"batch_size": 32}},
+}
 CLIPPED = {"clipped": {"output": {"loss": "softmax"}, "optimizer": {"clip_norm": 0.02}}}
 SGD = {"sgd": {"output": {"loss": "softmax"}, "optimizer": {"name": "sgd", "lr": 0.5}, "dropout": 0.0}}
 UNEVEN = {
@@ -21,7 +26,8 @@ DRAWN = {
     f"{candidates} {loss}": {"output": {"candidates": candidates, "loss": loss}, "training": {"epochs": 5}}
     for candidates, loss in (("uniform", "bce"), ("lsh+tail", "softmax"), ("inbatch", "softmax"), ("topk", "softmax"))
 }
-OF_ONE = {**EXACT, **CLIPPED, **SGD, **UNEVEN, **DRAWN, "plain": {"way": "plain", "training": {"holdout": 0.1}}}
+PLAIN = {"plain": {"way": "plain", "training": {"holdout": 0.1}}}
+OF_ONE = {**EXACT, **FEATURES, **CLIPPED, **SGD, **UNEVEN, **DRAWN, **PLAIN}
 
 
 def with_data_shards(scenario, **fields):
@@ -34,16 +40,34 @@ OF_FOUR = {
     "smoothed": with_data_shards(EXACT["smoothed"], data_shards=4),
     "weighted": with_data_shards(EXACT["weighted"], data_shards=2),
     "handed back": with_data_shards(EXACT["handed back"], data_shards=4),
+    "features": with_data_shards(FEATURES["features"], data_shards=2, shard_features=True),
+    "features handed back": with_data_shards(FEATURES["features handed back"], shard_features=True),
     "uniform bce": DRAWN["uniform bce"],
     "lsh+tail softmax": with_data_shards(DRAWN["lsh+tail softmax"], data_shards=2),
 }
 SLOW = {
     # The mean of steps in proportion to the gradient is the step of the mean gradient.
-    "sgd": with_data_shards(SGD["sgd"], data_shards=2, average_every=1),
+    "sgd": with_data_shards(SGD["sgd"], data_shards=2, average_every=1, shard_features=True),
     "uniform bce": with_data_shards(DRAWN["uniform bce"], data_shards=2, average_every=2),
     "lsh+tail softmax": with_data_shards(DRAWN["lsh+tail softmax"], data_shards=2, keep_rows=0.5),
     "inbatch softmax": with_data_shards(DRAWN["inbatch softmax"], data_shards=2),
     "topk softmax": DRAWN["topk softmax"],
+}
+
+
+def of_three(**fields):
+    return {**fields, "distribution": {"shares": 3, **fields.get("distribution", {})}}
+
+
+REFUSED = {
+    "hogwild": (of_three(update="hogwild"), "NetworkConfig.update 'hogwild' cannot be distributed"),
+    "means": (of_three(output={"init": "mean"}), "OutputConfig.init 'mean' cannot be distributed"),
+    "clipped replicas": (
+        of_three(optimizer={"clip_norm": 1.0}, distribution={"data_shards": 3}),
+        "OptimizerConfig.clip_norm with several data shards",
+    ),
+    "small batches": (of_three(training={"batch_size": 2}), "batch_size is 2 and there are 3 shares"),
+    "search": (of_three(way="search"), "predicts with mode='exact' alone"),
 }
 
 
@@ -66,18 +90,20 @@ def check_same(found, expected):
 def check_sound(found):
     """What ranks predict together is what the network that they are gathered in predicts."""
     assert found["labels agree"]
-    assert found["scores differ"] == 0
+    # Where features are cut, too, hidden vectors are sums of parts.
+    assert found["scores differ"] <= (1e-6 if found["features cut"] else 0)
     assert found["quality differs"] < 1e-9
 
 
 def test_two_ranks_have_half_of_the_labels_each(ranks, one):
-    for name, found in ranks(2, {**EXACT, **CLIPPED}).items():
+    sharded = {"features": with_data_shards(FEATURES["features"], shard_features=True)}
+    for name, found in ranks(2, {**EXACT, **CLIPPED, **sharded}).items():
         check_same(found, one[name])
 
 
 def test_four_ranks_make_grids_of_points_and_labels(ranks, one):
     for name, found in ranks(4, OF_FOUR).items():
-        if name in EXACT:
+        if name in {**EXACT, **FEATURES}:
             check_same(found, one[name])
         else:
             check_sound(found)
@@ -95,9 +121,13 @@ def test_replicas_for_slow_networks_learn_as_well(ranks, one):
 def test_three_ranks_cut_everything_unevenly(ranks, one):
     fewer_labels = {"distribution": {"shares": 3}, "n_labels": 2, "fails": True}
     no_grid = {"distribution": {"label_shards": 2}, "fails": True}
-    found = ranks(3, {**UNEVEN, "too many": fewer_labels, "no grid": no_grid})
-    for name in UNEVEN:
+    features = {"uneven features": with_data_shards(FEATURES["uneven features"], shard_features=True)}
+    refused = {name: {**settings, "fails": True} for name, (settings, _) in REFUSED.items()}
+    found = ranks(3, {**UNEVEN, **features, "too many": fewer_labels, "no grid": no_grid, **refused})
+    for name in {**UNEVEN, **features}:
         check_same(found[name], one[name])
+    for name, (_, message) in REFUSED.items():
+        assert message in found[name]
     assert "2 labels cannot be cut into 3 shards" in found["too many"]
     assert "1 data shards times 2 label shards make 2 ranks, and there are 3" in found["no grid"]
 
