@@ -16,6 +16,7 @@ leaves those before as they were.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -56,7 +57,7 @@ class Checkpoints:
     every : int, optional
         Batches from one to the next, counted over all epochs; one that falls on the end of an epoch waits for its
         evaluation. The end of an epoch that is the best so far has a checkpoint too. By default there is one only where
-        a callback stops the run.
+        a callback stops the run, or before the batch whose numerical fault does.
     keep : int
         How many of the newest are kept; that of the best epoch is kept besides.
 
@@ -64,6 +65,8 @@ class Checkpoints:
     ----------
     latest : Path or None
         The last that was written.
+    written : int or None
+        The batch that it is of.
 
     Raises
     ------
@@ -84,6 +87,7 @@ class Checkpoints:
         self.every = every
         self.keep = keep
         self.latest: Path | None = None
+        self.written: int | None = None
 
     def newest(self) -> Path | None:
         """Return the newest checkpoint that there is."""
@@ -134,6 +138,21 @@ class Checkpoints:
         if stopping or (self._is_due(state) and not ends_epoch):
             self._write(network, state, facts, f"{state.progress.batch:010d}")
 
+    def fault_met(self, network: Network, state: RunState, facts: dict, *, harmless: bool) -> Path | None:
+        """Write a checkpoint of what there was before a numerical fault that ends the run; return the newest.
+
+        Parameters
+        ----------
+        network, state, facts
+            As for ``batch_done``.
+        harmless : bool
+            Whether the network is as it was before. If not, nothing is written.
+        """
+        if harmless and state.progress.batch and self.written != state.progress.batch:
+            with contextlib.suppress(NumericalFault):
+                self._write(network, state, facts, f"{state.progress.batch:010d}")
+        return self.newest()
+
     def epoch_done(self, network: Network, state: RunState, facts: dict, *, stopping: bool) -> None:
         """Write a checkpoint if one is due at the end of an epoch; the parameters are those of ``batch_done``."""
         epoch = state.progress.epoch
@@ -165,7 +184,7 @@ class Checkpoints:
             why = error.strerror or error
             log.warning("checkpoint %s could not be written, training goes on without it: %s", path, why)
             return
-        self.latest = path
+        self.latest, self.written = path, state.progress.batch
         log.info("checkpoint %s", path)
         self._prune(name, state.best.epoch)
 

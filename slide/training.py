@@ -311,7 +311,12 @@ def fit(
         saved.restore(network, state)
         # As the run's first batch did; for a shorter one alone NumPy might round otherwise.
         network.output.expect_batches_of(min(config.batch_size, data.n_points))
-    tolerance = Tolerance(config.on_fault, progress, None if checkpoints is None else checkpoints.newest)
+
+    def keep(fault):
+        """What there was before the fault, where that is known to be sound."""
+        return checkpoints.fault_met(network, state, facts, harmless=fault.harmless)
+
+    tolerance = Tolerance(config.on_fault, progress, None if checkpoints is None else keep)
     run = Run(network, config, data.n_points, 0 if probe is None else probe.n_points, progress)
     with callbacks.following(run, history):
         while state.unfinished and not history.stopped:
