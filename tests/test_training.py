@@ -385,7 +385,7 @@ def test_absurd_learning_rate_is_told(data):
     with pytest.raises(FloatingPointError, match="Lower the learning rate"):
         fit(
             net,
-            data[0].X * 1e18,
+            data[0].X * 1e12,
             data[0].Y,
             config=TrainingConfig(epochs=50, batch_size=100, schedule="constant"),
         )
