@@ -188,17 +188,17 @@ def test_predictions_replace_a_file_when_they_are_complete(network, tmp_path, mo
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_standard_output_and_devices_that_are_full(network, tmp_path):
+def test_standard_output_and_devices_that_are_full(network, tmp_path, run):
     network.save(tmp_path / "model")
     save_npz(tmp_path / "points.npz", DATA)
-    command = [sys.executable, "-m", "slide", "predict", "model", "points.npz"]
-    for rest, name in (([], "standard output"), (["--output", "/dev/full"], "/dev/full")):
-        with open("/dev/full", "w") as full:
-            done = subprocess.run(
-                [*command, *rest], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False
-            )
-        assert done.returncode == 1
-        assert done.stderr.splitlines()[-1] == f"slide: error: {name}: No space left on device"
+    command = ["predict", "model", "points.npz"]
+    told = run(*command, "--output", "/dev/full")
+    assert (told.status, told.err.splitlines()[-1]) == (1, "slide: error: /dev/full: No space left on device")
+    with open("/dev/full", "w") as full:
+        program = [sys.executable, "-m", "slide", *command]
+        done = subprocess.run(program, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "slide: error: standard output: No space left on device"
 
 
 def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
