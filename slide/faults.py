@@ -145,7 +145,10 @@ class Tolerance:
         path = None if self._keep is None else self._keep(fault)
         if path is None:
             return ""
-        return f". The last good checkpoint is {path}: Network.load gives that network, to go on with other settings"
+        more = ""
+        if fault.harmless and not self._skips:
+            more = ', and resuming with on_fault "skip" leaves such batches out'
+        return f". The last good checkpoint is {path}: Network.load gives that network, for other settings{more}"
 
 
 def peak(values: np.ndarray) -> float:

@@ -259,7 +259,7 @@ class SavedRun:
         network : NetworkConfig
             ``hugepages``, on which no number depends, may be another.
         training : TrainingConfig or None
-            None for the run's.
+            None for the run's. ``on_fault``, on which nothing depends up to the first fault, may be another.
 
         Raises
         ------
@@ -269,7 +269,7 @@ class SavedRun:
         pairs = [("network", network, self.network), ("training", training or self.training, self.training)]
         for where, given, own in pairs:
             for path, one, other in differences(to_dict(given), to_dict(own), where):
-                if path != "network.hugepages":
+                if path not in ("network.hugepages", "training.on_fault"):
                     raise ConfigError(
                         f"{path} is {one!r} here and {other!r} in the run that {self.path} is of: a resumed run keeps "
                         "its settings. Leave the setting out, or start a new run"

@@ -263,7 +263,7 @@ def fit(
     if resume is not None:
         saved = SavedRun(resume)
         saved.check_config(network.config, config)
-        config = saved.training
+        config = config or saved.training
     if checkpoints is not None:
         checkpoints.begin(saved)
     config = config or TrainingConfig()

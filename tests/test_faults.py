@@ -381,6 +381,20 @@ def test_a_resumed_run_skips_as_the_whole_one_did(data, tmp_path):
     assert (history.skipped, history.epochs[0].loss) == (expected.skipped, expected.epochs[0].loss)
 
 
+def test_a_run_that_stopped_at_a_fault_goes_on_without_the_batch(data, tmp_path):
+    at = (3, 8)
+    whole, X, Y = faulty("hidden", data, at=at)
+    assert whole.fit(X, Y, config=SKIPPING).skipped == 2
+    network, X, Y = faulty("hidden", data, at=at)
+    with pytest.raises(NumericalFault, match='resuming with on_fault "skip" leaves such batches out'):
+        network.fit(X, Y, config=TRAINING, checkpoints=Checkpoints(tmp_path))
+    resumed = make()
+    with pytest.raises(NumericalFault, match="batch 4: "):
+        resumed.fit(X, Y, resume=tmp_path)
+    assert resumed.fit(X, Y, config=SKIPPING, resume=tmp_path).skipped == 2
+    assert same(whole, resumed) == []
+
+
 def test_a_network_that_is_not_finite_is_not_saved_over_one_that_is(data, tmp_path):
     network = make()
     network.fit(*data, config=TRAINING)
@@ -414,7 +428,7 @@ def test_the_command(data, tmp_path, run):
     assert "The last good checkpoint is slide-model.checkpoints/0000000003" in stopped.err
     assert Network.load("slide-model.checkpoints/0000000003").step == 3
     assert not (tmp_path / "slide-model" / "network.json").exists()
-    skipped = run("train", *options, "--on-fault", "skip", "--json", "--out", "other")
+    skipped = run("train", *options, "--on-fault", "skip", "--json", "--resume", "slide-model.checkpoints")
     assert (skipped.status, '"skipped": 1' in skipped.out) == (0, True)
     assert "batch 4 is left out, 1 so far" in skipped.err
 
