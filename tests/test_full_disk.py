@@ -208,6 +208,16 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     os.close(reading), os.close(writing)
 
 
+def test_an_open_file_is_written_to_and_not_replaced(network, tmp_path, run):
+    """As ``--output /dev/stdout >> file`` has it."""
+    network.save(tmp_path / "model")
+    save_npz(tmp_path / "points.npz", DATA)
+    with open(tmp_path / "out", "wb", buffering=0) as file:
+        assert run("predict", "model", "points.npz", "--output", f"/proc/self/fd/{file.fileno()}").status == 0
+        assert os.fstat(file.fileno()).st_ino == (tmp_path / "out").stat().st_ino
+    assert len((tmp_path / "out").read_text().splitlines()) == 400
+
+
 def test_links_stay_links(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "file")
     write_in_place(tmp_path / "link", lambda file: file.write(json.dumps(1).encode()))
