@@ -121,11 +121,17 @@ class FolderWriter:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._files = {name: _ArrayFile(folder / f"{name}.npy", _dtype_of(name)) for name in NAMES}
+        self._files: dict[str, _ArrayFile] = {}
         self.n_points = 0
-        for letter in "XY":
-            self._files[f"{letter}_indptr"].append(np.zeros(1))
         self._ends = {"X": 0, "Y": 0}
+        try:
+            for name in NAMES:
+                self._files[name] = _ArrayFile(folder / f"{name}.npy", _dtype_of(name))
+            for letter in "XY":
+                self._files[f"{letter}_indptr"].append(np.zeros(1))
+        except OSError:
+            self.close()
+            raise
 
     @property
     def n_bytes(self) -> int:
@@ -199,7 +205,11 @@ class _ArrayFile:
         self._digest = hashlib.blake2b(digest_size=16)
         self._length = 0
         self._file = io.FileIO(path, "w+")
-        self._file.write(_header(dtype, 0))
+        try:
+            self._file.write(_header(dtype, 0))
+        except OSError:
+            self._file.close()
+            raise
 
     @property
     def n_bytes(self):
