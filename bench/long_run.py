@@ -60,6 +60,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", nargs="?", type=Path, metavar="RUN.jsonl", help="with --plot: what --out wrote")
     parser.add_argument("--seconds", type=float, default=7200)
+    parser.add_argument("--batches", type=int, help="end after so many")
     parser.add_argument("--pace", type=float, default=12, help="batches a second")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--sample", type=float, default=30, help="seconds between lines")
@@ -149,7 +150,7 @@ class LongRun:
         self._write({**about, "version": __version__, "python": sys.version.split()[0], "began": time.time()})
         self.start = time.perf_counter()
         try:
-            config = TrainingConfig(batch_size=args.batch_size)
+            config = TrainingConfig(batch_size=args.batch_size, max_batches=args.batches, schedule="constant")
             self.network.fit_stream(self._stream(), config=config, callbacks=[self._after_batch])
         finally:
             shutil.rmtree(self.folder)
@@ -263,7 +264,7 @@ def show(records, path):
         axes.plot(t / 60, values, linewidth=1, marker="." if len(t) < 30 else None)
         axes.set(title=title)
         axes.title.set_fontsize("medium")
-        late = t >= WARM_UP * about["seconds"]
+        late = t >= WARM_UP * samples[-1]["t"]
         if late.sum() < 3:
             continue
         mean, moved, error = change(t[late], values[late])

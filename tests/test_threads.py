@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -38,6 +39,61 @@ def at_once(call):
 @pytest.mark.parametrize("mode", ["exact", "sketch", "lsh"])
 def test_network(network, mode):
     assert at_once(lambda X: network.predict(X, k=3, mode=mode)) == 0
+
+
+def test_eight_threads_while_another_loads_and_asks_a_second_network(network, tmp_path):
+    network.save(tmp_path / "moments", moments=True)
+    network.save(tmp_path / "serving", serving=True)
+    parts = [TEST.X[first : first + 9] for first in range(0, 90, 9)] * 4
+    expected = [network.predict(part, k=3) for part in parts]
+    done, loaded = threading.Event(), []
+
+    def load():
+        while not done.is_set():
+            for name in ("moments", "serving"):
+                second = Network.load(tmp_path / name, threads=2, mmap=name == "serving")
+                loaded.append(second.predict(parts[0], k=3))
+
+    with ThreadPoolExecutor(9) as pool:
+        loading = pool.submit(load)
+        found = list(pool.map(lambda part: network.predict(part, k=3), parts))
+        done.set()
+        loading.result()
+    assert all(all(map(np.array_equal, *pair)) for pair in zip(found, expected, strict=True))
+    assert loaded and all(all(map(np.array_equal, answer, expected[0])) for answer in loaded)
+
+
+def test_first_calls_at_once_leave_the_threads_of_blas(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FIRST], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+FIRST = """
+import sys, threading
+import scipy.linalg
+from threadpoolctl import threadpool_info, threadpool_limits
+from slide.blas import one_blas_thread
+
+def blas_threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+def enter():
+    start.wait()
+    made.add(id(one_blas_thread()))
+    with one_blas_thread():
+        pass
+
+sys.setswitchinterval(1e-6)
+threadpool_limits(2, user_api="blas")
+before, start, made = blas_threads(), threading.Barrier(8), set()
+threads = [threading.Thread(target=enter) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(made) == 1
+assert blas_threads() == before
+"""
 
 
 def test_hidden_vectors_and_mixture(network):
