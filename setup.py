@@ -124,6 +124,7 @@ class BuildKernels(build_ext):
                 "initializedcheck": DEBUG,
                 "cdivision": True,
                 "embedsignature": True,
+                # What kernels share is under a lock of their own; where there is no GIL they do not bring it back.
                 "freethreading_compatible": True,
             },
         )

@@ -28,6 +28,7 @@ The house has two floors; imports run downward only::
       shards.py          saved networks in shares, which several processes write and read
       folders.py         folders and files that appear complete or not at all; interrupts.py: Ctrl-C and SIGTERM, noted
       exchange.py        safetensors files, and the output layer as a matrix for other libraries
+      access.py          who uses an object: one thread that changes it, or any number that read it
       network.py         Network: owns its layers; train_batch, predict, evaluate
       stepper.py         a batch's way through the layers, and each one's optimiser step
       prediction.py      from points to their best labels, in every mode
