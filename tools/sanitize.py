@@ -94,7 +94,7 @@ def preloaded(kind, copy):
     if kind == "tsan":
         library = copy / "tsan_openmp.so"
         subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", ROOT / "tools" / "tsan_openmp.c",
-                        "-o", library, "-ldl"], check=True)
+                        "-o", library, "-Wl,--no-as-needed", "-lgomp", "-ldl"], check=True)
         found.append(str(library))
     return " ".join(found)
 
