@@ -218,26 +218,34 @@ def load(path: str | os.PathLike, *, threads: int | None = None, mmap: bool = Fa
         n_features, n_labels, _ = (_count(about, name) for name in ("n_features", "n_labels", "step"))
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{source.manifest}: {error}") from None
-    trainable, rows = about.get("moments") is True, about.get("layout") == "rows"
+    trainable, in_rows = about.get("moments") is True, about.get("layout") == "rows"
     precision = _weights_precision(config.precision)
 
     def records(name: str, n: int, dim: int) -> np.ndarray:
-        return source.read(f"{name}.rows", (n,), RowTable.record_dtype(dim, precision))
+        rows = source.read(f"{name}.rows", (n,), RowTable.record_dtype(dim, precision))
+        if mmap and rows.ctypes.data % 64:
+            raise CheckpointError(
+                f"{source.name(f'{name}.rows')}: the rows begin at no multiple of 64 bytes, so they cannot be mapped; "
+                "load the network with mmap=False and save it again"
+            )
+        return rows
 
-    if mmap and not rows:
+    if mmap and not in_rows:
         raise CheckpointError(
             f"{path} was not saved for serving, so it cannot be mapped; save it with serving=True, or write a copy "
             f"that can: slide export {path} COPY --serving"
         )
-    _check_sizes(source, n_features, n_labels, config, rows)
+    _check_sizes(source, n_features, n_labels, config, in_rows)
     if trainable:
         _check_tables(source, n_features, n_labels, config)
     storage = MappedStorage(precision, records) if mmap else None
     try:
         network = Network(n_features, n_labels, config, threads=threads, trainable=trainable, storage=storage)
-    except ConfigError as error:
+    except CheckpointError:
+        raise
+    except ValueError as error:
         raise CheckpointError(f"{source.manifest}: {error}") from None
-    _fill(network, _Records(source, network, records) if rows and not mmap else source, about)
+    _fill(network, _Records(source, network, records) if in_rows and not mmap else source, about)
     return network
 
 
