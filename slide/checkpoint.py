@@ -45,7 +45,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +58,7 @@ from slide.info import __version__
 from slide.kernels.bfloat16 import BFloat16View, blocks
 from slide.kernels.rows import RowTable
 from slide.network import Network
+from slide.npy import read_header
 from slide.plain import read_count
 from slide.settings import from_dict, to_dict
 from slide.storage import MappedStorage
@@ -337,12 +337,15 @@ class _Folder:
         """The array of that name, as it lies in its file."""
         file = self.name(name)
         try:
-            # A pipe of that name would be waited for.
-            open_regular(file).close()
-            array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
-        except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
+            with open_regular(file) as stream:
+                found, fortran_order, kind = read_header(stream)
+                check_kind(file, found, kind, shape, dtype)
+                order = "F" if fortran_order else "C"
+                return np.asarray(np.memmap(stream, dtype, "r", stream.tell(), shape, order))
+        except CheckpointError:
+            raise
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: {error}; the network was not saved completely or is damaged") from None
-        return checked(file, array, shape, dtype)
 
 
 def checked(where, array: np.ndarray, shape: tuple, dtype: np.dtype) -> np.ndarray:
@@ -356,9 +359,25 @@ def checked(where, array: np.ndarray, shape: tuple, dtype: np.dtype) -> np.ndarr
     shape : tuple
     dtype : dtype
     """
-    if array.shape != shape or array.dtype != dtype:
-        raise CheckpointError(f"{where}: expected {dtype} {list(shape)}, found {array.dtype} {list(array.shape)}")
+    check_kind(where, array.shape, array.dtype, shape, dtype)
     return array
+
+
+def check_kind(where, found: tuple, kind: np.dtype, shape: tuple, dtype: np.dtype) -> None:
+    """Raise CheckpointError if an array has not the shape and the dtype that were expected.
+
+    Parameters
+    ----------
+    where : object
+        Names it in messages.
+    found : tuple
+    kind : dtype
+        What it has.
+    shape : tuple
+    dtype : dtype
+    """
+    if found != shape or kind != dtype:
+        raise CheckpointError(f"{where}: expected {dtype} {list(shape)}, found {kind} {list(found)}")
 
 
 def check_finite(where, array: np.ndarray | BFloat16View, *, negative: bool = True) -> None:

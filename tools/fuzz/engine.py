@@ -54,6 +54,7 @@ def run(name: str, seconds: int, work: Path) -> str:
         command += [str(folder) for folder in (SEEDS / "seeds" / name, SEEDS / "findings" / name) if folder.is_dir()]
         command += [f"-max_total_time={left}", f"-timeout={HANG_SECONDS}", "-rss_limit_mb=2048", "-print_final_stats=1"]
         command += [f"-artifact_prefix={found}/", f"-max_len={LONGEST}", "-reload=0"]
+        command += [f"-report_slow_units={HANG_SECONDS}"]
         with open(log, "ab") as stream:
             result = subprocess.run(command, cwd=copy, env=environment, stdout=stream, stderr=stream, check=False)
         if result.returncode == 0:
