@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from typing import BinaryIO
 
 import numpy as np
+
+MAX_BYTES = 10_000
+"""Of a header: what NumPy parses of files that are not trusted."""
 
 
 def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -30,13 +34,19 @@ def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     OSError
         The file cannot be read.
     """
+    begin = file.read(np.lib.format.MAGIC_LEN)
+    old = begin == np.lib.format.magic(1, 0)
+    if not old and begin != np.lib.format.magic(2, 0):
+        raise ValueError("not the header of a NumPy array of version 1 or 2")
+    begin += (size := file.read(2 if old else 4))
+    # NumPy would make room for whatever a header of version 2 announces, up to 4 GiB.
+    if int.from_bytes(size, "little") > MAX_BYTES:
+        raise ValueError(f"not the header of a NumPy array (longer than {MAX_BYTES:,} bytes)")
+    header = io.BytesIO(begin + file.read(int.from_bytes(size, "little")))
     try:
-        version = np.lib.format.read_magic(file)
-        old = version == (1, 0)
+        np.lib.format.read_magic(header)
         read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read(file)
-    except OSError:
-        raise
+        shape, fortran_order, dtype = read(header)
     except Exception as error:
         # Errors of the tokenizer, of Python's grammar, and of what NumPy does with values of the wrong type.
         raise ValueError(f"not the header of a NumPy array ({error})") from None

@@ -51,6 +51,19 @@ def test_damaged_headers(text, version):
         read_header(header(text, version))
 
 
+def test_a_header_that_announces_more_than_there_is():
+    announced = []
+
+    class File(io.BytesIO):
+        def read(self, size=-1):
+            announced.append(size)
+            return super().read(size)
+
+    with pytest.raises(ValueError, match="longer than 10,000 bytes"):
+        read_header(File(b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}"))
+    assert max(announced) < 10_000
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\x93NUMPY", b"\x93NUMPY\x07\x00", b"\x93NUMPY\x01\x00\xff\xff{", b"text of some kind"]
 )

@@ -328,7 +328,7 @@ class MappedData(_Folder):
                 about = json.loads(manifest.read_bytes())
                 about["fingerprint"] = fingerprint_of(about)
                 manifest.write_text(json.dumps(about))
-            except (ValueError, TypeError, RecursionError):
+            except (AttributeError, ValueError, TypeError, RecursionError):
                 pass
         return path
 
