@@ -26,6 +26,7 @@ The house has two floors; imports run downward only::
       checkpoint.py      save and load, and the format's description; archive.py: a saved network as bytes, for pickles
       resume.py          checkpoints of a run, from which it goes on to the same bits; run_state.py: where a run stands
       shards.py          saved networks in shares, which several processes write and read
+      npy.py             headers of arrays in files
       folders.py         folders and files that appear complete or not at all; interrupts.py: Ctrl-C and SIGTERM, noted
       exchange.py        safetensors files, and the output layer as a matrix for other libraries
       access.py          who uses an object: one thread that changes it, or any number that read it
@@ -54,7 +55,7 @@ The house has two floors; imports run downward only::
       metrics.py         P@k, nDCG@k, PSP@k, R@k
       data/              readers, cache, folders that are mapped into memory, synthetic data, batches and their order
       config.py          frozen dataclasses, TOML; table_config.py those of hash tables; checks.py checks their fields,
-                         settings.py makes them plain values; plain.py reads plain values of others, checked
+                         settings.py makes them plain values; plain.py reads those of others, checked
       reference.py       configuration files of the authors' C++ program; reference_weights.py: what it saves
       buffers.py         named large memory
       footprint.py       what a network will take in memory, and whether it fits

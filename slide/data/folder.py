@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from slide.data.dataset import MAX_IDS, DataError, Dataset
 from slide.data.mapped import ArrayFile, MappedMatrix, Mapping
 from slide.folders import new_folder, open_regular, write_file
 from slide.kernels import dtypes
+from slide.npy import read_header
 
 FORMAT = "slide-dataset"
 VERSION = 1
@@ -371,13 +371,12 @@ def _open_array(path, name, about):
                     f"{file}: {expected:,} bytes expected for {length:,} numbers, found {size:,}; "
                     "the file was not copied completely or is damaged, copy or convert it again"
                 )
-            np.lib.format.read_magic(stream)
-            found = np.lib.format.read_array_header_1_0(stream)
+            found = read_header(stream)
     except FileNotFoundError:
         raise DataError(f"{file}: there is no such file; the folder is incomplete, copy or convert it again") from None
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{file}: {error}; the file is damaged, convert the data again") from None
     if found != ((length,), False, dtype):
         shape, _, kind = found
