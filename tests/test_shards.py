@@ -115,7 +115,7 @@ def trained(data, tmp_path_factory):
 
 
 def new_state():
-    return RunState(Progress(), History(), BestEpoch(TRAINING), of_epoch=9)
+    return RunState(Progress(batches=18), History(), BestEpoch(TRAINING), of_epoch=9)
 
 
 def part_of(saved, labels):

@@ -226,6 +226,24 @@ def test_saving_and_going_on(mode):
     torch.testing.assert_close(other.weight, layer.weight, rtol=0, atol=0)
 
 
+def test_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    layer, other = make(), make()
+    train(layer, RowAdam(layer))
+    safetensors.save_file(layer.state_dict(), tmp_path / "layer.safetensors")
+    other.load_state_dict(safetensors.load_file(tmp_path / "layer.safetensors"))
+    assert torch.equal(other.weight, layer.weight) and other.passes == 4
+
+
+def test_inference_mode():
+    layer, (hidden, targets) = make("lsh+tail").eval(), batch()
+    expected = layer.loss(hidden, targets).item(), layer.topk(hidden, 3)[0]
+    with torch.inference_mode():
+        vectors = hidden.clone()
+        assert layer.loss(vectors, targets).item() == expected[0]
+        assert torch.equal(layer.topk(vectors, 3)[0], expected[1])
+
+
 def test_linear_layers_come_and_go():
     linear = nn.Linear(DIM, LABELS)
     layer = SampledLinear.from_linear(linear, candidates="full")
@@ -330,6 +348,8 @@ def test_parameters_find_back_to_their_rows():
         layer.to("meta")
     with pytest.raises(RuntimeError, match="stay in this process's memory"):
         layer.share_memory()
+    with pytest.raises(ValueError, match="must be parameters of their own"):
+        torch.func.functional_call(layer, {"weight": weight}, batch())
     assert in_place(layer)
 
 
@@ -399,12 +419,13 @@ def test_label_frequencies_are_counted_until_they_are_given():
     assert points == 6400 and np.abs(found - shares).max() < 0.02
     again = make("inbatch")
     again.load_state_dict(layer.state_dict())
-    assert again.get_extra_state().keys() == layer.get_extra_state().keys()
+    assert torch.equal(again.get_extra_state(), layer.get_extra_state()) and again.passes == layer.passes == 64
     layer.set_label_frequency(torch.from_numpy(shares), points=1000)
     layer.loss(*batch())
     assert np.array_equal(layer._engine.output.label_frequency[0], shares)
     again.load_state_dict(layer.state_dict())
     assert np.array_equal(again._engine.output.label_frequency[0], shares)
+    assert torch.equal(again.get_extra_state(), layer.get_extra_state())
 
 
 @pytest.mark.parametrize("step_in_backward", [False, True])
