@@ -87,7 +87,8 @@ def measure(worker, n, mbit, args):
         os.environ[name] = "1"
     with links.nodes(n, mbit) as hosts:
         done = subprocess.run(links.mpiexec(hosts, command), stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    sizes = {name: getattr(args, name) for name in ("labels", "features", "units", "batch_size")}
+    return sizes | json.loads(done.stdout.splitlines()[-1])
 
 
 def interface_bytes():

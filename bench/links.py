@@ -18,8 +18,8 @@ from pathlib import Path
 
 SUBNET = "10.99.7"
 BRIDGE = "slidebr0"
-BURST = 128 << 10
-"""Bytes that a link lets pass at once: about a millisecond's at 1 Gbit/s."""
+BURST_MS = 1.0
+"""What a link lets pass at once, in milliseconds of its speed."""
 
 
 def possible():
@@ -48,7 +48,8 @@ def nodes(n, mbit=None):
             call(f"ip -n {node} link set eth0 up")
             for prefix, device in ((f"ip netns exec {node} ", "eth0"), ("", there)):
                 if mbit:
-                    call(f"{prefix}tc qdisc add dev {device} root tbf rate {mbit}mbit burst {BURST} latency 100ms")
+                    burst = max(16 << 10, round(125 * mbit * BURST_MS))
+                    call(f"{prefix}tc qdisc add dev {device} root tbf rate {mbit}mbit burst {burst} latency 100ms")
         yield [f"{SUBNET}.{i}" for i in range(1, n + 1)]
     finally:
         tear_down()
@@ -56,6 +57,9 @@ def nodes(n, mbit=None):
 
 def tear_down():
     """Remove the nodes that there are, a killed run's too."""
+    # A namespace may outlive its name for a while, and its device with it.
+    for device in Path("/sys/class/net").glob("slidev*"):
+        call(f"ip link del {device.name}")
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     for line in listed.splitlines():
         if line.split()[0].startswith("slidenode"):

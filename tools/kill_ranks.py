@@ -40,7 +40,6 @@ candidates = "inbatch"
 lr = 0.01
 
 [training]
-epochs = 3
 batch_size = 60
 """
 """The candidates are the same on any number of ranks: other modes draw for each shard of the labels."""
@@ -58,7 +57,7 @@ def main():
     rng = np.random.default_rng(args.seed)
     with tempfile.TemporaryDirectory(prefix="slide.kill.", dir=args.folder) as folder:
         folder = Path(folder)
-        data = make_extreme(6000, 300, 500, labels_per_point=2, seed=1)
+        data = make_extreme(args.points, 300, 500, labels_per_point=2, seed=1)
         save_npz(folder / "train.npz", data)
         (folder / "config.toml").write_text(CONFIG)
         undisturbed = Run(folder, "undisturbed", args)
@@ -103,6 +102,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--ranks", nargs="+", type=int, default=[4, 2, 3], metavar="N")
+    parser.add_argument("--points", type=int, default=6000, help="to train on, of which a batch has 60")
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--every", type=int, default=4, help="batches from one checkpoint to the next")
     parser.add_argument("--tolerance", type=float, default=1e-2, help="of weights on other numbers of ranks")
     parser.add_argument("--seed", type=int, default=0)
@@ -184,7 +185,7 @@ class Run:
     def _start(self, ranks):
         command = ["mpiexec", "-n", str(ranks), sys.executable, "-m", "slide", "train", self._folder / "train.npz"]
         command += ["--distributed", "--config", self._folder / "config.toml", "--out", self._model, "--threads", "1"]
-        command += ["--checkpoint-every", str(self._args.every), "--shares", SHARES]
+        command += ["--checkpoint-every", self._args.every, "--shares", SHARES, "--epochs", self._args.epochs]
         if self._checkpoints.exists() and self._complete():
             command += ["--resume", self._checkpoints]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -11,6 +11,7 @@
 `output`            the output layer's shard, and losses over all shards
 `replicas`          how replicas of a shard stay alike
 `prediction`        the best labels of all shards; quality on all ranks' points
+`checkpoints`       what all ranks save together, complete or not at all
 `failures`          a rank that fails ends the job and says so
 ==================  ===================================================================
 
