@@ -38,6 +38,7 @@ KERNELS = [
     "gradients",
     "hogwild",
     "losses",
+    "loss_parts",
     "dropout",
     "dense",
     "search",
@@ -124,6 +125,7 @@ class BuildKernels(build_ext):
                 "initializedcheck": DEBUG,
                 "cdivision": True,
                 "embedsignature": True,
+                # What kernels share is under a lock of their own; where there is no GIL they do not bring it back.
                 "freethreading_compatible": True,
             },
         )

@@ -8,7 +8,8 @@ distribution. Its output samples by hash tables that are rebuilt at fixed interv
 functions. On the way, as users do: quality is measured on a probe every minute; every ten minutes the network is saved
 with its moments, read back and compared; every minute a small network is made, trained by ``fit`` on two threads,
 pickled, asked and dropped. A line of JSON every half a minute says what the process holds, and the time of what was
-done since the last: that of the thread's CPU, which other load on the machine hardly moves, beside that of the wall.
+done since the last, on the thread's CPU and on the wall. Other load on the machine moves the first too, by the caches
+and the memory that all share, so the table also has a batch's time over an evaluation's, whose work never changes.
 
 The table has each curve's mean after the warm-up, and what a line through the means of twelve equal parts of the time
 says that it changes over the whole run, with its standard error. As 0.1 of the run is left out at the start, allocators
@@ -51,6 +52,7 @@ CURVES = {
     "train_cpu_ms": "a batch, CPU ms",
     "train_wall_ms": "a batch, wall ms",
     "evaluate_cpu_ms": "evaluation, CPU ms",
+    "ratio": "a batch / an evaluation, CPU",
     "save_cpu_ms": "save, load, compare, CPU ms",
     "visitor_cpu_ms": "a small network's life, CPU ms",
 }
@@ -60,6 +62,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", nargs="?", type=Path, metavar="RUN.jsonl", help="with --plot: what --out wrote")
     parser.add_argument("--seconds", type=float, default=7200)
+    parser.add_argument("--batches", type=int, help="end after so many")
     parser.add_argument("--pace", type=float, default=12, help="batches a second")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--sample", type=float, default=30, help="seconds between lines")
@@ -149,7 +152,7 @@ class LongRun:
         self._write({**about, "version": __version__, "python": sys.version.split()[0], "began": time.time()})
         self.start = time.perf_counter()
         try:
-            config = TrainingConfig(batch_size=args.batch_size)
+            config = TrainingConfig(batch_size=args.batch_size, max_batches=args.batches, schedule="constant")
             self.network.fit_stream(self._stream(), config=config, callbacks=[self._after_batch])
         finally:
             shutil.rmtree(self.folder)
@@ -217,6 +220,8 @@ class LongRun:
 
 def holds():
     """Return what this process has at the moment."""
+    # Python's cache of methods by name fills up with strings, 4,096 at most, in the course of hours.
+    (getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache)()
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 / 1e6 for line in lines}
     return {
@@ -255,23 +260,29 @@ def show(records, path):
     from matplotlib.figure import Figure
 
     about, *samples = map(json.loads, records.read_text().splitlines())
-    figure = Figure(figsize=(11, 9), layout="constrained")
+    for sample in samples:
+        evaluated = sample["evaluate_cpu_ms"]
+        sample["ratio"] = evaluated and sample["train_cpu_ms"] / evaluated
+    figure = Figure(figsize=(11, 11), layout="constrained")
     all_axes = figure.subplots(-(-len(CURVES) // 3), 3, sharex=True).ravel()
     rows = []
-    for axes, (name, title) in zip(all_axes, CURVES.items(), strict=True):
+    for axes in all_axes[len(CURVES) :]:
+        axes.set_axis_off()
+    for axes, (name, title) in zip(all_axes, CURVES.items(), strict=False):
         t, values = np.array([(s["t"], s[name]) for s in samples if s[name] is not None], float).reshape(-1, 2).T
         axes.plot(t / 60, values, linewidth=1, marker="." if len(t) < 30 else None)
         axes.set(title=title)
         axes.title.set_fontsize("medium")
-        late = t >= WARM_UP * about["seconds"]
+        late = t >= WARM_UP * samples[-1]["t"]
         if late.sum() < 3:
             continue
         mean, moved, error = change(t[late], values[late])
         axes.set_ylim(min(0.9 * mean, values[late].min()), max(1.1 * mean, values[late].max()))
         shares = [f"{100 * value / mean:+.2f} %" for value in (moved, error)]
         rows.append([title, f"{mean:,.4g}" if mean < 1e4 else f"{mean:,.0f}", shares[0], shares[1].lstrip("+")])
-    for axes in all_axes[-3:]:
+    for axes in all_axes[len(CURVES) - 3 : len(CURVES)]:
         axes.set_xlabel("minutes")
+        axes.tick_params(labelbottom=True)
     figure.savefig(path, dpi=110)
     last = samples[-1]
     print(

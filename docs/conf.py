@@ -1,6 +1,7 @@
 """The settings of Sphinx: ``sphinx-build -W docs docs/_build`` makes the pages."""
 
 from importlib import metadata
+from importlib.util import find_spec
 
 project = "slide"
 author = "The slide developers"
@@ -16,6 +17,7 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_mock_imports = [] if find_spec("torch") else ["torch"]
 numpydoc_show_class_members = False
 default_role = "code"
 

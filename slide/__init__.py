@@ -26,8 +26,10 @@ The house has two floors; imports run downward only::
       checkpoint.py      save and load, and the format's description; archive.py: a saved network as bytes, for pickles
       resume.py          checkpoints of a run, from which it goes on to the same bits; run_state.py: where a run stands
       shards.py          saved networks in shares, which several processes write and read
+      npy.py             headers of arrays in files
       folders.py         folders and files that appear complete or not at all; interrupts.py: Ctrl-C and SIGTERM, noted
       exchange.py        safetensors files, and the output layer as a matrix for other libraries
+      access.py          who uses an object: one thread that changes it, or any number that read it
       network.py         Network: owns its layers; train_batch, predict, evaluate
       stepper.py         a batch's way through the layers, and each one's optimiser step
       prediction.py      from points to their best labels, in every mode
@@ -53,7 +55,7 @@ The house has two floors; imports run downward only::
       metrics.py         P@k, nDCG@k, PSP@k, R@k
       data/              readers, cache, folders that are mapped into memory, synthetic data, batches and their order
       config.py          frozen dataclasses, TOML; table_config.py those of hash tables; checks.py checks their fields,
-                         settings.py makes them plain values; plain.py reads plain values of others, checked
+                         settings.py makes them plain values; plain.py reads those of others, checked
       reference.py       configuration files of the authors' C++ program; reference_weights.py: what it saves
       buffers.py         named large memory
       footprint.py       what a network will take in memory, and whether it fits
@@ -80,6 +82,7 @@ The house has two floors; imports run downward only::
       sketch             rows in few dimensions of seven bits each
       neighbours         nearest sparse vectors through posting lists; the best labels of sparse scores
       losses             softmax and one-vs-all cross-entropy over the active set
+      loss_parts         the same where neurons are in several places
       dropout            units and features left out in training
       optim              SGD, Adam and Adagrad on touched rows
       gradients          rows' gradients as arrays, and the step by them

@@ -46,7 +46,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +61,7 @@ from slide.info import __version__
 from slide.kernels.bfloat16 import BFloat16View, blocks
 from slide.kernels.rows import RowTable
 from slide.network import Network
+from slide.npy import read_header
 from slide.plain import read_count
 from slide.settings import from_dict, to_dict
 from slide.storage import MappedStorage
@@ -232,26 +232,34 @@ def load(path: str | os.PathLike, *, threads: int | None = None, mmap: bool = Fa
         n_features, n_labels, _ = (_count(about, name) for name in ("n_features", "n_labels", "step"))
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{source.manifest}: {error}") from None
-    trainable, rows = about.get("moments") is True, about.get("layout") == "rows"
+    trainable, in_rows = about.get("moments") is True, about.get("layout") == "rows"
     precision = _weights_precision(config.precision)
 
     def records(name: str, n: int, dim: int) -> np.ndarray:
-        return source.read(f"{name}.rows", (n,), RowTable.record_dtype(dim, precision))
+        rows = source.read(f"{name}.rows", (n,), RowTable.record_dtype(dim, precision))
+        if mmap and rows.ctypes.data % 64:
+            raise CheckpointError(
+                f"{source.name(f'{name}.rows')}: the rows begin at no multiple of 64 bytes, so they cannot be mapped; "
+                "load the network with mmap=False and save it again"
+            )
+        return rows
 
-    if mmap and not rows:
+    if mmap and not in_rows:
         raise CheckpointError(
             f"{path} was not saved for serving, so it cannot be mapped; save it with serving=True, or write a copy "
             f"that can: slide export {path} COPY --serving"
         )
-    _check_sizes(source, n_features, n_labels, config, rows)
+    _check_sizes(source, n_features, n_labels, config, in_rows)
     if trainable:
         _check_tables(source, n_features, n_labels, config)
     storage = MappedStorage(precision, records) if mmap else None
     try:
         network = Network(n_features, n_labels, config, threads=threads, trainable=trainable, storage=storage)
-    except ConfigError as error:
+    except CheckpointError:
+        raise
+    except ValueError as error:
         raise CheckpointError(f"{source.manifest}: {error}") from None
-    _fill(network, _Records(source, network, records) if rows and not mmap else source, about)
+    _fill(network, _Records(source, network, records) if in_rows and not mmap else source, about)
     return network
 
 
@@ -362,12 +370,15 @@ class _Folder:
         """The array of that name, as it lies in its file."""
         file = self.name(name)
         try:
-            # A pipe of that name would be waited for.
-            open_regular(file).close()
-            array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
-        except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
+            with open_regular(file) as stream:
+                found, fortran_order, kind = read_header(stream)
+                check_kind(file, found, kind, shape, dtype)
+                order = "F" if fortran_order else "C"
+                return np.asarray(np.memmap(stream, dtype, "r", stream.tell(), shape, order))
+        except CheckpointError:
+            raise
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: {error}; the network was not saved completely or is damaged") from None
-        return checked(file, array, shape, dtype)
 
 
 def checked(where, array: np.ndarray, shape: tuple, dtype: np.dtype) -> np.ndarray:
@@ -381,9 +392,25 @@ def checked(where, array: np.ndarray, shape: tuple, dtype: np.dtype) -> np.ndarr
     shape : tuple
     dtype : dtype
     """
-    if array.shape != shape or array.dtype != dtype:
-        raise CheckpointError(f"{where}: expected {dtype} {list(shape)}, found {array.dtype} {list(array.shape)}")
+    check_kind(where, array.shape, array.dtype, shape, dtype)
     return array
+
+
+def check_kind(where, found: tuple, kind: np.dtype, shape: tuple, dtype: np.dtype) -> None:
+    """Raise CheckpointError if an array has not the shape and the dtype that were expected.
+
+    Parameters
+    ----------
+    where : object
+        Names it in messages.
+    found : tuple
+    kind : dtype
+        What it has.
+    shape : tuple
+    dtype : dtype
+    """
+    if found != shape or kind != dtype:
+        raise CheckpointError(f"{where}: expected {dtype} {list(shape)}, found {kind} {list(found)}")
 
 
 def check_finite(where, array: np.ndarray | BFloat16View, *, negative: bool = True) -> None:

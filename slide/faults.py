@@ -82,14 +82,16 @@ class Tolerance:
         ``"stop"`` or ``"skip"``; see `slide.TrainingConfig`.
     progress : Progress
         Of the run; a batch that is left out is counted there.
-    checkpoint : callable, optional
-        Returns the newest checkpoint of the run, or None.
+    keep : callable, optional
+        Told of a fault that ends the run; returns the newest checkpoint, or None.
     """
 
-    def __init__(self, on_fault: str, progress: Progress, checkpoint: Callable[[], Path | None] | None = None):
+    def __init__(
+        self, on_fault: str, progress: Progress, keep: Callable[[NumericalFault], Path | None] | None = None
+    ):
         self._skips = on_fault == "skip"
         self._progress = progress
-        self._checkpoint = checkpoint
+        self._keep = keep
         self._checked = progress.seconds
 
     def train(self, network: Network, batch: Batch, lr_factor: float) -> BatchStats | None:
@@ -111,10 +113,10 @@ class Tolerance:
             stats = network.train_batch(batch, lr_factor=lr_factor)
         except NumericalFault as fault:
             if not self._skips or not fault.harmless:
-                raise fault.told(f"batch {progress.batch + 1:,}: ", self._last_good()) from None
+                raise fault.told(f"batch {progress.batch + 1:,}: ", self._last_good(fault)) from None
             if progress.skipped_in_a_row + 1 >= PATIENCE:
                 many = f"batch {progress.batch + 1:,} is the {PATIENCE}th in a row that had to be left out: "
-                raise fault.told(many, self._last_good()) from None
+                raise fault.told(many, self._last_good(fault)) from None
             progress.pass_over(batch.n_points)
             if progress.skipped <= TOLD or progress.skipped % 100 == 0:
                 log.warning("batch %s is left out, %s so far: %s", f"{progress.batch:,}", progress.skipped, fault)
@@ -137,13 +139,16 @@ class Tolerance:
         try:
             check_network(network)
         except NumericalFault as fault:
-            raise fault.told(f"after batch {self._progress.batch:,}: ", self._last_good()) from None
+            raise fault.told(f"after batch {self._progress.batch:,}: ", self._last_good(fault)) from None
 
-    def _last_good(self):
-        path = None if self._checkpoint is None else self._checkpoint()
+    def _last_good(self, fault):
+        path = None if self._keep is None else self._keep(fault)
         if path is None:
             return ""
-        return f". The last good checkpoint is {path}: Network.load gives that network, to go on with other settings"
+        more = ""
+        if fault.harmless and not self._skips:
+            more = ', and resuming with on_fault "skip" leaves such batches out'
+        return f". The last good checkpoint is {path}: Network.load gives that network, for other settings{more}"
 
 
 def peak(values: np.ndarray) -> float:

@@ -16,6 +16,9 @@ from typing import BinaryIO
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Why a file that is open cannot be written to."""
 
+OPEN = ("/dev/std", "/dev/fd/", "/proc/")
+"""How the names of files begin that a process has open."""
+
 _HERE, _EXCHANGE = -100, 2
 """Of Linux: paths as they are, and the flag that lets two names change places."""
 
@@ -144,8 +147,7 @@ def write_in_place(path: Path, write: Callable[[BinaryIO], object]) -> None:
     write : callable
         Given the open file.
     """
-    if path.exists() and not path.is_file():
-        # A pipe or a terminal.
+    if is_device(path):
         with naming(path), open(path, "wb") as stream:
             write(stream)
         return
@@ -163,6 +165,16 @@ def write_in_place(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.unlink(name)
             raise
     _sync(path.parent)
+
+
+def is_device(path: Path) -> bool:
+    """Tell whether a path is of a pipe, a device or an open file, which are written to as they are and not replaced.
+
+    Parameters
+    ----------
+    path : Path
+    """
+    return (path.exists() and not path.is_file()) or os.fspath(path).startswith(OPEN)
 
 
 def remove_folder(path: Path) -> None:

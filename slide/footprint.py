@@ -181,7 +181,7 @@ def _left_by_ulimits():
     return left
 
 
-def check_fit(needs: dict[str, int], hugepages: str = "auto", instead: str = "choose fewer hidden units") -> None:
+def check_fit(needs: dict[str, int], hugepages: str = "auto", instead: str | None = None) -> None:
     """Refuse what is larger than the memory available, unless the environment says not to look.
 
     Parameters
@@ -190,8 +190,8 @@ def check_fit(needs: dict[str, int], hugepages: str = "auto", instead: str = "ch
         Of ``bytes_needed``.
     hugepages : str
         Of the configuration.
-    instead : str
-        What helps most.
+    instead : str, optional
+        What helps; by default what makes networks smaller.
 
     Raises
     ------
@@ -204,11 +204,12 @@ def check_fit(needs: dict[str, int], hugepages: str = "auto", instead: str = "ch
     free, source = available()
     if total <= free:
         return
-    tables = any(name.endswith(" tables") for name in needs)
+    if instead is None:
+        tables = any(name.endswith(" tables") for name in needs)
+        fewer = f"fewer hidden units{' or tables (network.output.lsh.l)' if tables else ''}"
+        instead = f"choose {fewer}, the precision bf16 or the optimiser adagrad or sgd"
     raise MemoryError(
-        f"{arithmetic(needs, total)} are needed, {_gib(free)} are {source}; "
-        f"{instead}{' or tables (network.output.lsh.l)' if tables else ''}, "
-        "the precision bf16 or the optimiser adagrad or sgd, "
+        f"{arithmetic(needs, total)} are needed, {_gib(free)} are {source}; {instead}, "
         f"or set {OVERRIDE}=off to try all the same"
     )
 
@@ -252,7 +253,7 @@ def check_training(network: Network, X: csr_matrix, Y: csr_matrix, training: Tra
     sizes, batch = (network.n_features, network.n_labels, network.config), BatchShape.of(X, Y, training.batch_size)
     there = bytes_needed(*sizes)
     more = {name: size for name, size in training_needs(*sizes, training, batch).items() if name not in there}
-    check_fit(more, network.config.hugepages, "choose a smaller TrainingConfig.batch_size, fewer hidden units")
+    check_fit(more, network.config.hugepages, "choose a smaller TrainingConfig.batch_size")
 
 
 def arithmetic(needs: dict[str, int], total: int) -> str:

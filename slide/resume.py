@@ -16,6 +16,7 @@ leaves those before as they were.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -62,7 +63,7 @@ class Checkpoints:
     every : int, optional
         Batches from one to the next, counted over all epochs; one that falls on the end of an epoch waits for its
         evaluation. The end of an epoch that is the best so far has a checkpoint too. By default there is one only where
-        a callback stops the run.
+        a callback stops the run, or before the batch whose numerical fault does.
     keep : int
         How many of the newest are kept; that of the best epoch is kept besides.
 
@@ -70,6 +71,8 @@ class Checkpoints:
     ----------
     latest : Path or None
         The last that was written.
+    written : int or None
+        The batch that it is of.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class Checkpoints:
         self.every = every
         self.keep = keep
         self.latest: Path | None = None
+        self.written: int | None = None
 
     def newest(self) -> Path | None:
         """Return the newest checkpoint that there is."""
@@ -140,6 +144,21 @@ class Checkpoints:
         if stopping or (self._is_due(state) and not ends_epoch):
             self._write(network, state, facts, f"{state.progress.batch:010d}")
 
+    def fault_met(self, network: Network, state: RunState, facts: dict, *, harmless: bool) -> Path | None:
+        """Write a checkpoint of what there was before a numerical fault that ends the run; return the newest.
+
+        Parameters
+        ----------
+        network, state, facts
+            As for ``batch_done``.
+        harmless : bool
+            Whether the network is as it was before. If not, nothing is written.
+        """
+        if harmless and state.progress.batch and self.written != state.progress.batch:
+            with contextlib.suppress(NumericalFault):
+                self._write(network, state, facts, f"{state.progress.batch:010d}")
+        return self.newest()
+
     def epoch_done(self, network: Network, state: RunState, facts: dict, *, stopping: bool) -> None:
         """Write a checkpoint if one is due at the end of an epoch; the parameters are those of ``batch_done``."""
         epoch = state.progress.epoch
@@ -177,7 +196,7 @@ class Checkpoints:
 
     def _written(self, path, state):
         """Take note of a checkpoint that is complete, and let older ones go."""
-        self.latest = path
+        self.latest, self.written = path, state.progress.batch
         log.info("checkpoint %s", path)
         self._prune(path.name, state.best.epoch)
 
@@ -254,7 +273,7 @@ class SavedRun:
         network : NetworkConfig
             ``hugepages``, on which no number depends, may be another.
         training : TrainingConfig or None
-            None for the run's.
+            None for the run's. ``on_fault``, on which nothing depends up to the first fault, may be another.
 
         Raises
         ------
@@ -264,7 +283,7 @@ class SavedRun:
         pairs = [("network", network, self.network), ("training", training or self.training, self.training)]
         for where, given, own in pairs:
             for path, one, other in differences(to_dict(given), to_dict(own), where):
-                if path != "network.hugepages":
+                if path not in ("network.hugepages", "training.on_fault"):
                     raise ConfigError(
                         f"{path} is {one!r} here and {other!r} in the run that {self.path} is of: a resumed run keeps "
                         "its settings. Leave the setting out, or start a new run"

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import os
-import tokenize
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +33,7 @@ from slide import checkpoint
 from slide.checkpoint import CheckpointError
 from slide.folders import open_regular, write_file
 from slide.kernels.bfloat16 import BFloat16View
+from slide.npy import read_header
 
 FORMAT = "slide-shards"
 VERSION = 1
@@ -307,10 +307,12 @@ class _Share:
 
     def _array(self, file):
         try:
-            # A pipe of that name would be waited for.
-            open_regular(file).close()
-            return np.lib.format.open_memmap(file, mode="r")
-        except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
+            with open_regular(file) as stream:
+                shape, fortran_order, dtype = read_header(stream)
+                if dtype.hasobject:
+                    raise ValueError("an array of Python objects")
+                return np.memmap(stream, dtype, "r", stream.tell(), shape, "F" if fortran_order else "C")
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: {error}; the network was not saved completely or is damaged") from None
 
 

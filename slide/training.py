@@ -266,7 +266,7 @@ def fit(
     if resume is not None:
         saved = SavedRun(resume)
         saved.check_config(network.config, config)
-        config = saved.training
+        config = config or saved.training
     if checkpoints is not None:
         checkpoints.begin(saved)
     config = config or TrainingConfig()
@@ -301,7 +301,12 @@ def fit(
         saved.restore(network, state)
         # As the run's first batch did; for a shorter one alone NumPy might round otherwise.
         network.output.expect_batches_of(feed.batch_points)
-    tolerance = Tolerance(config.on_fault, progress, None if checkpoints is None else checkpoints.newest)
+
+    def keep(fault):
+        """What there was before the fault, where that is known to be sound."""
+        return checkpoints.fault_met(network, state, facts, harmless=fault.harmless)
+
+    tolerance = Tolerance(config.on_fault, progress, None if checkpoints is None else keep)
     run, callbacks = Run(network, config, n_points, feed.n_measured, progress), feed.heard(callbacks)
     with callbacks.following(run, history):
         while state.unfinished and not history.stopped:

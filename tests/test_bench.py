@@ -52,6 +52,20 @@ def test_streaming_memory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads what Linux tells of a process")
+def test_long_run(tmp_path):
+    pytest.importorskip("matplotlib")
+    options = ("--batches", 4, "--minute", 0, "--sample", 0, "--pace", 1000, "--batch-size", 32)
+    bench("long_run.py", *options, "--out", tmp_path / "run.jsonl")
+    about, *samples = map(json.loads, (tmp_path / "run.jsonl").read_text().splitlines())
+    assert about["pace"] == 1000 and [sample["batch"] for sample in samples] == [1, 2, 3, 4]
+    for what in ("train", "evaluate", "save", "visitor"):
+        assert all(sample[f"{what}_cpu_ms"] > 0 for sample in samples)
+    shown = bench("long_run.py", "--plot", tmp_path / "run.png", tmp_path / "run.jsonl")
+    assert "| resident, MB |" in shown
+    assert (tmp_path / "run.png").exists()
+
+
 def test_memory_prediction():
     (line,) = bench("memory_prediction.py", "--sizes", 5, "--json").splitlines()
     run = json.loads(line)

@@ -351,8 +351,19 @@ def test_checkpoints_are_never_of_a_network_that_is_not_finite(data, tmp_path):
 
 def test_the_error_names_the_last_good_checkpoint(data, tmp_path):
     network, X, Y = faulty("hidden", data, at=(5,))
-    with pytest.raises(NumericalFault, match=r"batch 6: .*last good checkpoint is .*0000000004"):
+    with pytest.raises(NumericalFault, match=r"batch 6: .*last good checkpoint is .*0000000005"):
         network.fit(X, Y, config=TRAINING, checkpoints=Checkpoints(tmp_path, every=2))
+    assert names_in(tmp_path) == ["0000000004", "0000000005"]
+    assert same(network, Network.load(tmp_path / "0000000005")) == []
+
+
+@pytest.mark.parametrize(("at", "written"), [(0, []), (3, ["0000000003"])])
+def test_what_was_learnt_before_a_fault_is_kept_though_no_checkpoint_was_due(data, tmp_path, at, written):
+    network, X, Y = faulty("features", data, at=(at,))
+    with pytest.raises(NumericalFault, match="features reach"):
+        network.fit(X, Y, config=TRAINING, checkpoints=Checkpoints(tmp_path / "run"))
+    assert (names_in(tmp_path / "run") if written else []) == written
+    assert (tmp_path / "run").exists() is bool(written)
 
 
 def test_a_resumed_run_skips_as_the_whole_one_did(data, tmp_path):
@@ -368,6 +379,20 @@ def test_a_resumed_run_skips_as_the_whole_one_did(data, tmp_path):
     history = resumed.fit(X, Y, resume=tmp_path)
     assert same(whole, resumed) == []
     assert (history.skipped, history.epochs[0].loss) == (expected.skipped, expected.epochs[0].loss)
+
+
+def test_a_run_that_stopped_at_a_fault_goes_on_without_the_batch(data, tmp_path):
+    at = (3, 8)
+    whole, X, Y = faulty("hidden", data, at=at)
+    assert whole.fit(X, Y, config=SKIPPING).skipped == 2
+    network, X, Y = faulty("hidden", data, at=at)
+    with pytest.raises(NumericalFault, match='resuming with on_fault "skip" leaves such batches out'):
+        network.fit(X, Y, config=TRAINING, checkpoints=Checkpoints(tmp_path))
+    resumed = make()
+    with pytest.raises(NumericalFault, match="batch 4: "):
+        resumed.fit(X, Y, resume=tmp_path)
+    assert resumed.fit(X, Y, config=SKIPPING, resume=tmp_path).skipped == 2
+    assert same(whole, resumed) == []
 
 
 def test_a_network_that_is_not_finite_is_not_saved_over_one_that_is(data, tmp_path):
@@ -400,8 +425,10 @@ def test_the_command(data, tmp_path, run):
     stopped = run("train", *options)
     assert stopped.status == 1
     assert "slide: error: batch 4: the batch's features reach" in stopped.err
+    assert "The last good checkpoint is slide-model.checkpoints/0000000003" in stopped.err
+    assert Network.load("slide-model.checkpoints/0000000003").step == 3
     assert not (tmp_path / "slide-model" / "network.json").exists()
-    skipped = run("train", *options, "--on-fault", "skip", "--json")
+    skipped = run("train", *options, "--on-fault", "skip", "--json", "--resume", "slide-model.checkpoints")
     assert (skipped.status, '"skipped": 1' in skipped.out) == (0, True)
     assert "batch 4 is left out, 1 so far" in skipped.err
 

@@ -188,17 +188,17 @@ def test_predictions_replace_a_file_when_they_are_complete(network, tmp_path, mo
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_standard_output_and_devices_that_are_full(network, tmp_path):
+def test_standard_output_and_devices_that_are_full(network, tmp_path, run):
     network.save(tmp_path / "model")
     save_npz(tmp_path / "points.npz", DATA)
-    command = [sys.executable, "-m", "slide", "predict", "model", "points.npz"]
-    for rest, name in (([], "standard output"), (["--output", "/dev/full"], "/dev/full")):
-        with open("/dev/full", "w") as full:
-            done = subprocess.run(
-                [*command, *rest], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False
-            )
-        assert done.returncode == 1
-        assert done.stderr.splitlines()[-1] == f"slide: error: {name}: No space left on device"
+    command = ["predict", "model", "points.npz"]
+    told = run(*command, "--output", "/dev/full")
+    assert (told.status, told.err.splitlines()[-1]) == (1, "slide: error: /dev/full: No space left on device")
+    with open("/dev/full", "w") as full:
+        program = [sys.executable, "-m", "slide", *command]
+        done = subprocess.run(program, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "slide: error: standard output: No space left on device"
 
 
 def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
@@ -206,6 +206,16 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     write_in_place(Path(f"/proc/self/fd/{writing}"), lambda file: file.write(b"text"))
     assert os.read(reading, 10) == b"text"
     os.close(reading), os.close(writing)
+
+
+def test_an_open_file_is_written_to_and_not_replaced(network, tmp_path, run):
+    """As ``--output /dev/stdout >> file`` has it."""
+    network.save(tmp_path / "model")
+    save_npz(tmp_path / "points.npz", DATA)
+    with open(tmp_path / "out", "wb", buffering=0) as file:
+        assert run("predict", "model", "points.npz", "--output", f"/proc/self/fd/{file.fileno()}").status == 0
+        assert os.fstat(file.fileno()).st_ino == (tmp_path / "out").stat().st_ino
+    assert len((tmp_path / "out").read_text().splitlines()) == 400
 
 
 def test_links_stay_links(tmp_path):
@@ -229,3 +239,53 @@ def test_a_converted_folder_is_still_read_after_a_failure(tmp_path, monkeypatch)
         with pytest.raises(OSError, match="No space left"):
             convert(tmp_path / "source.npz", tmp_path / "data")
     assert load(tmp_path / "data").n_points == 400
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB of its own, and what mounts it anew, such as read-only."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def mount(options, *rest):
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    if not hasattr(os, "geteuid") or os.geteuid() or not mount("size=256k"):
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield folder, mount
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_file_system_that_is_full_and_then_read_only(tmp_path, small_disk, caplog):
+    """What systems really answer, to everything that writes."""
+    folder, mount = small_disk
+    save_npz(tmp_path / "source.npz", DATA)
+    network, checkpoints = make(), Checkpoints(folder / "run", every=4, keep=1)
+    (folder / "rest").write_bytes(bytes(60 << 10))
+    writes = {what: write for what, write in WRITES.items() if what in ("folder", "npz", "convert", "settings")}
+    writes["convert"](network, folder.parent / "mounted")
+    network.fit(DATA.X, DATA.Y, config=CONFIG)
+    weights = network.copy_weights()
+    (folder / "more").write_bytes(bytes((os.statvfs(folder).f_bavail - 2) * os.statvfs(folder).f_bsize))
+    there = contents(folder)
+    for error in (errno.ENOSPC, errno.EROFS):
+        for what, write in writes.items():
+            if (what, error) == ("settings", errno.ENOSPC):
+                continue
+            with pytest.raises(OSError, match="as it was") as caught:
+                write(network, folder)
+            assert (caught.value.errno, Path(caught.value.filename).parent) == (error, folder)
+            assert contents(folder) == there
+        again = make()
+        again.fit(DATA.X, DATA.Y, config=CONFIG, checkpoints=checkpoints)
+        assert all(np.array_equal(weights[name], array) for name, array in again.copy_weights().items())
+        assert "training goes on without it: " + os.strerror(error) in caplog.text
+        assert contents(folder) == there
+        assert mount("remount,ro")
+    with pytest.raises(OSError, match=r"history\.jsonl") as caught:
+        make().fit(DATA.X, DATA.Y, config=CONFIG, callbacks=[HistoryFile(folder / "history.jsonl")])
+    assert caught.value.errno == errno.EROFS
+    assert Path(load(folder / "data").name).name == "data"

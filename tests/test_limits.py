@@ -20,6 +20,19 @@ SMALL = "from slide import *; import numpy as np; config = NetworkConfig(HiddenC
 LARGE = "net = Network(100_000, 1000, NetworkConfig(HiddenConfig(256)), threads=1)"
 """A network of 0.3 GiB."""
 
+TRAIN_ON_MUCH = """
+    net = Network(1000, 300_000, NetworkConfig(HiddenConfig(16), OutputConfig("full")), threads=1)
+    limit("RLIMIT_AS", 100 << 20)
+    from scipy.sparse import csr_matrix
+    Y = csr_matrix((np.ones(1000), (np.arange(1000), np.arange(1000))), shape=(1000, 300_000))
+    os.environ["SLIDE_MEMORY_CHECK"] = "on"
+    try:
+        net.fit(np.eye(1000, dtype="f"), Y, config=TrainingConfig(batch_size=1000))
+    except MemoryError as error:
+        print(error)
+    print(net.step)"""
+"""A small network, whose logits of a batch are 1.2 GiB."""
+
 TRAIN = "net = Network(20, 20, config, threads=1); print(net.fit(np.eye(20), np.eye(20)).batches)"
 
 
@@ -57,35 +70,20 @@ def test_a_ulimit_is_added_up_before_anything_is_mapped(tmp_path):
                 print(error)
         {TRAIN}
         resource.setrlimit(getattr(resource, name), (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    {TRAIN_ON_MUCH}
     """
     done = python(code, tmp_path, LIMITED)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 8
     for first, limit in ((0, "RLIMIT_AS (ulimit -v)"), (3, "RLIMIT_DATA (ulimit -d)")):
         refused, clean, batches = lines[first : first + 3]
         assert "GiB hidden.0 weights" in refused
         assert f"left by the limit {limit}" in refused
         assert clean.startswith("buffer 'hidden.0 weights': the system refused")
         assert int(batches) == 8
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="what a process has mapped counts on Linux")
-def test_what_training_takes_besides_is_added_up_before_the_first_batch(tmp_path):
-    code = """
-    net = Network(1000, 300_000, NetworkConfig(HiddenConfig(16), OutputConfig("full")), threads=1)
-    limit("RLIMIT_AS", 100 << 20)
-    from scipy.sparse import csr_matrix
-    Y = csr_matrix((np.ones(1000), (np.arange(1000), np.arange(1000))), shape=(1000, 300_000))
-    try:
-        net.fit(np.eye(1000, dtype="f"), Y, config=TrainingConfig(batch_size=1000))
-    except MemoryError as error:
-        print(error)
-    print(net.step)
-    """
-    done = python(code, tmp_path, LIMITED)
-    assert (done.returncode, done.stderr) == (0, "")
-    why, step = done.stdout.splitlines()
+    # What training takes besides is added up before the first batch.
+    why, step = lines[6:]
     assert "GiB output shared logits" in why
     assert "are needed" in why
     assert "choose a smaller TrainingConfig.batch_size" in why

@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+import sysconfig
 from importlib.util import find_spec
 
 import pytest
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs PyTorch, whose OpenMP runtime is another")
 needs_joblib = pytest.mark.skipif(find_spec("joblib") is None, reason="needs joblib")
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+forks_among_threads = pytest.mark.skipif(
+    not hasattr(os, "fork") or sysconfig.get_config_var("Py_GIL_DISABLED") == 1,
+    reason="nobody forks here or, without a GIL, the other threads may hold any lock of Python's own",
+)
 
 
 def run(script, folder, *arguments):
@@ -125,7 +129,7 @@ print(refused)
 """
 
 
-@needs_fork
+@forks_among_threads
 def test_a_process_forked_while_others_train_and_predict(tmp_path):
     assert int(run(FORKED_AT_ANY_TIME, tmp_path)) > 0
 

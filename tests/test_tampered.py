@@ -128,6 +128,19 @@ def test_arrays_that_training_could_not_have_left(folder, name, value, message):
         Network.load(folder)
 
 
+def test_rows_that_cannot_be_mapped_where_they_lie(trained, tmp_path):
+    Network.load(trained, threads=1).save(tmp_path / "net", serving=True)
+    file = tmp_path / "net" / "output.rows.npy"
+    content = file.read_bytes()
+    size = int.from_bytes(content[8:10], "little")
+    header = content[10 : 10 + size].rstrip() + b"  \n"
+    assert (10 + len(header)) % 64
+    file.write_bytes(content[:8] + len(header).to_bytes(2, "little") + header + content[10 + size :])
+    with pytest.raises(CheckpointError, match=r"output\.rows\.npy: the rows begin at no multiple of 64 bytes"):
+        Network.load(tmp_path / "net", mmap=True)
+    assert Network.load(tmp_path / "net").n_labels == 15
+
+
 def edit(file, change):
     values = json.loads(file.read_text())
     change(values)

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import sysconfig
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from slide import Mixture, Neighbours, Network, OutputConfig, SlideClassifier, TrainingConfig
+from slide import HiddenConfig, LSHConfig, Mixture, Neighbours, Network, OutputConfig, SlideClassifier, TrainingConfig
 from slide.config import NetworkConfig
 from slide.data import make_extreme
 
@@ -38,6 +40,87 @@ def at_once(call):
 @pytest.mark.parametrize("mode", ["exact", "sketch", "lsh"])
 def test_network(network, mode):
     assert at_once(lambda X: network.predict(X, k=3, mode=mode)) == 0
+
+
+def test_eight_threads_while_another_loads_and_asks_a_second_network(network, tmp_path):
+    network.save(tmp_path / "moments", moments=True)
+    network.save(tmp_path / "serving", serving=True)
+    parts = [TEST.X[first : first + 9] for first in range(0, 90, 9)] * 4
+    expected = [network.predict(part, k=3) for part in parts]
+    done, loaded = threading.Event(), []
+
+    def load():
+        while not done.is_set():
+            for name in ("moments", "serving"):
+                second = Network.load(tmp_path / name, threads=2, mmap=name == "serving")
+                loaded.append(second.predict(parts[0], k=3))
+
+    with ThreadPoolExecutor(9) as pool:
+        loading = pool.submit(load)
+        found = list(pool.map(lambda part: network.predict(part, k=3), parts))
+        done.set()
+        loading.result()
+    assert all(all(map(np.array_equal, *pair)) for pair in zip(found, expected, strict=True))
+    assert loaded and all(all(map(np.array_equal, answer, expected[0])) for answer in loaded)
+
+
+def trained(candidates, projection):
+    output = OutputConfig(candidates=candidates, budget=8, lsh=LSHConfig(projection=projection))
+    network = Network(TRAIN.n_features, TRAIN.n_labels, NetworkConfig(HiddenConfig(16), output), threads=1)
+    network.fit(TRAIN.X, TRAIN.Y, config=TrainingConfig(epochs=1, batch_size=50))
+    return network.copy_weights()
+
+
+def test_networks_that_are_trained_at_once():
+    kinds = [(candidates, projection) for candidates in ("lsh+tail", "full") for projection in ("sparse", "hadamard")]
+    expected = [trained(*kind) for kind in kinds] * 3
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda kind: trained(*kind), kinds * 3))
+    for one, other in zip(found, expected, strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in other)
+
+
+@pytest.mark.skipif(sysconfig.get_config_var("Py_GIL_DISABLED") != 1, reason="this Python has a GIL")
+def test_where_there_is_no_gil_there_stays_none(tmp_path):
+    script = "import sys, pkgutil, slide.estimator, slide.kernels as k\n"
+    script += "for kernel in pkgutil.iter_modules(k.__path__): __import__(f'slide.kernels.{kernel.name}')\n"
+    script += "assert not sys._is_gil_enabled()"
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_first_calls_at_once_leave_the_threads_of_blas(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FIRST], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+FIRST = """
+import sys, threading
+import scipy.linalg
+from threadpoolctl import threadpool_info, threadpool_limits
+from slide.blas import one_blas_thread
+
+def blas_threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+def enter():
+    start.wait()
+    made.add(id(one_blas_thread()))
+    with one_blas_thread():
+        pass
+
+sys.setswitchinterval(1e-6)
+threadpool_limits(2, user_api="blas")
+before, start, made = blas_threads(), threading.Barrier(8), set()
+threads = [threading.Thread(target=enter) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(made) == 1
+assert blas_threads() == before
+"""
 
 
 def test_hidden_vectors_and_mixture(network):

@@ -70,7 +70,7 @@ SPAN = 1.0
 ANYWHERE, NETWORK = 0.4, 0.1
 """Shares of the kills that wait for nothing, and for the network to be written; the others wait for a checkpoint."""
 
-LONGEST = 120.0
+LONGEST = 900.0
 """Seconds after which a child that neither ends nor does what is waited for has hung."""
 
 WRITING, WRITES, COMPLETE, SECONDS, CHECKED, RESUMED = range(6)

@@ -95,10 +95,9 @@ class Copy:
     def judge(self, fault):
         """Put a fault in, test, take it out; return what became of it."""
         path = self.folder / fault["file"]
-        sound = path.read_text()
-        binaries = [file for name in fault["build"] for file in path.parents[0].glob(f"{name}.*.so")]
-        binaries += [file for name in fault["build"] for file in path.parents[1].glob(f"{name}.*.so")]
-        kept = {file: file.read_bytes() for file in binaries}
+        sound, changed = path.read_text(), path.stat().st_mtime_ns
+        kernels = self.folder / "slide" / "kernels"
+        kept = {file: file.read_bytes() for name in fault["build"] for file in kernels.glob(f"{name}.*.so")}
         try:
             path.write_text(sound.replace(fault["old"], fault["new"]))
             if fault["build"] and (error := self.build(*fault["build"])):
@@ -106,9 +105,14 @@ class Copy:
             status = self.test(fault["tests"])
         finally:
             path.write_text(sound)
+            os.utime(path, ns=(changed, changed))
             for file, content in kept.items():
                 file.unlink(missing_ok=True)
                 file.write_bytes(content)
+            # What was made of the fault must not be taken for up to date by another run.
+            for name in fault["build"]:
+                for file in [kernels / f"{name}.c", *self.folder.glob(f"build/*/slide/kernels/{name}.*")]:
+                    file.unlink(missing_ok=True)
         if status == 0:
             return "SURVIVED"
         return "caught" if status == 1 else f"caught ({status})"
@@ -127,6 +131,7 @@ def main():
     parser.add_argument("--trust", action="store_true", help="do not run the tests without a fault first")
     parser.add_argument("--list", type=Path, default=LIST, help="another list of faults")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and take the fault out
     chosen = [f for f in faults(options.list) if options.only in f["file"] + "\n" + f["old"]]
     copy = Copy(ROOT / "build" / "mutation")
     if not options.trust and (status := copy.test(sorted({test for fault in chosen for test in fault["tests"]}))):

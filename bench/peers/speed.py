@@ -256,15 +256,19 @@ def batches(n, args):
 
 def train_for(system, rows, seconds):
     """Return the milliseconds of each batch, and the most memory there was, in MB."""
-    # The kernel then counts the peak anew; what measuring takes is not training's.
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    forget_peak()
     times, begin = [], time.perf_counter()
     while not times or time.perf_counter() - begin < seconds:
         start = time.perf_counter()
         system.step(next(rows))
         times.append(1e3 * (time.perf_counter() - start))
     return times, peak_mb()
+
+
+def forget_peak():
+    """Let the kernel count the peak anew: what measuring takes is not training's."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_mb():

@@ -22,7 +22,7 @@ from slide.commands.options import (
 )
 from slide.console import as_json, log
 from slide.data.files import replacing
-from slide.folders import naming, write_in_place
+from slide.folders import is_device, naming, write_in_place
 from slide.network import Network
 from slide.serving import BATCH, PERCENTILES, SINGLES, timings
 
@@ -119,12 +119,11 @@ def _output(path):
         with naming(Path("standard output")):
             yield sys.stdout
         return
-    target = Path(path).resolve()
-    if target.exists() and not target.is_file():
-        # A pipe or a device.
-        with naming(target), open(target, "w", encoding="ascii") as file:
+    if is_device(Path(path)):
+        with naming(Path(path)), open(path, "w", encoding="ascii") as file:
             yield file
         return
+    target = Path(path).resolve()
     with replacing(target) as temporary, open(temporary, "w", encoding="ascii") as file:
         yield file
 

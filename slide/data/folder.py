@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from slide.data.dataset import MAX_IDS, DataError, Dataset
 from slide.data.mapped import ArrayFile, MappedMatrix, Mapping
 from slide.folders import new_folder, open_regular, write_file
 from slide.kernels import dtypes
+from slide.npy import read_header
 
 FORMAT = "slide-dataset"
 VERSION = 1
@@ -121,11 +121,17 @@ class FolderWriter:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._files = {name: _ArrayFile(folder / f"{name}.npy", _dtype_of(name)) for name in NAMES}
+        self._files: dict[str, _ArrayFile] = {}
         self.n_points = 0
-        for letter in "XY":
-            self._files[f"{letter}_indptr"].append(np.zeros(1))
         self._ends = {"X": 0, "Y": 0}
+        try:
+            for name in NAMES:
+                self._files[name] = _ArrayFile(folder / f"{name}.npy", _dtype_of(name))
+            for letter in "XY":
+                self._files[f"{letter}_indptr"].append(np.zeros(1))
+        except OSError:
+            self.close()
+            raise
 
     @property
     def n_bytes(self) -> int:
@@ -199,7 +205,11 @@ class _ArrayFile:
         self._digest = hashlib.blake2b(digest_size=16)
         self._length = 0
         self._file = io.FileIO(path, "w+")
-        self._file.write(_header(dtype, 0))
+        try:
+            self._file.write(_header(dtype, 0))
+        except OSError:
+            self._file.close()
+            raise
 
     @property
     def n_bytes(self):
@@ -361,13 +371,12 @@ def _open_array(path, name, about):
                     f"{file}: {expected:,} bytes expected for {length:,} numbers, found {size:,}; "
                     "the file was not copied completely or is damaged, copy or convert it again"
                 )
-            np.lib.format.read_magic(stream)
-            found = np.lib.format.read_array_header_1_0(stream)
+            found = read_header(stream)
     except FileNotFoundError:
         raise DataError(f"{file}: there is no such file; the folder is incomplete, copy or convert it again") from None
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{file}: {error}; the file is damaged, convert the data again") from None
     if found != ((length,), False, dtype):
         shape, _, kind = found

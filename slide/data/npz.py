@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 from slide.data.dataset import DataError, Dataset
 from slide.data.files import replacing, sniff
 from slide.data.points import PointSink
+from slide.npy import read_header
 
 PARTS = {"data": "fiu", "indices": "iu", "indptr": "iu", "shape": "iu"}
 """The arrays of a matrix and the kinds of dtype each may have."""
@@ -280,12 +281,11 @@ def open_array(
     if member.file_size > MAX_DEFLATE_RATIO * min(member.compress_size, path.stat().st_size):
         raise DataError(f"{path}: {name} announces more bytes than the archive can hold; it is damaged")
     file = archive.open(member)
-    version = np.lib.format.read_magic(file)
-    read_header = (
-        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    )
-    shape, _, dtype = read_header(file)
-    if len(shape) != dimensions or dtype.kind not in kinds or min(shape) < 0:
+    try:
+        shape, _, dtype = read_header(file)
+    except ValueError as error:
+        raise DataError(f"{path}: the archive is damaged ({name}: {error}); write or fetch it again") from None
+    if len(shape) != dimensions or dtype.kind not in kinds:
         what = "float32 numbers" if kinds == "f" else "numbers"
         raise DataError(
             f"{path}: {name} has shape {list(shape)} and dtype {dtype}; expected {what}, dimensions: {dimensions}"

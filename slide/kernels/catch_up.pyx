@@ -143,12 +143,14 @@ def add_step(double[::1] first_root, double[:, :, ::1] measures, const double[::
         return
     cdef double a, b
     cdef double moment[4]
-    memmove(&first_root[0], &first_root[1], (window - 1) * sizeof(double))
-    first_root[window - 1] = root
+    cdef double *line = &first_root[0]
+    memmove(line, line + 1, (window - 1) * sizeof(double))
+    line[window - 1] = root
     for k in range(4):
         for kind in range(kinds):
-            memmove(&measures[k, kind, 0], &measures[k, kind, 1], (window - 1) * sizeof(double))
-            measures[k, kind, window - 1] = 0.0
+            line = &measures[k, kind, 0]
+            memmove(line, line + 1, (window - 1) * sizeof(double))
+            line[window - 1] = 0.0
     for i in range(n):
         c = window - n + i
         a = rate * fading[c]

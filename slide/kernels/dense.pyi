@@ -24,3 +24,13 @@ def shared_step(
     rule: StepRule,
     num_threads: int,
 ) -> None: ...
+def shared_gradients(
+    table: RowTable,
+    ids: NDArray[np.int32],
+    deltas: NDArray[np.float32],
+    hidden: NDArray[np.float32],
+    to_hidden: NDArray[np.float32] | None,
+    out: NDArray[np.float32] | None,
+    bias_out: NDArray[np.float32] | None,
+    num_threads: int,
+) -> None: ...

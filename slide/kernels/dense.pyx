@@ -55,6 +55,8 @@ cdef slide_transposer TRANSPOSE = slide_transposer_for(slide_isa_level())
 cdef enum:
     _CHUNK = 128           # shared rows of one product
     _SHARED_PARTS = 32     # tasks the shared rows are cut into, at most
+    _SAMPLES = 64          # samples of one product
+    _PACKED = 32           # chunks of rows in memory at a time for such products
 
 
 cdef _check_shared(RowTable table, const int32_t[::1] ids, const float[:, ::1] hidden, const float[:, ::1] logits,
@@ -207,27 +209,119 @@ cdef double _step_part(const slide_table *table, const int32_t *ids, int64_t n, 
     cdef float *grad = work + _CHUNK * table.dp
     cdef float *grad_bias = grad + _CHUNK * table.dp
     cdef const float *delta
-    cdef int rows, count = <int>samples, k = <int>table.dp, ldb = <int>ld
-    cdef float one = 1.0, zero = 0.0
     cdef double square = 0.0
-    cdef int64_t c, s, i
-    cdef slide_product product
+    cdef int64_t c, rows
     memset(dhidden, 0, part_floats * sizeof(float))
     for c in range(first, last):
-        rows = <int>min(n - c * _CHUNK, _CHUNK)
+        rows = min(n - c * _CHUNK, _CHUNK)
         delta = deltas + c * _CHUNK
         KERNELS.widen(table, ids + c * _CHUNK, 0, rows, packed)
-        if MULTIPLY != NULL:
-            product = slide_product(delta, packed, dhidden, samples, rows, table.dp, ld, 1, table.dp, table.dp, NULL, 1)
-            MULTIPLY(&product)
-            product = slide_product(delta, hidden, grad, rows, samples, table.dp, 1, ld, table.dp, table.dp, NULL, 0)
-            MULTIPLY(&product)
-        else:
-            sgemm(b"N", b"N", &k, &count, &rows, &one, packed, &k, <float *>delta, &ldb, &one, dhidden, &k)
-            sgemm(b"N", b"T", &k, &rows, &count, &one, <float *>hidden, &k, <float *>delta, &ldb, &zero, grad, &k)
-        memset(grad_bias, 0, rows * sizeof(float))
-        for s in range(samples):
-            for i in range(rows):
-                grad_bias[i] += delta[s * ld + i]
+        _sample_block(delta, ld, packed, table.dp, rows, samples, True, dhidden)
+        _row_chunk(delta, ld, hidden, samples, table.dp, rows, grad, grad_bias)
         square += KERNELS.step_gradients(table, ids + c * _CHUNK, rows, grad, grad_bias, rule)
     return square
+
+
+def shared_gradients(RowTable table, const int32_t[::1] ids, const float[:, ::1] deltas, const float[:, ::1] hidden,
+                     float[:, ::1] to_hidden, float[:, ::1] out, float[::1] bias_out, int num_threads):
+    """Write what ``shared_step`` would step the rows `ids` by, and the samples' gradient, and step nothing.
+
+    Parameters
+    ----------
+    table : RowTable
+    ids : int32 array [n]
+    deltas : float32 array [>= samples, >= n]
+        Gradients with respect to the logits of ``shared_logits``.
+    hidden : float32 array [samples, padded_dim]
+    to_hidden : float32 array [samples, padded_dim] or None
+        Written: ``deltas @ weights``. None if nobody asks for it.
+    out : float32 array [>= n, padded_dim] or None
+        Written: a row ``deltas[:, i] @ hidden`` for each of `ids`.
+    bias_out : float32 array [>= n] or None
+        Written: the sums of `deltas` over the samples. None with `out`.
+    num_threads : int
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, or an id is out of range.
+    """
+    _check_shared(table, ids, hidden, deltas)
+    cdef int64_t n = ids.shape[0], samples = hidden.shape[0], dp = table.padded_dim, ld = deltas.shape[1]
+    cdef int64_t chunks = (n + _CHUNK - 1) // _CHUNK, blocks = (samples + _SAMPLES - 1) // _SAMPLES
+    cdef int64_t c, b, first, room, here
+    if to_hidden is not None and (to_hidden.shape[0] != samples or to_hidden.shape[1] != dp):
+        raise ValueError(f"to_hidden must be [{samples}, {dp}], got [{to_hidden.shape[0]}, {to_hidden.shape[1]}]")
+    if (out is None) != (bias_out is None):
+        raise ValueError("out and bias_out come together")
+    if out is not None and (out.shape[0] < n or out.shape[1] != dp or bias_out.shape[0] < n):
+        raise ValueError(
+            f"out must be [{n} or more, {dp}] and bias_out as long, "
+            f"got [{out.shape[0]}, {out.shape[1]}] and {bias_out.shape[0]}"
+        )
+    if samples == 0 or n == 0:
+        if to_hidden is not None and samples:
+            memset(&to_hidden[0, 0], 0, samples * dp * sizeof(float))
+        if out is not None and n:
+            memset(&out[0, 0], 0, n * dp * sizeof(float))
+            memset(&bias_out[0], 0, n * sizeof(float))
+        return
+    cdef int threads = threads_for(num_threads, n * samples * dp, 1 << 21)
+    cdef const int32_t *id_ = &ids[0]
+    cdef const float *delta = &deltas[0, 0]
+    cdef const float *h = &hidden[0, 0]
+    cdef float *to
+    cdef float *bias
+    cdef float *packed
+    cdef Scratch scratch
+    if out is not None:
+        to, bias = &out[0, 0], &bias_out[0]
+        for c in prange(chunks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+            _row_chunk(delta + c * _CHUNK, ld, h, samples, dp, min(n - c * _CHUNK, _CHUNK), to + c * _CHUNK * dp,
+                       bias + c * _CHUNK)
+    if to_hidden is None:
+        return
+    # Rows are packed once for all samples, and samples then take turns: no sample's sum is cut into parts.
+    room = min(chunks, _PACKED)
+    scratch = Scratch(room * _CHUNK * dp * 4)
+    packed, to = <float *>scratch.data, &to_hidden[0, 0]
+    for first in range(0, chunks, room):
+        here = min(chunks - first, room)
+        for c in prange(here, nogil=True, num_threads=threads, schedule="static"):
+            KERNELS.widen(&table.table, id_ + (first + c) * _CHUNK, 0, min(n - (first + c) * _CHUNK, _CHUNK),
+                          packed + c * _CHUNK * dp)
+        for b in prange(blocks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+            _sample_block(delta + b * _SAMPLES * ld + first * _CHUNK, ld, packed, dp,
+                          min(n - first * _CHUNK, here * _CHUNK), min(samples - b * _SAMPLES, _SAMPLES), first > 0,
+                          to + b * _SAMPLES * dp)
+
+
+cdef void _row_chunk(const float *deltas, int64_t ld, const float *hidden, int64_t samples, int64_t dp, int64_t n,
+                     float *out, float *bias) noexcept nogil:
+    """``deltas.T @ hidden`` for a chunk of rows, and the sums of the deltas."""
+    cdef int rows = <int>n, count = <int>samples, k = <int>dp, ldb = <int>ld
+    cdef float one = 1.0, zero = 0.0
+    cdef int64_t s, i
+    cdef slide_product product
+    if MULTIPLY != NULL:
+        product = slide_product(deltas, hidden, out, n, samples, dp, 1, ld, dp, dp, NULL, 0)
+        MULTIPLY(&product)
+    else:
+        sgemm(b"N", b"T", &k, &rows, &count, &one, <float *>hidden, &k, <float *>deltas, &ldb, &zero, out, &k)
+    memset(bias, 0, n * sizeof(float))
+    for s in range(samples):
+        for i in range(n):
+            bias[i] += deltas[s * ld + i]
+
+
+cdef void _sample_block(const float *deltas, int64_t ld, const float *packed, int64_t dp, int64_t n, int64_t samples,
+                        bint adds, float *out) noexcept nogil:
+    """``deltas @ packed`` for a block of samples, added to what is there or in place of it."""
+    cdef int rows = <int>n, count = <int>samples, k = <int>dp, ldb = <int>ld
+    cdef float one = 1.0, keep = 1.0 if adds else 0.0
+    cdef slide_product product
+    if MULTIPLY != NULL:
+        product = slide_product(deltas, packed, out, samples, n, dp, ld, 1, dp, dp, NULL, adds)
+        MULTIPLY(&product)
+    else:
+        sgemm(b"N", b"N", &k, &count, &rows, &one, <float *>packed, &k, <float *>deltas, &ldb, &keep, out, &k)

@@ -6,8 +6,9 @@ else in this package imports.
 
 The rooms::
 
-    layer              SampledLinear: parameters that are views of the kernels' rows, losses, prediction
-    optimizer          RowAdam, and clipping of sparse gradients
+    layer              SampledLinear: losses and prediction
+    optimizer          RowAdam; clipping of sparse gradients, and their average over processes
+    parameters         parameters that are views of the kernels' rows: how they stay so, are saved and copied
     functions          what autograd is told: logits and losses of a batch's candidates
     engine             the rows, their candidates and their gradients, as arrays
     targets            labels in any form, as CSR
@@ -19,6 +20,6 @@ from slide.extras import load_extra
 load_extra("torch", "torch", "slide.torch")
 
 from slide.torch.layer import SampledLinear, SampledLogits  # noqa: E402
-from slide.torch.optimizer import RowAdam, clip_grad_norm_  # noqa: E402
+from slide.torch.optimizer import RowAdam, average_gradients, clip_grad_norm_  # noqa: E402
 
-__all__ = ["RowAdam", "SampledLinear", "SampledLogits", "clip_grad_norm_"]
+__all__ = ["RowAdam", "SampledLinear", "SampledLogits", "average_gradients", "clip_grad_norm_"]

@@ -14,6 +14,7 @@ from slide.config import OptimizerConfig, OutputConfig
 from slide.data.batches import Batch
 from slide.kernels import dtypes
 from slide.kernels.catch_up import catch_up
+from slide.kernels.dense import shared_gradients
 from slide.kernels.gradients import row_gradients, step_rows
 from slide.kernels.optim import measure, step_groups
 from slide.kernels.sparse import SampleGradient
@@ -47,15 +48,18 @@ class Gradients(NamedTuple):
     ----------
     hidden : float32 tensor [samples, dim]
     rows : int64 tensor [rows]
-        Ascending.
+        Each once.
     weights : float32 tensor [rows, dim]
     bias : float32 tensor [rows]
+    ascending : bool
+        Whether the rows are. If not, those that the batch shares come first, then the others.
     """
 
     hidden: torch.Tensor | None
     rows: torch.Tensor | None
     weights: torch.Tensor | None
     bias: torch.Tensor | None
+    ascending: bool
 
 
 class Engine:
@@ -74,6 +78,7 @@ class Engine:
     Attributes
     ----------
     output : OutputLayer
+    biased : bool
     optimizer : Optimizer or None
         Makes the steps that rows get in place, and knows what they owe; None while no `RowAdam` has the layer.
     steps_in_backward : bool
@@ -88,6 +93,7 @@ class Engine:
         self, n_labels: int, dim: int, config: OutputConfig, *, biased: bool, seed: int, hugepages, threads: int
     ):
         self._options = config, biased, seed
+        self.biased = biased
         self.buffers = Buffers(hugepages=hugepages)
         self.output = self._make(n_labels, dim, Storage(), threads)
         self.output.make_index()
@@ -212,44 +218,34 @@ class Engine:
         for_hidden, for_rows : bool
             What is asked for.
         """
-        active, dim = activation.active, self.table.dim
-        hidden = torch.from_numpy(activation.hidden)
-        shared = torch.from_numpy(active.shared)
-        everyone = self.output.config.candidates == "full"
+        active, hidden, dim = activation.active, activation.hidden, self.table.dim
+        groups = self._group(active, threads) if len(active.own.flat) else None
+        n_shared, deltas = len(active.shared), own.reshape(-1).numpy()
+        n_rows = n_shared + (groups.n_groups if groups else 0)
         to_hidden = rows = weights = bias = None
         if for_hidden:
-            view = torch.from_numpy(self.table.weights)
-            to_hidden = torch.mm(common, view if everyone else view.index_select(0, shared))
-        if for_rows:
-            rows, weights, bias = shared.to(torch.int64), torch.mm(common.T, hidden), common.sum(0)
-        if len(active.own.flat):
-            deltas = own.reshape(-1).numpy()
-            own_hidden, own_rows = self._own_gradients(activation, deltas, threads, for_hidden, for_rows)
-            if for_hidden:
-                to_hidden += own_hidden[:, :dim]
-            if for_rows:
-                order = torch.argsort(torch.cat([rows, own_rows[0]]))
-                joined = zip((rows, weights, bias), own_rows, strict=True)
-                rows, weights, bias = (torch.cat(pair)[order] for pair in joined)
-        return Gradients(to_hidden, rows, None if weights is None else weights[:, :dim], bias)
-
-    def _own_gradients(self, activation, deltas, threads, for_hidden, for_rows):
-        """Gradients through the candidates that samples have for themselves alone."""
-        active, hidden = activation.active, activation.hidden
-        groups = self._group(active, threads)
-        to_hidden = of_rows = None
-        if for_hidden:
-            gradient = self._gathered(len(hidden))
-            step_groups(self.table, groups, deltas, hidden, gradient, measure(), threads)
             to_hidden = np.empty(hidden.shape, dtypes.VALUE)
-            gradient.sum_into(to_hidden, None, threads)
-            to_hidden = torch.from_numpy(to_hidden)
         if for_rows:
-            rows = groups.rows
-            weights, bias = np.empty((len(rows), hidden.shape[1]), dtypes.VALUE), np.empty(len(rows), dtypes.VALUE)
-            row_gradients(groups, deltas, hidden, weights, bias, threads)
-            of_rows = torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(weights), torch.from_numpy(bias)
-        return to_hidden, of_rows
+            rows = np.empty(n_rows, np.int64)
+            weights, bias = np.empty((n_rows, hidden.shape[1]), dtypes.VALUE), np.empty(n_rows, dtypes.VALUE)
+            rows[:n_shared] = active.shared
+        with one_blas_thread():
+            shared_gradients(self.table, active.shared, common.numpy(), hidden, to_hidden, weights, bias, threads)
+        if groups and for_hidden:
+            gradient, of_own = self._gathered(len(hidden)), np.empty_like(to_hidden)
+            step_groups(self.table, groups, deltas, hidden, gradient, measure(), threads)
+            gradient.sum_into(of_own, None, threads)
+            to_hidden += of_own
+        if groups and for_rows:
+            rows[n_shared:] = groups.rows_in_place
+            row_gradients(groups, deltas, hidden, weights[n_shared:], bias[n_shared:], threads)
+        return Gradients(
+            None if to_hidden is None else torch.from_numpy(to_hidden)[:, :dim],
+            None if rows is None else torch.from_numpy(rows),
+            None if rows is None else torch.from_numpy(weights)[:, :dim],
+            None if rows is None else torch.from_numpy(bias),
+            not groups or not n_shared,
+        )
 
     def step_now(self, activation: Activation, common: torch.Tensor, own: torch.Tensor, threads: int) -> torch.Tensor:
         """Step the rows of a batch by the gradients of its logits, and return the hidden vectors' gradient.

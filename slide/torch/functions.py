@@ -38,13 +38,13 @@ class CandidateLogits(Function):
         for_hidden, for_weight, for_bias, *_ = ctx.needs_input_grad
         common, own = common.contiguous(), own.contiguous()
         nothing = (None,) * 4
-        if engine.steps_in_backward and for_weight:
+        if engine.steps_in_backward and for_weight and for_bias == engine.biased:
             return engine.step_now(activation, common, own, threads), None, None, *nothing
         found = engine.gradients(
             activation, common, own, threads, for_hidden=for_hidden, for_rows=for_weight or for_bias
         )
-        to_weight = _of_rows(found.rows, found.weights, weight.shape, sparse) if for_weight else None
-        to_bias = _of_rows(found.rows, found.bias, weight.shape[:1], sparse) if for_bias else None
+        to_weight = _of_rows(found, found.weights, weight.shape, sparse) if for_weight else None
+        to_bias = _of_rows(found, found.bias, weight.shape[:1], sparse) if for_bias else None
         return found.hidden, to_weight, to_bias, *nothing
 
 
@@ -78,11 +78,27 @@ class CandidateLosses(Function):
         return common, own, None, None, None, None
 
 
-def _of_rows(rows, values, shape, sparse):
+class NoLosses(Function):
+    """The losses of samples without labels: 0, whose gradient is there all the same for those who ask for it."""
+
+    @staticmethod
+    def forward(ctx, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None):
+        """Return a tensor [samples] of zeros."""
+        ctx.shape = hidden.shape
+        return hidden.new_zeros(len(hidden))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_losses: torch.Tensor):
+        """Return zeros for the hidden vectors; no row was touched."""
+        return of_losses.new_zeros(ctx.shape), None, None
+
+
+def _of_rows(found, values, shape, sparse):
     """A parameter's gradient from those of its rows."""
-    if len(rows) == shape[0] and not sparse:
-        return values
     if sparse:
-        # The rows come ascending, each once.
-        return torch.sparse_coo_tensor(rows[None], values, shape, is_coalesced=True, check_invariants=False)
-    return values.new_zeros(shape).index_copy_(0, rows, values)
+        how = {"is_coalesced": found.ascending, "check_invariants": False}
+        return torch.sparse_coo_tensor(found.rows[None], values, shape, **how)
+    if len(found.rows) == shape[0] and found.ascending:
+        return values
+    return values.new_zeros(shape).index_copy_(0, found.rows, values)

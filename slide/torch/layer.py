@@ -18,7 +18,7 @@ from slide.prediction import best
 from slide.search import INDEXES, MODES, HashIndex, SketchIndex
 from slide.torch import reference
 from slide.torch.engine import candidates_of_samples
-from slide.torch.functions import CandidateLogits, CandidateLosses
+from slide.torch.functions import CandidateLogits, CandidateLosses, NoLosses
 from slide.torch.parameters import RowModule
 from slide.torch.targets import read_targets
 
@@ -178,15 +178,16 @@ class SampledLinear(RowModule):
         found = read_targets(targets, leading, self.n_labels, self.ignore_index)
         n, labelled = len(vectors), np.flatnonzero(np.diff(found.ptr))
         weights = self._sample_weights(weights, leading)
+        if not len(labelled):
+            # A pass all the same: other processes, whose samples have labels, must go on drawing what this one draws.
+            self.passes += self.training
+            nothing = NoLosses.apply(vectors, self.weight, self.bias).reshape(leading)
+            return nothing if reduction == "none" else nothing.sum()
         kept = None
         if len(labelled) < n:
             kept = torch.from_numpy(labelled)
             vectors, found = vectors.index_select(0, kept), found.of(labelled)
             weights = None if weights is None else weights.index_select(0, kept)
-        if not len(labelled):
-            # Nothing is asked of a batch without labels; its gradient is 0 all the same.
-            nothing = hidden.sum(-1).to(self.weight.dtype) * 0.0
-            return nothing if reduction == "none" else nothing.sum()
         mean = reduction == "mean" and weights is None
         losses = self._losses(vectors, found, 1.0 / len(labelled) if mean else 1.0)
         if weights is not None:
@@ -202,6 +203,8 @@ class SampledLinear(RowModule):
     def forward(self, hidden: torch.Tensor, targets) -> SampledLogits:
         """Return the logits of the batch's candidates, for losses of one's own; see ``loss`` for the parameters."""
         vectors, leading = self._vectors(hidden)
+        if not len(vectors):
+            raise ValueError("there are no hidden vectors to compute logits of")
         found = read_targets(targets, leading, self.n_labels, self.ignore_index)
         samples = torch.from_numpy(np.repeat(np.arange(len(vectors)), np.diff(found.ptr)))
         activation = self._activate(vectors, found)
@@ -275,12 +278,12 @@ class SampledLinear(RowModule):
                 f"a layer in double precision is there to check gradients, with candidates that do not depend on the "
                 f"weights, not {self.config.candidates!r}: call float() on it"
             )
-        if self.training or self.passes == 0:
+        if self.training or engine.output.label_frequency is None:
             self._count(targets)
-            index = engine.output.index
-            if index is not None:
-                with one_blas_thread():
-                    index.rebuild_if_due(self._steps, threads)
+        index = engine.output.index
+        if index is not None and (self.training or not index.rebuilds):
+            with one_blas_thread():
+                index.rebuild_if_due(self._steps, threads)
         rank, processes = self.shard
         hidden = engine.pad(vectors.float())
         activation = engine.activate(batch, hidden, self.passes * processes + rank, threads)

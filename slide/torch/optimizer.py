@@ -116,6 +116,8 @@ class RowAdam(Optimizer):
     def _step(self, layer, group):
         engine = layer._engine
         _check_unchanged(group, engine.optimizer.config)
+        if layer.bias is not None and layer.bias.requires_grad != layer.weight.requires_grad:
+            raise RuntimeError("RowAdam steps weights and biases of a row together: freeze both or none")
         gradients = layer.weight.grad, None if layer.bias is None else layer.bias.grad
         if group["step_in_backward"]:
             if any(gradient is not None for gradient in gradients):
@@ -130,8 +132,8 @@ class RowAdam(Optimizer):
             if all(gradient is None for gradient in gradients):
                 return
             layer._ready()
-            rows, weights, bias = _joined(layer, *gradients)
-            engine.step_rows(rows, weights, bias, engine.lr_factor(), layer._threads)
+            for rows, weights, bias in _runs(*_joined(layer, *gradients)):
+                engine.step_rows(rows, weights, bias, engine.lr_factor(), layer._threads)
         engine.optimizer.advance(engine.lr_factor())
         layer._stepped()
 
@@ -199,11 +201,43 @@ def clip_grad_norm_(parameters: torch.Tensor | Iterable[torch.Tensor], max_norm:
             values.append(parameter.grad.values())
         else:
             values.append(parameter.grad)
-    total = torch.nn.utils.get_total_norm(values)
+    norms = [torch.linalg.vector_norm(value) for value in values]
+    total = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.tensor(0.0)
     scale = torch.clamp(max_norm / (total + 1e-6), max=1.0)
     for value in values:
         value.mul_(scale.to(value.device))
     return total
+
+
+def average_gradients(layer: SampledLinear, group=None) -> None:
+    """Average a layer's gradients over the processes of a group, between the backward pass and the step.
+
+    ``DistributedDataParallel`` takes sparse gradients from embeddings alone: wrap the layers before, and call this for
+    the sampled one. All processes step by the same gradients then, and their rows stay the same to the bit.
+
+    Parameters
+    ----------
+    layer : SampledLinear
+        With the same weights in every process, which the same seed gives.
+    group : torch.distributed.ProcessGroup, optional
+        By default all processes. Its backend is gloo, which adds up sparse tensors.
+    """
+    processes = torch.distributed.get_world_size(group)
+    for parameter in layer.parameters(recurse=False):
+        if not parameter.requires_grad:
+            continue
+        gradient = parameter.grad
+        if gradient is None:
+            # A process whose batch had no labels waits for the others' gradients all the same.
+            gradient = _no_rows(parameter.shape) if layer.sparse else torch.zeros(parameter.shape)
+        gradient = gradient.coalesce() if gradient.is_sparse else gradient.contiguous()
+        torch.distributed.all_reduce(gradient, group=group)
+        parameter.grad = gradient.div_(processes)
+
+
+def _no_rows(shape):
+    rows, values = torch.zeros((1, 0), dtype=torch.int64), torch.zeros((0, *shape[1:]))
+    return torch.sparse_coo_tensor(rows, values, shape, is_coalesced=True, check_invariants=False)
 
 
 def _names(layer):
@@ -230,15 +264,15 @@ def _check_unchanged(group, config):
 
 
 def _joined(layer, of_weight, of_bias):
-    """Rows that have a gradient, ascending, and their gradients."""
+    """Rows that have a gradient, each once, and their gradients."""
     if of_weight is None or (layer.bias is not None and of_bias is None):
         raise RuntimeError(
-            "RowAdam steps weights and biases of a row together, and one of them has no gradient: freeze both or none, "
-            "or use another optimiser"
+            "RowAdam steps weights and biases of a row together, and one of them has no gradient: set both to None, or "
+            "neither"
         )
     rows, weights = _rows_of(of_weight)
     if of_bias is None:
-        return rows.numpy().astype(dtypes.INDEX), weights, np.zeros(len(rows), dtypes.VALUE)
+        return rows, weights, weights.new_zeros(len(rows))
     bias_rows, bias = _rows_of(of_bias)
     if len(rows) != len(bias_rows) or not torch.equal(rows, bias_rows):
         both = torch.unique(torch.cat([rows, bias_rows]))
@@ -246,11 +280,29 @@ def _joined(layer, of_weight, of_bias):
         weights = weights.new_zeros((len(both), weights.shape[1])).index_copy_(0, at, weights)
         bias = bias.new_zeros(len(both)).index_copy_(0, bias_at, bias)
         rows = both
-    return rows.numpy().astype(dtypes.INDEX), weights, bias.contiguous().numpy()
+    return rows, weights, bias
 
 
 def _rows_of(gradient):
+    """Rows and their gradients; rows that a batch shares may come before the others, not to be copied for an order."""
     if not gradient.is_sparse:
         return torch.arange(len(gradient)), gradient
-    gradient = gradient.coalesce()
-    return gradient.indices()[0], gradient.values()
+    rows = gradient._indices()[0]
+    first, *others = _ends(rows)
+    if len(others) > 1 or (others and bool(torch.isin(rows[first:], rows[:first], assume_unique=True).any())):
+        gradient = gradient.coalesce()
+    return gradient._indices()[0], gradient._values()
+
+
+def _ends(rows):
+    """Where ascending runs of rows end."""
+    return [*(torch.nonzero(rows[1:] <= rows[:-1])[:, 0] + 1).tolist(), len(rows)]
+
+
+def _runs(rows, weights, bias):
+    """Yield the rows, ascending, and their gradients in one run or several."""
+    first = 0
+    for end in _ends(rows):
+        some = slice(first, end)
+        yield rows[some].numpy().astype(dtypes.INDEX), weights[some], bias[some].contiguous().numpy()
+        first = end

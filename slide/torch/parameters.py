@@ -15,6 +15,21 @@ from slide.torch.engine import Engine
 HALF = (torch.float16, torch.bfloat16)
 
 
+class RowParameter(nn.Parameter):
+    """A parameter whose rows have gaps between them.
+
+    To such a tensor PyTorch adds sparse ones row by row, in threads that do not know of ``no_grad``: they refuse to
+    write to what wants a gradient. So optimisers here add to the same memory as a tensor that wants none.
+    """
+
+    def add_(self, other, *, alpha=1):
+        """See ``torch.Tensor.add_``."""
+        if isinstance(other, torch.Tensor) and other.is_sparse and not torch.is_grad_enabled():
+            self.detach().add_(other, alpha=alpha)
+            return self
+        return super().add_(other, alpha=alpha)
+
+
 class RowModule(nn.Module):
     """A matrix of rows, and a bias each, in the memory that the kernels read.
 
@@ -41,8 +56,8 @@ class RowModule(nn.Module):
         check_fit({"output weights": RowTable.bytes_needed(n_labels, in_features, 0)}, str(hugepages))
         self._start_engine(bias)
         weight, of_bias = self._views()
-        self.weight = nn.Parameter(weight)
-        self.register_parameter("bias", nn.Parameter(of_bias) if bias else None)
+        self.weight = RowParameter(weight)
+        self.register_parameter("bias", RowParameter(of_bias) if bias else None)
         self._watch()
 
     def _start_engine(self, biased):
@@ -84,6 +99,11 @@ class RowModule(nn.Module):
 
     def _adopt(self, parameter, view):
         """Copy a parameter that lies elsewhere into its rows, and have it lie there."""
+        if not isinstance(parameter, nn.Parameter):
+            raise ValueError(
+                "SampledLinear's weight and bias must be parameters of their own: functional_call, parametrizations or "
+                "other tensors in their place would never reach the rows that the kernels read"
+            )
         if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or parameter.is_shared():
             raise ValueError(
                 f"SampledLinear's parameters must be float32 on the CPU, not shared with other processes, got "
@@ -95,6 +115,8 @@ class RowModule(nn.Module):
         with torch.no_grad():
             view.copy_(parameter)
         parameter.data = view
+        if type(parameter) is nn.Parameter:
+            parameter.__class__ = RowParameter
         self._changed()
 
     def _versions(self):
@@ -112,7 +134,10 @@ class RowModule(nn.Module):
 
     def _optimize(self, config):
         """Start the optimiser that steps rows in place; `RowAdam` calls it."""
+        if self._in_double:
+            raise ValueError("rows in double precision are there to check gradients, not to be stepped: call float()")
         self._ready()
+        check_fit({"output weights": RowTable.bytes_needed(self.n_labels, self.in_features, 2)}, str(self.hugepages))
         self._engine.optimize(config, self._threads)
         for parameter, view in zip((self.weight, self.bias), self._views(), strict=True):
             if parameter is not None:
@@ -145,7 +170,6 @@ class RowModule(nn.Module):
         who reads ``weight`` or ``bias`` otherwise calls it first.
         """
         self._engine.settle(self._threads)
-
 
     def _apply(self, fn, recurse=True):
         """Follow ``to``, ``float``, ``double`` and the like as far as rows can; half precision they leave to others."""
@@ -186,26 +210,31 @@ class RowModule(nn.Module):
             self._engine.output.index.reset()
         self._ready()
 
-    def get_extra_state(self) -> dict:
-        """Return what is saved beside the parameters: passes, and how common labels are, or have been so far."""
-        state = {"passes": self.passes, "counted": self._counted, "count_again": self._count_again}
-        if self._counts is not None:
-            return {**state, "counts": torch.from_numpy(self._counts.copy())}
-        known = self._engine.output.label_frequency
-        if known is not None:
-            state |= {"frequency": torch.from_numpy(known[0].copy()), "points": known[1]}
-        return state
+    def get_extra_state(self) -> torch.Tensor:
+        """Return what is saved beside the parameters: passes, and how common labels are, or have been so far.
 
-    def set_extra_state(self, state: dict) -> None:
+        Returns
+        -------
+        float64 tensor [4] or [4 + n_labels]
+            Passes, samples counted, when to look at the counts again, and the samples that given frequencies are of;
+            then these, or, where that is 0, the counts.
+        """
+        known, points = self._engine.output.label_frequency or ((), 0.0)
+        if self._count_again:
+            known, points = () if self._counts is None else self._counts, 0.0
+        numbers = [self.passes, self._counted, self._count_again, points]
+        return torch.from_numpy(np.concatenate([numbers, known]).astype(np.float64))
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
         """Take what ``get_extra_state`` returned."""
-        self.passes, self._counted, self._count_again = state["passes"], state["counted"], state["count_again"]
+        (passes, counted, again, points), known = state[:4].tolist(), state[4:].numpy()
+        self.passes, self._counted, self._count_again = int(passes), int(counted), int(again)
         self._counts = None
-        if "counts" in state:
-            self._counts = state["counts"].numpy().copy()
+        if points:
+            self._engine.output.set_label_frequency(known, points=points, start_biases=False)
+        elif len(known):
+            self._counts = known.astype(np.int64)
             self._take_counts()
-        elif "frequency" in state:
-            frequency = state["frequency"].numpy()
-            self._engine.output.set_label_frequency(frequency, points=state["points"], start_biases=False)
 
     def _take_counts(self):
         """Take the labels counted so far for how common they are."""

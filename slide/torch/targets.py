@@ -68,7 +68,7 @@ def read_targets(targets, leading: tuple[int, ...], n_labels: int, ignore_index:
         return _of_matrix(csr_matrix(targets), leading, samples, n_labels)
     if isinstance(targets, torch.Tensor) and targets.layout in (torch.sparse_csr, torch.sparse_coo):
         return _of_matrix(_to_scipy(targets), leading, samples, n_labels)
-    if isinstance(targets, (list, tuple)) and len(targets) == samples and not _all_scalars(targets):
+    if isinstance(targets, (list, tuple)) and len(targets) == samples and not (samples and _all_scalars(targets)):
         lists = [np.asarray(labels).reshape(-1) for labels in targets]
         lengths = [len(labels) for labels in lists]
         # NumPy takes an empty list for one of floats.

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slide.kernels.dense import shared_logits, shared_step
+from slide.kernels.dense import shared_gradients, shared_logits, shared_step
 from slide.kernels.optim import adam, sgd
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient
@@ -65,6 +65,42 @@ def test_shared_step_twin(rng, make_table, make_hidden, padding_is_zero, threads
         np.testing.assert_allclose(state[part], expected, rtol=1e-4, atol=1e-5)
     assert np.array_equal(np.flatnonzero(table.last_step), np.sort(ids))
     assert padding_is_zero(table)
+
+
+@pytest.mark.parametrize(("n", "samples"), [(1, 1), (127, 63), (129, 64), (300, 33), (4100, 65), (5000, 130)])
+def test_shared_gradients_twin(rng, make_table, make_hidden, threads, n, samples):
+    table = make_table(6000, 40)
+    hidden = make_hidden(samples, table)
+    ids = rng.permutation(6000)[:n].astype(np.int32)
+    deltas = rng.normal(size=(samples + 1, n + 2)).astype(np.float32)
+    used = deltas[:samples, :n].astype(np.float64)
+    to_hidden, bias_out = np.full(hidden.shape, 7, np.float32), np.full(n + 1, 7, np.float32)
+    out = np.full((n + 1, table.padded_dim), 7, np.float32)
+    shared_gradients(table, ids, deltas, hidden, to_hidden, out, bias_out, threads)
+    assert close(to_hidden[:, :40], used @ table.weights[ids].astype(np.float64))
+    assert close(out[:n, :40], used.T @ hidden[:, :40]) and (out[n] == 7).all()
+    assert close(bias_out[:n], used.sum(axis=0)) and bias_out[n] == 7
+    alone, rows = np.empty_like(to_hidden), np.empty_like(out)
+    shared_gradients(table, ids, deltas, hidden, alone, None, None, 1)
+    shared_gradients(table, ids, deltas, hidden, None, rows, bias_out, 1)
+    assert np.array_equal(alone, to_hidden) and np.array_equal(rows[:n], out[:n])
+
+
+def test_shared_gradients_of_nothing(make_table, make_hidden):
+    table = make_table(10, 8)
+    to_hidden = np.ones((3, 16), np.float32)
+    nothing = np.zeros((3, 0), np.float32)
+    shared_gradients(table, np.zeros(0, np.int32), nothing, make_hidden(3, table), to_hidden, None, None, 1)
+    assert not to_hidden.any()
+    hidden, ids, deltas = make_hidden(3, table), np.arange(4, dtype=np.int32), np.zeros((3, 4), np.float32)
+    rows, bias = np.ones((4, 16), np.float32), np.ones(4, np.float32)
+    shared_gradients(table, ids, deltas[:0], hidden[:0], None, rows, bias, 1)
+    assert not rows.any() and not bias.any()
+    for to, out, of_bias in ((to_hidden[:2], rows, bias), (None, rows[:3], bias), (None, rows, bias[:3])):
+        with pytest.raises(ValueError, match="must be"):
+            shared_gradients(table, ids, deltas, hidden, to, out, of_bias, 1)
+    with pytest.raises(ValueError, match="come together"):
+        shared_gradients(table, ids, deltas, hidden, None, rows, None, 1)
 
 
 def test_shared_kernels_do_not_depend_on_threads(rng, make_hidden):

@@ -121,8 +121,13 @@ def test_gradcheck(mode, loss):
     assert torch.autograd.gradcheck(value, (hidden, layer.weight, layer.bias), fast_mode=True)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("loss", ["softmax", "bce"])
+CORRECTED = ("uniform", "inbatch", "lsh+tail", "lsh+inbatch", "topk+tail")
+
+
+@pytest.mark.parametrize(
+    ("mode", "loss"),
+    [*((mode, "softmax") for mode in MODES), *((mode, "bce") for mode in MODES if mode not in CORRECTED)],
+)
 def test_a_cross_entropy_over_the_candidates_is_the_loss(mode, loss):
     hidden, targets = batch()
     values = []
@@ -133,17 +138,14 @@ def test_a_cross_entropy_over_the_candidates_is_the_loss(mode, loss):
             ids = found.ids if found.ids.ndim == 2 else found.ids.expand(len(vectors), -1)
             assert torch.equal(ids[found.samples, found.places], targets)
             assert bool((found.logits[ids < 0] == -torch.inf).all())
+            assert (found.weights is None) is (mode not in CORRECTED)
             if loss == "softmax":
                 value = nn.functional.cross_entropy(found.logits, found.places)
             else:
-                weights = torch.ones(found.logits.shape)
-                if found.weights is not None:
-                    pytest.skip("its candidates stand for others, which this cross-entropy does not weigh")
                 wanted = torch.zeros(found.logits.shape)
                 wanted[found.samples, found.places] = 1
-                weights[ids < 0] = 0
                 logits = found.logits.clamp_min(-100)
-                terms = nn.functional.binary_cross_entropy_with_logits(logits, wanted, weights, reduction="sum")
+                terms = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
                 value = terms / len(targets)
         else:
             value = layer.loss(vectors, targets)
@@ -189,6 +191,8 @@ def test_ignored_targets_and_weights(mode):
     nothing = make(mode).loss(hidden, torch.full((12,), -100))
     nothing.backward()
     assert float(nothing.detach()) == 0 and not hidden.grad.any()
+    layer.loss(hidden.detach(), torch.full((12,), -100)).backward()
+    assert layer.weight.grad is None and layer.passes == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -3,14 +3,19 @@
 import copy
 import io
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+import torch_process  # noqa: E402
 from torch import nn  # noqa: E402
 
+import slide  # noqa: E402
 from slide import RehashConfig  # noqa: E402
 from slide.torch import RowAdam, SampledLinear  # noqa: E402
 
@@ -177,6 +182,18 @@ def test_settings_that_may_not_change():
         train(frozen, RowAdam(frozen), 1)
 
 
+def test_rows_that_change_before_the_backward_pass_are_noticed():
+    layer = make()
+    optimizer = RowAdam(layer)
+    losses = [layer.loss(*batch(seed=seed)) for seed in range(2)]
+    losses[0].backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses[1].backward()
+    with pytest.raises(ValueError, match="call float"):
+        RowAdam(make().double())
+
+
 def test_a_frozen_layer_passes_gradients_on():
     layer = make().requires_grad_(False)
     hidden, targets = batch()
@@ -207,6 +224,24 @@ def test_saving_and_going_on(mode):
     resumed.load_state_dict(saved["optimizer"])
     assert train(other, resumed, first=4) == expected
     torch.testing.assert_close(other.weight, layer.weight, rtol=0, atol=0)
+
+
+def test_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    layer, other = make(), make()
+    train(layer, RowAdam(layer))
+    safetensors.save_file(layer.state_dict(), tmp_path / "layer.safetensors")
+    other.load_state_dict(safetensors.load_file(tmp_path / "layer.safetensors"))
+    assert torch.equal(other.weight, layer.weight) and other.passes == 4
+
+
+def test_inference_mode():
+    layer, (hidden, targets) = make("lsh+tail").eval(), batch()
+    expected = layer.loss(hidden, targets).item(), layer.topk(hidden, 3)[0]
+    with torch.inference_mode():
+        vectors = hidden.clone()
+        assert layer.loss(vectors, targets).item() == expected[0]
+        assert torch.equal(layer.topk(vectors, 3)[0], expected[1])
 
 
 def test_linear_layers_come_and_go():
@@ -313,6 +348,8 @@ def test_parameters_find_back_to_their_rows():
         layer.to("meta")
     with pytest.raises(RuntimeError, match="stay in this process's memory"):
         layer.share_memory()
+    with pytest.raises(ValueError, match="must be parameters of their own"):
+        torch.func.functional_call(layer, {"weight": weight}, batch())
     assert in_place(layer)
 
 
@@ -382,22 +419,46 @@ def test_label_frequencies_are_counted_until_they_are_given():
     assert points == 6400 and np.abs(found - shares).max() < 0.02
     again = make("inbatch")
     again.load_state_dict(layer.state_dict())
-    assert again.get_extra_state().keys() == layer.get_extra_state().keys()
+    assert torch.equal(again.get_extra_state(), layer.get_extra_state()) and again.passes == layer.passes == 64
     layer.set_label_frequency(torch.from_numpy(shares), points=1000)
     layer.loss(*batch())
     assert np.array_equal(layer._engine.output.label_frequency[0], shares)
     again.load_state_dict(layer.state_dict())
     assert np.array_equal(again._engine.output.label_frequency[0], shares)
+    assert torch.equal(again.get_extra_state(), layer.get_extra_state())
 
 
-@pytest.mark.parametrize("threads", [2, 3])
-def test_threads_do_not_change_the_result(threads):
+@pytest.mark.parametrize("step_in_backward", [False, True])
+def test_threads_do_not_change_the_result(step_in_backward):
     results = []
-    for n in (1, threads):
-        layer = make("lsh+tail", threads=n)
-        train(layer, RowAdam(layer, lr=0.05, step_in_backward=True))
-        results.append(logits(layer))
-    assert torch.equal(*results)
+    hidden, targets = torch.randn(300, DIM), torch.arange(300)
+    for threads in (1, 2, 3):
+        layer = SampledLinear(DIM, 20_000, candidates="lsh+tail", tail=6000, budget=512, threads=threads)
+        optimizer = RowAdam(layer, lr=0.05, step_in_backward=step_in_backward)
+        for _ in range(2):
+            optimizer.zero_grad()
+            vectors = hidden.clone().requires_grad_()
+            layer.loss(vectors, targets).backward()
+            optimizer.step()
+        layer.settle()
+        results.append(torch.cat([layer.weight.detach().reshape(-1), vectors.grad.reshape(-1)]))
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+@pytest.mark.parametrize("name", ["SGD", "SparseAdam", "Adagrad"])
+def test_optimizers_of_torch_with_several_threads(name):
+    torch.set_num_threads(2)
+    hidden, targets = torch.randn(300, 64), torch.arange(300)
+    weights = []
+    for copied in (False, True):
+        layer = SampledLinear(64, 9000, tail=8000)
+        layer = pickle.loads(pickle.dumps(layer)) if copied else layer
+        optimizer = getattr(torch.optim, name)(layer.parameters(), lr=0.1)
+        layer.loss(hidden, targets).backward()
+        optimizer.step()
+        weights.append(layer.weight.detach())
+    assert torch.equal(*weights) and not torch.equal(weights[0], SampledLinear(64, 9000).weight)
 
 
 # What PyTorch warns itself of while it compiles.
@@ -422,3 +483,25 @@ def test_what_it_says_of_itself():
     )
     assert {line["name"] for line in make().memory_report()} >= {"output weights"}
     assert not make(hugepages="off").memory_report()[0]["hugepage_bytes"]
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+def test_processes_average_their_gradients(tmp_path):
+    package, store = str(Path(slide.__file__).parents[1]), str(tmp_path / "store")
+    command = [sys.executable, torch_process.__file__, "1", store, package]
+    with subprocess.Popen(command, cwd=tmp_path) as other:
+        torch_process.train(0, store)
+        assert other.wait(timeout=60) == 0
+    weights = [torch.load(f"{store}{rank}", weights_only=True) for rank in range(2)]
+    assert torch.equal(*weights)
+    layer = make()
+    layer.set_label_frequency(torch.full((LABELS,), 1 / LABELS))
+    optimizer, (hidden, targets) = RowAdam(layer, lr=0.05), torch_process.batches()
+    for i in range(3):
+        optimizer.zero_grad()
+        for rank in range(2 if i != 1 else 1):
+            layer.passes = i
+            (layer.loss(hidden[i, rank], targets[i, rank]) / 2).backward()
+        optimizer.step()
+    layer.settle()
+    torch.testing.assert_close(weights[0], layer.weight.detach(), rtol=1e-4, atol=1e-6)
