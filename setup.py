@@ -38,6 +38,7 @@ KERNELS = [
     "gradients",
     "hogwild",
     "losses",
+    "loss_parts",
     "dropout",
     "dense",
     "search",

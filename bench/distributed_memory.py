@@ -26,6 +26,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from links import launcher
 from shapes import FEATURES, make_points
 
 from slide import HiddenConfig, Network, NetworkConfig, TrainingConfig
@@ -88,7 +89,7 @@ def bytes_needed(args):
 
 def measure(args):
     """Run the ranks and follow their memory; return the figures."""
-    command = ["mpiexec", "-n", str(args.ranks), sys.executable, str(Path(__file__).resolve()), "--worker", "yes"]
+    command = [launcher(), "-n", str(args.ranks), sys.executable, str(Path(__file__).resolve()), "--worker", "yes"]
     for name in ("labels", "features", "units", "precision", "batches", "batch_size"):
         command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     command += ["--save"] if args.save else []

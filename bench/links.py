@@ -26,8 +26,14 @@ def possible():
     """Return why there can be no such nodes here, None if there can."""
     if os.geteuid():
         return "network namespaces need root"
-    missing = [tool for tool in ("ip", "tc", "mpiexec") if shutil.which(tool) is None]
+    missing = [tool for tool in ("ip", "tc") if shutil.which(tool) is None]
     return f"{missing[0]} is not installed" if missing else None
+
+
+def launcher():
+    """Return where mpiexec is, beside Python or in the path; without one the program ends."""
+    found = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    return found or sys.exit("there is no mpiexec: pip install mpich, or the system's MPI")
 
 
 @contextmanager
@@ -80,7 +86,7 @@ def call(command):
 def mpiexec(hosts, command, *, ranks=None):
     """Return the command line that runs one on each node (or `ranks` in turn), by TCP between any two."""
     return [
-        "mpiexec",
+        launcher(),
         *("-launcher", "ssh", "-launcher-exec", str(Path(__file__).resolve()), "-localhost", f"{SUBNET}.254"),
         *("-hosts", ",".join(hosts), "-ppn", "1", "-n", str(ranks or len(hosts))),
         *("-genv", "MPIR_CVAR_CH4_NETMOD", "ofi", "-genv", "FI_PROVIDER", "tcp", "-genv", "FI_TCP_IFACE", "eth0"),

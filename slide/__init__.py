@@ -82,6 +82,7 @@ The house has two floors; imports run downward only::
       sketch             rows in few dimensions of seven bits each
       neighbours         nearest sparse vectors through posting lists; the best labels of sparse scores
       losses             softmax and one-vs-all cross-entropy over the active set
+      loss_parts         the same where neurons are in several places
       dropout            units and features left out in training
       optim              SGD, Adam and Adagrad on touched rows
       gradients          rows' gradients as arrays, and the step by them

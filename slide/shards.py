@@ -270,6 +270,8 @@ class _Share:
                 raise ValueError(f"{name!r} is no file's name")
         self.file, self._folder = folder / entry["file"], folder
         self._rows = entry["rows"] if isinstance(entry["rows"], str) else range(*entry["rows"])
+        # More than any array can have raises OverflowError.
+        len(self._rows)
         self._block, self._sums = int(entry["block"]), list(entry["crc32"])
         if self._block < 1:
             raise ValueError(f"blocks of {self._block} rows")

@@ -251,6 +251,7 @@ def damage(file, at=-1):
         (lambda path: edit(path, lambda arrays: arrays["output.v"][0].update(crc32=[])), "0 sums for 33 rows"),
         (lambda path: edit(path, lambda arrays: arrays["output.v"][0].update(file="../x.npy")), "is no file's name"),
         (lambda path: edit(path, lambda arrays: arrays["output.v"][0].update(rows=[0, 9, 0])), "must not be zero"),
+        (lambda path: edit(path, lambda arrays: arrays["output.v"][0].update(rows=[0, 2**70])), "OverflowError"),
     ],
 )
 def test_damage_is_found_and_named(trained, tmp_path, harm, message):

@@ -16,6 +16,7 @@ before and after, what was said. Ends with status 1 if anything was lost. About 
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,8 @@ batch_size = 60
 SHARES = "12"
 """Twelve shares of the points are the same batches on any number of ranks that divides it."""
 
+LAUNCHER = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+
 PATIENCE = 120.0
 """Seconds after which something hangs."""
 
@@ -54,6 +57,8 @@ PATIENCE = 120.0
 def main():
     """Run the series; return 1 if anything was lost."""
     args = parse_arguments()
+    if LAUNCHER is None:
+        sys.exit("there is no mpiexec: pip install mpich, or the system's MPI")
     rng = np.random.default_rng(args.seed)
     with tempfile.TemporaryDirectory(prefix="slide.kill.", dir=args.folder) as folder:
         folder = Path(folder)
@@ -146,12 +151,12 @@ class Run:
                 self._wait_for(process, self._unfinished)
                 delay /= 30
             time.sleep(delay)
-            members = {process.environ()["PMI_RANK"]: process for process in ranks_of(process.pid)}
+            members = ranks_of(process.pid)
             complete, unfinished = self._complete(), self._unfinished()
             ended = process.poll() is not None
             start = time.perf_counter()
             if not ended:
-                os.kill(members[str(victim)].pid, signal.SIGKILL)
+                os.kill(members[victim].pid, signal.SIGKILL)
             said = process.communicate(timeout=PATIENCE)[0]
             seconds = time.perf_counter() - start
         left = psutil.wait_procs(list(members.values()), timeout=1)[1]
@@ -183,7 +188,7 @@ class Run:
         return ""
 
     def _start(self, ranks):
-        command = ["mpiexec", "-n", str(ranks), sys.executable, "-m", "slide", "train", self._folder / "train.npz"]
+        command = [LAUNCHER, "-n", str(ranks), sys.executable, "-m", "slide", "train", self._folder / "train.npz"]
         command += ["--distributed", "--config", self._folder / "config.toml", "--out", self._model, "--threads", "1"]
         command += ["--checkpoint-every", self._args.every, "--shares", SHARES, "--epochs", self._args.epochs]
         if self._checkpoints.exists() and self._complete():
@@ -208,12 +213,15 @@ class Run:
 
 
 def ranks_of(pid):
-    """The processes that an mpiexec started and that have a rank, not what these started."""
-    found = []
+    """Return the processes that an mpiexec started and that have a rank, by its number, not what these started."""
+    found = {}
     for process in psutil.Process(pid).children(recursive=True):
         try:
-            if "PMI_RANK" in process.environ() and process.name().startswith("python"):
-                found.append(process)
+            environment = process.environ()
+            # MPICH's name, and Open MPI's.
+            rank = environment.get("PMI_RANK", environment.get("OMPI_COMM_WORLD_RANK"))
+            if rank is not None and process.name().startswith("python"):
+                found[int(rank)] = process
         except psutil.Error:
             continue
     return found

@@ -87,17 +87,8 @@ class SharedCheckpoints(Checkpoints):
     def _write(self, network, state, facts, name):
         network.average()
         path = self.folder / name
-        try:
-            check_network(network)
-        except NumericalFault as fault:
-            problem = fault
-        else:
-            problem = None
-        # Rows are in one place each: what is wrong with them, the others are told.
-        problem = next((fault for fault in self._group.allgather(problem) if fault is not None), None)
-        if problem is not None:
-            last = "" if self.latest is None else f". The last good one is {self.latest}"
-            raise problem.told(f"checkpoint {path} was not written: ", last)
+        last = "" if self.latest is None else f". The last good one is {self.latest}"
+        check_together(self._group, network, f"checkpoint {path} was not written: ", last)
         best = {f"best.{part}": array for part, array in (state.best.weights or {}).items()}
 
         def beside(folder):
@@ -111,6 +102,31 @@ class SharedCheckpoints(Checkpoints):
         self._plain.latest = self.latest = path
         if self._group.rank == 0:
             self._written(path, state)
+
+
+def check_together(
+    group: Group, network: DistributedNetwork, where: str, advice: str = "", *, moments: bool = True
+) -> None:
+    """Raise NumericalFault on all ranks if something of the network is not finite on one of them.
+
+    Parameters
+    ----------
+    group : communicator
+    network : DistributedNetwork
+    where, advice : str
+        Go before and after what is said of it.
+    moments : bool
+        As for `slide.faults.check_network`.
+    """
+    problem = None
+    try:
+        check_network(network, moments=moments)
+    except NumericalFault as fault:
+        problem = fault
+    # Rows are in one place each: what is wrong with them, the others are told.
+    problem = next((fault for fault in group.allgather(problem) if fault is not None), None)
+    if problem is not None:
+        raise problem.told(where, advice)
 
 
 def write_together(

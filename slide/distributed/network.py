@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix, issparse
 from slide import checkpoint, prediction, training
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
 from slide.data.dataset import Dataset
-from slide.distributed.checkpoints import SharedCheckpoints, read_residual, write_together
+from slide.distributed.checkpoints import SharedCheckpoints, check_together, read_residual, write_together
 from slide.distributed.comm import Traffic
 from slide.distributed.config import DistributionConfig
 from slide.distributed.failures import aborting, on_root, watch
@@ -322,7 +322,8 @@ class DistributedNetwork(Network):
             if layer.index is not None:
                 layer.index.reset()
 
-    def save(self,
+    def save(
+        self,
         path: str | os.PathLike,
         *,
         moments: bool = False,
@@ -342,13 +343,13 @@ class DistributedNetwork(Network):
             More files for the folder, by name; those of rank 0 count.
         """
         path, world = Path(path), self.grid.world
-        self.average()
         self.settle()
         if serving or path.suffix == checkpoint.ONE_FILE:
             whole = self.gather(moments=moments)
             on_root(world, lambda: checkpoint.save(whole, path, moments=moments, serving=serving, beside=beside))
             return
         on_root(world, lambda: checkpoint.check_destination(path))
+        check_together(world.comm, self, f"{path} was not written: ", moments=moments)
 
         def write(folder):
             for name, content in (beside or {}).items():

@@ -21,20 +21,15 @@ from slide.distributed.replicas import Replicas
 from slide.kernels import dtypes
 from slide.kernels.catch_up import catch_up
 from slide.kernels.gradients import row_gradients, step_rows
-from slide.kernels.losses import (
-    TERMS,
-    largest_logits,
-    logistic_cross_entropy,
-    softmax_gradients,
-    softmax_terms,
-)
+from slide.kernels.loss_parts import TERMS, largest_logits, softmax_gradients, softmax_terms
+from slide.kernels.losses import logistic_cross_entropy
 from slide.kernels.optim import StepRule, measure
 from slide.kernels.sparse import SampleGradient
 from slide.output import OutputLayer
 from slide.signals import Signal
 
 TOP, BEST, TOTAL, WANTED, MASS, ALL, STANDS_FOR = range(TERMS)
-"""What `slide.kernels.losses.softmax_terms` writes of each point."""
+"""What `slide.kernels.loss_parts.softmax_terms` writes of each point."""
 
 
 @dataclass(frozen=True)

@@ -38,24 +38,8 @@ class DistributedStepper(Stepper):
 
     def take(self, network, batch: Batch, lr_factor: float):
         """See `Stepper.take`; called by all ranks, with the same batch where they take steps together."""
-        grid, threads = self._grid, network.threads
-        rule = network.optimizer.rule(lr_factor)
-        signals = [features_of(self._drop_features(network, batch))]
-        for layer in network.hidden:
-            signals.append(layer.forward(signals[-1], rule, network.step, threads))
-        parts = parts_of(batch, grid.together.size)
-        first, last = grid.rows_of_ranks
-        points = slice(int(parts[first]), int(parts[last]))
-        mine = _some(signals[-1], points)
-        network.output.forward(network.output.part_of(batch, points), mine, rule, network.step, threads)
-        norm = self._clip(network, signals, mine, parts, points)
-        dout = self._of_output(network, mine, parts, points, rule)
-        # Of a part of the batch, all of whose ranks know them, one tells the figures.
-        counts = np.diff(batch.label_ptr)[points] if grid.labels.rank == 0 else np.zeros(0)
-        figures = np.array([*network.output.sums(), np.count_nonzero(counts), len(counts)])
-        figures = grid.world.begin_gather("loss", figures)
-        self._of_hidden(network, signals, dout, rule)
-        network.output.finish(rule, threads)
+        grid = self._grid
+        figures, norm = self._step(network, batch, network.optimizer.rule(lr_factor))
         network.optimizer.advance(lr_factor)
         every = grid.config.average_every
         if every is not None and network.step % every == 0:
@@ -72,6 +56,30 @@ class DistributedStepper(Stepper):
             )
         labelled = max(1.0, labelled)
         return OutputStats(loss / labelled, hits / labelled, active / max(1.0, counted)), norm
+
+    def _step(self, network, batch, rule):
+        """Step all layers; return the figures of all ranks' parts of the batch, under way, and the gradient's norm."""
+        grid, threads = self._grid, network.threads
+        if not len(batch):
+            # Replicas that train each for itself need not run out of points at the same batch.
+            return grid.world.begin_gather("loss", np.zeros(5)), None
+        signals = [features_of(self._drop_features(network, batch))]
+        for layer in network.hidden:
+            signals.append(layer.forward(signals[-1], rule, network.step, threads))
+        parts = parts_of(batch, grid.together.size)
+        first, last = grid.rows_of_ranks
+        points = slice(int(parts[first]), int(parts[last]))
+        mine = _some(signals[-1], points)
+        network.output.forward(network.output.part_of(batch, points), mine, rule, network.step, threads)
+        norm = self._clip(network, signals, mine, parts, points)
+        dout = self._of_output(network, mine, parts, points, rule)
+        # Of a part of the batch, all of whose ranks know them, one tells the figures.
+        counts = np.diff(batch.label_ptr)[points] if grid.labels.rank == 0 else np.zeros(0)
+        figures = np.array([*network.output.sums(), np.count_nonzero(counts), len(counts)])
+        figures = grid.world.begin_gather("loss", figures)
+        self._of_hidden(network, signals, dout, rule)
+        network.output.finish(rule, threads)
+        return figures, norm
 
     def average(self, network) -> None:
         """Have replicas that do not combine their gradients average what they have become, if they have not just."""

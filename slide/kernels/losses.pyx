@@ -3,9 +3,6 @@
 A sample's active set is the first columns of the batch's shared logits, which every sample has, then a run of its own.
 A neuron that is active for certain stands for itself; one that merely was drawn stands for 1 / q neurons like it, with
 q its probability of being drawn: its weight below (inverse propensity weighting; Horvitz and Thompson, JASA 1952).
-
-Where the neurons are in several places, each with a part of every active set, ``softmax_terms`` and
-``softmax_gradients`` do the softmax's work with one exchange between them; of one-vs-all losses the parts are sums.
 """
 
 from cython.parallel cimport prange, threadid
@@ -21,39 +18,6 @@ cdef enum:
     _BLOCK = 4096  # logits added up in float32; the sums of blocks are added up in float64
     _LINE = 16     # floats of a cache line
     _SURE = -100   # a logit of which softplus is nothing in float32
-
-# What `softmax_terms` writes of a sample.
-cdef enum:
-    _TOP
-    _BEST
-    _TOTAL
-    _WANTED
-    _MASS
-    _ALL
-    _STANDS_FOR
-    _N_TERMS
-
-TERMS = _N_TERMS
-"""Numbers that ``softmax_terms`` writes of each sample."""
-
-# Every sample's active set, its labels and their targets, and what its shared neurons stand for.
-cdef struct ActiveSets:
-    float *shared
-    int64_t n_shared
-    int64_t stride
-    float *own
-    const int64_t *begin
-    const int64_t *end
-    const int64_t *label_ptr
-    const int32_t *label_place
-    const float *target
-    const float *weight          # NULL where all stand for themselves
-    const int64_t *certain_begin
-    const int64_t *certain_end
-    const int32_t *certain       # places of shared neurons with weight 1
-    double weight_sum            # of the shared neurons
-    double offset_sum            # of weight * log(weight)
-    const uint8_t *labelled      # NULL where a sample's labels are all here
 
 
 def remove_offsets(float[:, ::1] shared, const float[::1] offsets, const int64_t[::1] begin, const int64_t[::1] end,
@@ -160,13 +124,13 @@ def softmax_cross_entropy(
     cdef ActiveSets sets
     if smoothing == 0:
         weight = None
-    _view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, smoothing,
-               weight, certain, samples, hit.shape[0])
+    view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, smoothing,
+              weight, certain, samples, hit.shape[0])
     if samples == 0:
         return
-    cdef int64_t slot = _slot(&sets, 0)
+    cdef int64_t slot = scratch_slot(&sets, 0)
     cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 18)
-    cdef Scratch scratch = _scratch(&sets, threads, slot)
+    cdef Scratch scratch = make_scratch(&sets, threads, slot)
     cdef float *work = <float *>scratch.data
     for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
         _softmax_one(&sets, s, smoothing, scale, work + threadid() * slot, &loss[s], &hit[s])
@@ -221,161 +185,26 @@ def logistic_cross_entropy(
     cdef ActiveSets sets
     if labelled is not None and labelled.shape[0] != samples:
         raise ValueError(f"labelled must have {samples} entries, got {labelled.shape[0]}")
-    _view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, smoothing,
-               weight, certain, samples, hit.shape[0])
+    view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, smoothing,
+              weight, certain, samples, hit.shape[0])
     if samples == 0:
         return
     for s in range(samples):
         most = max(most, label_ptr[s + 1] - label_ptr[s])
     if labelled is not None:
         sets.labelled = &labelled[0]
-    cdef int64_t slot = _slot(&sets, most)
+    cdef int64_t slot = scratch_slot(&sets, most)
     cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 16)
-    cdef Scratch scratch = _scratch(&sets, threads, slot)
+    cdef Scratch scratch = make_scratch(&sets, threads, slot)
     cdef float *work = <float *>scratch.data
     for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
         _logistic_one(&sets, s, smoothing, scale, work + threadid() * slot, &loss[s], &hit[s])
 
 
-def softmax_terms(
-    float[:, ::1] shared,
-    int64_t n_shared,
-    float[::1] own,
-    const int64_t[::1] begin,
-    const int64_t[::1] end,
-    const int64_t[::1] label_ptr,
-    const int32_t[::1] label_place,
-    const float[::1] target,
-    double[:, ::1] terms,
-    int num_threads,
-    *,
-    float smoothing=0.0,
-    const float[::1] weight=None,
-    certain=None,
-):
-    """Write what the samples' softmax losses need of these neurons, where others are elsewhere.
-
-    The logits become their exponentials, each sample's largest one's 1, which is what ``softmax_gradients`` takes.
-
-    Parameters
-    ----------
-    terms : float64 array [samples, TERMS]
-        Written: the largest logit, that of a label, the sum of the exponentials of all less the largest, the sum of
-        the labels' logits times their targets, that of the targets and, with `smoothing`, the sum of all logits and how
-        many neurons they stand for. Of no neurons, or labels, the largest is minus infinity.
-    shared, n_shared, own, begin, end, label_ptr, label_place, target, num_threads, smoothing, weight, certain
-        As of ``softmax_cross_entropy``.
-
-    Raises
-    ------
-    ValueError
-        As of ``softmax_cross_entropy``.
-    """
-    cdef int64_t samples = terms.shape[0], s
-    cdef ActiveSets sets
-    if smoothing == 0:
-        weight = None
-    if terms.shape[1] != _N_TERMS:
-        raise ValueError(f"terms must have {_N_TERMS} columns, got {terms.shape[1]}")
-    _view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, smoothing,
-               weight, certain, samples, samples)
-    if samples == 0:
-        return
-    cdef int64_t slot = _slot(&sets, 0)
-    cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 18)
-    cdef Scratch scratch = _scratch(&sets, threads, slot)
-    cdef float *work = <float *>scratch.data
-    for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
-        _terms_of_one(&sets, s, smoothing, work + threadid() * slot, &terms[s, 0])
-
-
-def softmax_gradients(
-    float[:, ::1] shared,
-    int64_t n_shared,
-    float[::1] own,
-    const int64_t[::1] begin,
-    const int64_t[::1] end,
-    const int64_t[::1] label_ptr,
-    const int32_t[::1] label_place,
-    const float[::1] target,
-    const float[::1] factor,
-    const float[::1] share,
-    float scale,
-    int num_threads,
-    *,
-    float smoothing=0.0,
-    const float[::1] weight=None,
-    certain=None,
-):
-    """Turn what ``softmax_terms`` left in place of the logits into the gradients of the loss, in place.
-
-    Parameters
-    ----------
-    factor : float32 array [samples]
-        What a sample's exponentials are multiplied by: `scale` times the sum of its targets, over the sum of the
-        exponentials of all neurons less the largest logit here.
-    share : float32 array [samples]
-        With `smoothing`: what is taken from each neuron for every one that it stands for.
-    shared, n_shared, own, begin, end, label_ptr, label_place, target, scale, num_threads, smoothing, weight, certain
-        As of ``softmax_cross_entropy``.
-
-    Raises
-    ------
-    ValueError
-        As of ``softmax_cross_entropy``.
-    """
-    cdef int64_t samples = factor.shape[0], s
-    cdef ActiveSets sets
-    if smoothing == 0:
-        weight = None
-    _view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, smoothing,
-               weight, certain, samples, share.shape[0])
-    if samples == 0:
-        return
-    cdef int64_t slot = _slot(&sets, 0)
-    cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 18)
-    cdef Scratch scratch = _scratch(&sets, threads, slot)
-    cdef float *work = <float *>scratch.data
-    for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
-        _gradients_of_one(&sets, s, smoothing, scale, factor[s], share[s], work + threadid() * slot)
-
-
-def largest_logits(float[:, ::1] shared, int64_t n_shared, float[::1] own, const int64_t[::1] begin,
-                   const int64_t[::1] end, const int64_t[::1] label_ptr, const int32_t[::1] label_place,
-                   const float[::1] target, double[:, ::1] out):
-    """Write each sample's largest logit and that of a label, minus infinity where there is none: `out` [samples, 2].
-
-    Parameters
-    ----------
-    shared, n_shared, own, begin, end, label_ptr, label_place, target
-        As of ``softmax_cross_entropy``.
-    out : float64 array [samples, 2]
-
-    Raises
-    ------
-    ValueError
-        As of ``softmax_cross_entropy``.
-    """
-    cdef int64_t samples = out.shape[0], s, i
-    cdef ActiveSets sets
-    cdef float best
-    if out.shape[1] != 2:
-        raise ValueError(f"out must have 2 columns, got {out.shape[1]}")
-    _view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, 0.0, None, None, samples,
-               samples)
-    for s in range(samples):
-        best = -INFINITY
-        for i in range(label_ptr[s], label_ptr[s + 1]):
-            best = max(best, _at(sets.shared + s * sets.stride, n_shared, sets.own + begin[s], label_place[i])[0])
-        out[s, 0] = KERNELS.max(sets.own + begin[s], end[s] - begin[s],
-                                KERNELS.max(sets.shared + s * sets.stride, n_shared, best))
-        out[s, 1] = best
-
-
-cdef int _view_sets(ActiveSets *sets, float[:, ::1] shared, int64_t n_shared, float[::1] own,
-                    const int64_t[::1] begin, const int64_t[::1] end, const int64_t[::1] label_ptr,
-                    const int32_t[::1] label_place, const float[::1] target, float smoothing,
-                    const float[::1] weight, certain, int64_t samples, int64_t hits) except -1:
+cdef int view_sets(ActiveSets *sets, float[:, ::1] shared, int64_t n_shared, float[::1] own,
+                   const int64_t[::1] begin, const int64_t[::1] end, const int64_t[::1] label_ptr,
+                   const int32_t[::1] label_place, const float[::1] target, float smoothing,
+                   const float[::1] weight, certain, int64_t samples, int64_t hits) except -1:
     """Check what the losses have in common, and look into it."""
     cdef int64_t s, i, size
     cdef const int32_t[::1] places
@@ -444,7 +273,7 @@ cdef int _view_sets(ActiveSets *sets, float[:, ::1] shared, int64_t n_shared, fl
     return 0
 
 
-cdef int64_t _slot(const ActiveSets *sets, int64_t labels) noexcept:
+cdef int64_t scratch_slot(const ActiveSets *sets, int64_t labels) noexcept:
     """Floats of a thread's scratch: a copy of the weights where there are any, then its labels' logits."""
     return (_row(sets) + labels + _LINE) // _LINE * _LINE
 
@@ -453,7 +282,7 @@ cdef inline int64_t _row(const ActiveSets *sets) noexcept nogil:
     return 0 if sets.weight == NULL else sets.n_shared
 
 
-cdef Scratch _scratch(const ActiveSets *sets, int threads, int64_t slot):
+cdef Scratch make_scratch(const ActiveSets *sets, int threads, int64_t slot):
     """Scratch for all threads, the weights copied into it."""
     cdef Scratch scratch = Scratch(threads * slot * 4)
     cdef float *work = <float *>scratch.data
@@ -464,7 +293,7 @@ cdef Scratch _scratch(const ActiveSets *sets, int threads, int64_t slot):
     return scratch
 
 
-cdef float *_sample_weights(const ActiveSets *sets, int64_t s, float *work) noexcept nogil:
+cdef float *sample_weights(const ActiveSets *sets, int64_t s, float *work) noexcept nogil:
     """Make the thread's copy of the weights this sample's; NULL where all are 1."""
     cdef int64_t i
     if sets.weight == NULL:
@@ -475,15 +304,11 @@ cdef float *_sample_weights(const ActiveSets *sets, int64_t s, float *work) noex
     return work
 
 
-cdef void _restore_weights(const ActiveSets *sets, int64_t s, float *work) noexcept nogil:
+cdef void restore_weights(const ActiveSets *sets, int64_t s, float *work) noexcept nogil:
     cdef int64_t i
     if sets.weight != NULL and sets.certain_begin != NULL:
         for i in range(sets.certain_begin[s], sets.certain_end[s]):
             work[sets.certain[i]] = sets.weight[sets.certain[i]]
-
-
-cdef inline float *_at(float *shared, int64_t n_shared, float *own, int32_t place) noexcept nogil:
-    return &shared[place] if place < n_shared else &own[place - n_shared]
 
 
 cdef void _softmax_one(const ActiveSets *sets, int64_t s, float smoothing, float scale, float *work, float *loss,
@@ -501,9 +326,9 @@ cdef void _softmax_one(const ActiveSets *sets, int64_t s, float smoothing, float
     if n_labels == 0:
         _no_labels(shared, n_shared, own, n_own, loss, hit)
         return
-    best = _at(shared, n_shared, own, place[0])[0]
+    best = logit_at(shared, n_shared, own, place[0])[0]
     for i in range(n_labels):
-        x = _at(shared, n_shared, own, place[i])[0]
+        x = logit_at(shared, n_shared, own, place[i])[0]
         mass += target[i]
         wanted += target[i] * <double>x
         if x > best:
@@ -514,8 +339,8 @@ cdef void _softmax_one(const ActiveSets *sets, int64_t s, float smoothing, float
     share = 0.0
     weight = NULL
     if smoothing > 0:
-        weight = _sample_weights(sets, s, work)
-        _smooth(sets, s, shared, own, weight, &all_logits, &stands_for)
+        weight = sample_weights(sets, s, work)
+        smoothed_sums(sets, s, shared, own, weight, &all_logits, &stands_for)
         wanted += smoothing * mass * all_logits / stands_for
         share = <float>(scale * smoothing * mass / stands_for)
     total = KERNELS.exp_sum(shared, n_shared, top) + KERNELS.exp_sum(own, n_own, top)
@@ -523,17 +348,17 @@ cdef void _softmax_one(const ActiveSets *sets, int64_t s, float smoothing, float
     if smoothing > 0:
         KERNELS.scale_less(shared, weight, n_shared, <float>(scale * mass / total), share)
         KERNELS.scale_less(own, NULL, n_own, <float>(scale * mass / total), share)
-        _restore_weights(sets, s, work)
+        restore_weights(sets, s, work)
     else:
         KERNELS.scale(shared, n_shared, <float>(scale * mass / total))
         KERNELS.scale(own, n_own, <float>(scale * mass / total))
     for i in range(n_labels):
-        at = _at(shared, n_shared, own, place[i])
+        at = logit_at(shared, n_shared, own, place[i])
         at[0] -= scale * (1.0 - smoothing) * target[i]
 
 
-cdef void _smooth(const ActiveSets *sets, int64_t s, const float *shared, const float *own, const float *weight,
-                  double *all_logits, double *stands_for) noexcept nogil:
+cdef void smoothed_sums(const ActiveSets *sets, int64_t s, const float *shared, const float *own, const float *weight,
+                        double *all_logits, double *stands_for) noexcept nogil:
     """The sum of a sample's logits, each as often as its neuron stands for others, and how many these are."""
     cdef int64_t n_own = sets.end[s] - sets.begin[s], i
     cdef double w
@@ -544,47 +369,6 @@ cdef void _smooth(const ActiveSets *sets, int64_t s, const float *shared, const 
             w = sets.weight[sets.certain[i]]
             all_logits[0] += w * log(w)
             stands_for[0] += 1.0 - w
-
-
-cdef void _terms_of_one(const ActiveSets *sets, int64_t s, float smoothing, float *work, double *terms) noexcept nogil:
-    cdef int64_t n_shared = sets.n_shared, n_own = sets.end[s] - sets.begin[s], i
-    cdef float *shared = sets.shared + s * sets.stride
-    cdef float *own = sets.own + sets.begin[s]
-    cdef float best = -INFINITY, x
-    cdef float *weight
-    terms[_WANTED] = terms[_MASS] = terms[_ALL] = terms[_STANDS_FOR] = 0.0
-    for i in range(sets.label_ptr[s], sets.label_ptr[s + 1]):
-        x = _at(shared, n_shared, own, sets.label_place[i])[0]
-        terms[_MASS] += sets.target[i]
-        terms[_WANTED] += sets.target[i] * <double>x
-        if x > best:
-            best = x
-    terms[_BEST] = best
-    terms[_TOP] = KERNELS.max(own, n_own, KERNELS.max(shared, n_shared, best))
-    if smoothing > 0:
-        weight = _sample_weights(sets, s, work)
-        _smooth(sets, s, shared, own, weight, &terms[_ALL], &terms[_STANDS_FOR])
-        _restore_weights(sets, s, work)
-    terms[_TOTAL] = KERNELS.exp_sum(shared, n_shared, <float>terms[_TOP])
-    terms[_TOTAL] += KERNELS.exp_sum(own, n_own, <float>terms[_TOP])
-
-
-cdef void _gradients_of_one(const ActiveSets *sets, int64_t s, float smoothing, float scale, float factor, float share,
-                            float *work) noexcept nogil:
-    cdef int64_t n_shared = sets.n_shared, n_own = sets.end[s] - sets.begin[s], i
-    cdef float *shared = sets.shared + s * sets.stride
-    cdef float *own = sets.own + sets.begin[s]
-    cdef float *weight
-    if smoothing > 0:
-        weight = _sample_weights(sets, s, work)
-        KERNELS.scale_less(shared, weight, n_shared, factor, share)
-        KERNELS.scale_less(own, NULL, n_own, factor, share)
-        _restore_weights(sets, s, work)
-    else:
-        KERNELS.scale(shared, n_shared, factor)
-        KERNELS.scale(own, n_own, factor)
-    for i in range(sets.label_ptr[s], sets.label_ptr[s + 1]):
-        _at(shared, n_shared, own, sets.label_place[i])[0] -= scale * (1.0 - smoothing) * sets.target[i]
 
 
 cdef void _logistic_one(const ActiveSets *sets, int64_t s, float smoothing, float scale, float *work, float *loss,
@@ -604,15 +388,15 @@ cdef void _logistic_one(const ActiveSets *sets, int64_t s, float smoothing, floa
         return
     best = -INFINITY
     for i in range(n_labels):
-        logits[i] = _at(shared, n_shared, own, place[i])[0]
+        logits[i] = logit_at(shared, n_shared, own, place[i])[0]
         if logits[i] > best:
             best = logits[i]
     hit[0] = best >= KERNELS.max(own, n_own, KERNELS.max(shared, n_shared, best))
     # Labels go through the pass over the negatives with weight 0, or where there are no weights as sure ones, which
     # costs nothing but -no * _SURE; they are put right after it.
-    weight = _sample_weights(sets, s, work)
+    weight = sample_weights(sets, s, work)
     for i in range(n_labels):
-        _at(shared, n_shared, own, place[i])[0] = _SURE
+        logit_at(shared, n_shared, own, place[i])[0] = _SURE
         if weight != NULL and place[i] < n_shared:
             weight[place[i]] = 0.0
     total = _logistic(shared, weight, n_shared, no, scale) + _logistic(own, NULL, n_own, no, scale)
@@ -624,8 +408,8 @@ cdef void _logistic_one(const ActiveSets *sets, int64_t s, float smoothing, floa
             total += no * _SURE
         total += target[i] * ((x if x > 0 else 0.0) + log1p(exp(-fabs(x))) - yes * x)
         # sigmoid(x) - yes, without the loss of digits where both are near 1.
-        _at(shared, n_shared, own, place[i])[0] = <float>(scale * target[i] * (no - 1.0 / (1.0 + exp(x))))
-    _restore_weights(sets, s, work)
+        logit_at(shared, n_shared, own, place[i])[0] = <float>(scale * target[i] * (no - 1.0 / (1.0 + exp(x))))
+    restore_weights(sets, s, work)
     loss[0] = <float>total
 
 

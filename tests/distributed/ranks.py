@@ -24,10 +24,10 @@ def configs(hidden=(8,), output=None, optimizer=None, training=None, distributio
     return network, training, DistributionConfig(**{"shares": 4, **(distribution or {})})
 
 
-def train(way="network", data="all", n_labels=TRAIN.n_labels, **settings):
+def train(way="network", data="all", n_labels=TRAIN.n_labels, n_points=TRAIN.n_points, **settings):
     """Train; return losses, quality, bytes and predictions."""
     config, training, distribution = configs(**settings)
-    points, options = TRAIN, {"config": training}
+    points, options = TRAIN.subset(slice(0, n_points)), {"config": training}
     if data == "own":
         points, options["own_points"] = TRAIN.subset(own_rows(TRAIN.n_points, BATCH, COMM, 4)), True
     options["validation"] = None if training.holdout else (TEST.X, TEST.Y)

@@ -5,14 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slide.kernels.losses import (
-    TERMS,
-    largest_logits,
-    logistic_cross_entropy,
-    softmax_cross_entropy,
-    softmax_gradients,
-    softmax_terms,
-)
+from slide.kernels.loss_parts import TERMS, largest_logits, softmax_gradients, softmax_terms
+from slide.kernels.losses import logistic_cross_entropy, softmax_cross_entropy
 from slide.kernels.rows import RowTable
 
 TOP, BEST, TOTAL, WANTED, MASS, ALL, STANDS_FOR = range(TERMS)
