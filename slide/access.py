@@ -69,25 +69,27 @@ def runs(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _watched(function: Callable[P, R], reads: bool, runs: bool) -> Callable[P, R]:
-    first = function.__code__.co_varnames[0]
+    first, name = function.__code__.co_varnames[0], function.__name__
 
     @functools.wraps(function)
     def watched(*args: P.args, **kwargs: P.kwargs) -> R:
         thing = args[0] if args else kwargs.get(first)
-        call = _Call(function.__name__, threading.get_ident(), reads, runs)
+        call = _Call(name, threading.get_ident(), reads, runs)
         calls: dict[_Call, None] = {}
         # Ctrl-C may come between any two lines; a call that is over must not seem under way for ever.
         try:
             with _LOCK:
                 calls = _CALLS.setdefault(id(thing), calls)
-                _check(call, list(calls), type(thing).__name__)
+                if calls:
+                    _check(call, list(calls), type(thing).__name__)
                 calls[call] = None
             return function(*args, **kwargs)
         finally:
             calls.pop(call, None)
-            with _LOCK:
-                if not calls and _CALLS.get(id(thing)) is calls:
-                    del _CALLS[id(thing)]
+            if not calls:
+                with _LOCK:
+                    if not calls and _CALLS.get(id(thing)) is calls:
+                        del _CALLS[id(thing)]
 
     return watched
 

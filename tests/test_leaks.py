@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import sys
+import sysconfig
 import threading
 from pathlib import Path
 
@@ -93,4 +94,6 @@ def test_what_is_done_often_leaves_nothing(work, tmp_path):
     now = held()
     assert now[0] == before[0]
     assert now[1] - before[1] < TIMES
-    assert now[2] - before[2] < TIMES
+    # Python 3.13t keeps every interned string for ever: those that paths of temporary folders are made of.
+    if work is not copies or sysconfig.get_config_var("Py_GIL_DISABLED") != 1:
+        assert now[2] - before[2] < TIMES
