@@ -315,6 +315,9 @@ class SavedRun:
             ("mask_inputs", "mask_inputs"),
         ):
             here, there = facts[name], self._values.get(name)
+            if isinstance(here, dict) and isinstance(there, dict) and "" in (here["digest"], there.get("digest")):
+                # Ranks that have their own points each know how many there are in all, and nothing of their contents.
+                here, there = here | {"digest": ""}, there | {"digest": ""}
             if here == there:
                 continue
             if isinstance(here, dict) and isinstance(there, dict):

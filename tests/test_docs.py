@@ -95,6 +95,8 @@ def test_every_block_runs(page, folder, run):
             exec(compile(block, page, "exec"), names)
         elif language == "sh":
             for line in filter(str.strip, block.splitlines()):
+                if ".safetensors" in line and find_spec("safetensors") is None:
+                    pytest.skip("one of the commands needs safetensors, which is not installed; those before it ran")
                 check_command(line, run, folder)
         elif language == "toml":
             (folder / "run.toml").write_text(block)

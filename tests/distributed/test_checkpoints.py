@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slide.data import DataError
+from slide.data import DataError, make_extreme, save_npz
 from slide.resume import SavedRun
 
 PROGRAM = Path(__file__).parent / "resumed.py"
@@ -63,6 +63,16 @@ def test_points_held_out_of_shares_stay_held_out(of_four, mpiexec):
     scenario = {"labels": {**SCENARIOS["labels"], "distribution": {"shares": None}}}
     done = mpiexec(5, PROGRAM, of_four[0], json.dumps(scenario), check=False)
     assert done.returncode and "Go on with a number of ranks that divides 12" in done.stderr
+
+
+def test_a_run_of_one_process_goes_on_on_ranks(mpiexec, tmp_path):
+    save_npz(tmp_path / "train.npz", make_extreme(120, 60, 37, seed=3))
+    command = ["-m", "slide", "train", tmp_path / "train.npz", "--out", tmp_path / "model", "--threads", "1"]
+    options = ["--checkpoint-every", "2", "--batch-size", "30", "--hidden", "8", "--epochs", "2"]
+    mpiexec(1, *command, *options)
+    done = mpiexec(2, *command, "--distributed", "--resume", tmp_path / "model.checkpoints", "--json")
+    assert json.loads(done.stdout)["batches"] == 8
+    assert "the run had its points in 1 shares, 2 ranks have them in 2" in done.stderr
 
 
 def test_one_process_refuses_to_go_on_with_a_run_of_ranks(of_four):
