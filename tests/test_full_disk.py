@@ -1,5 +1,6 @@
 """Disks that are full, folders that cannot be written to: an error that names the file, and nothing else changes."""
 
+import contextlib
 import errno
 import json
 import os
@@ -37,24 +38,39 @@ def network():
 
 
 class Disk:
-    """A disk on which no more can be written, from `fill` on."""
+    """A disk on which no more can be written, as long as it is `full`."""
 
     def __init__(self, how):
         self._how, self.error = how, {"full": errno.ENOSPC, "limited": errno.EFBIG, "read-only": errno.EROFS}[how]
 
-    def fill(self, monkeypatch):
-        import resource
+    @contextlib.contextmanager
+    def full(self, monkeypatch):
+        # Not up to the test's end: what pytest tells of it may go to a file.
+        with monkeypatch.context() as patch:
+            if self._how == "limited":
+                with self._limited():
+                    yield
+                return
+            if self._how == "full":
+                patch.setattr(os, "fsync", self._refuse)
+            else:
+                # As root may write anywhere: what a system that is mounted read-only answers.
+                for name in ("mkdir", "open"):
+                    patch.setattr(os, name, self._refusing(getattr(os, name)))
+                patch.setattr("builtins.open", self._refusing(open))
+            yield
 
-        if self._how == "limited":
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-        elif self._how == "full":
-            monkeypatch.setattr(os, "fsync", self._refuse)
-        else:
-            # As root may write anywhere: what a system that is mounted read-only answers.
-            for name in ("mkdir", "open"):
-                monkeypatch.setattr(os, name, self._refusing(getattr(os, name)))
-            monkeypatch.setattr("builtins.open", self._refusing(open))
+    @contextlib.contextmanager
+    def _limited(self):
+        resource = pytest.importorskip("resource")
+        limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
 
     def _refuse(self, *arguments):
         raise OSError(self.error, os.strerror(self.error))
@@ -73,11 +89,7 @@ class Disk:
 
 @pytest.fixture(params=["full", "limited", "read-only"])
 def disk(request):
-    resource = pytest.importorskip("resource")
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
-    yield Disk(request.param)
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    return Disk(request.param)
 
 
 def contents(folder):
@@ -113,10 +125,8 @@ def test_what_cannot_be_written_is_named_and_leaves_all_as_it_was(
     if before:
         WRITES[what](network, folder)
     there, weights = contents(folder), network.copy_weights()
-    with monkeypatch.context() as patch:
-        disk.fill(patch)
-        with pytest.raises(OSError, match="as it was") as caught:
-            WRITES[what](network, folder)
+    with disk.full(monkeypatch), pytest.raises(OSError, match="as it was") as caught:
+        WRITES[what](network, folder)
     assert caught.value.errno == disk.error
     assert Path(caught.value.filename).parent == folder
     assert Path(caught.value.filename).name.partition(".")[0] in ("model", "data", "run")
@@ -130,11 +140,11 @@ def test_training_goes_on_without_checkpoints_and_history(tmp_path, monkeypatch,
     expected = plain.fit(DATA.X, DATA.Y, config=CONFIG)
     checkpoints, room = Checkpoints(tmp_path / "run", every=4), []
     history = HistoryFile(tmp_path / "history.jsonl")
-    with monkeypatch.context() as patch:
+    with contextlib.ExitStack() as stack:
 
         def fill(progress):
             if progress.batch == 6:
-                room.append(disk.fill(patch))
+                room.append(stack.enter_context(disk.full(monkeypatch)))
 
         found = network.fit(DATA.X, DATA.Y, config=CONFIG, checkpoints=checkpoints, callbacks=[history, fill])
     assert room
@@ -179,8 +189,7 @@ def test_predictions_replace_a_file_when_they_are_complete(network, tmp_path, mo
     assert len(there["out.tsv"].splitlines()) == 400
     if disk.error == errno.ENOSPC:
         return  # Predictions are not forced to the disk.
-    with monkeypatch.context() as patch:
-        disk.fill(patch)
+    with disk.full(monkeypatch):
         result = run(*command)
     assert result.status == 1
     assert f"out.tsv: {os.strerror(disk.error)}; it was not written" in result.err
@@ -234,10 +243,8 @@ def test_errors_of_other_files_keep_their_names(tmp_path):
 def test_a_converted_folder_is_still_read_after_a_failure(tmp_path, monkeypatch):
     save_npz(tmp_path / "source.npz", DATA)
     convert(tmp_path / "source.npz", tmp_path / "data")
-    with monkeypatch.context() as patch:
-        Disk("full").fill(patch)
-        with pytest.raises(OSError, match="No space left"):
-            convert(tmp_path / "source.npz", tmp_path / "data")
+    with Disk("full").full(monkeypatch), pytest.raises(OSError, match="No space left"):
+        convert(tmp_path / "source.npz", tmp_path / "data")
     assert load(tmp_path / "data").n_points == 400
 
 
