@@ -96,6 +96,8 @@ class Copy:
         """Put a fault in, test, take it out; return what became of it."""
         path = self.folder / fault["file"]
         sound, changed = path.read_text(), path.stat().st_mtime_ns
+        if sound.count(fault["old"]) != 1:
+            return "NO PLACE"
         kernels = self.folder / "slide" / "kernels"
         kept = {file: file.read_bytes() for name in fault["build"] for file in kernels.glob(f"{name}.*.so")}
         try:

@@ -13,8 +13,10 @@ from slide.kernels import (
     catch_up,
     dense,
     dropout,
+    gradients,
     grouping,
     hogwild,
+    loss_parts,
     losses,
     neighbours,
     optim,
@@ -78,6 +80,11 @@ ACTIVE = (
     floats(2),
 )  # fmt: skip
 
+
+def copies(arguments):
+    return [np.copy(x) if np.ndim(x) else x for x in arguments]
+
+
 # What is called, and with what; a RowTable, groups and the like are made anew for each call.
 CALLS = {
     "sparse.spmm": lambda: (
@@ -109,6 +116,16 @@ CALLS = {
     "dense.shared_step": lambda: (
         dense.shared_step, table(), int32(0, 3), floats(2, 2), floats(2, 16), SampleGradient(2, 16), optim.sgd(1, 1), 1,
     ),
+    "dense.shared_gradients": lambda: (
+        dense.shared_gradients, table(), int32(0, 3), floats(2, 2), floats(2, 16), floats(2, 16), floats(2, 16),
+        floats(2), 1,
+    ),
+    "gradients.row_gradients": lambda: (
+        gradients.row_gradients, groups(), floats(3), floats(2, 16), floats(2, 16), floats(2), 1,
+    ),
+    "gradients.step_rows": lambda: (
+        gradients.step_rows, table(), int32(0, 2), floats(2, 16), floats(2), optim.sgd(1, 1), 1,
+    ),
     "hogwild.touched_rows": lambda: (
         hogwild.touched_rows, int32(2, 0, 2), *RUNS, int32(0, 0, 0, 0), 7, int32(0, 0, 0), 1,
     ),
@@ -131,8 +148,15 @@ CALLS = {
     "dropout.drop_entries": lambda: (
         dropout.drop_entries, int64(0, 1, 2), int32(0, 1), floats(2), 0.5, 1, 2, int64(0, 0, 0), int32(0, 0), floats(2),
     ),
-    "losses.softmax": lambda: (losses.softmax_cross_entropy, *(np.copy(x) if np.ndim(x) else x for x in ACTIVE), 1),
-    "losses.logistic": lambda: (losses.logistic_cross_entropy, *(np.copy(x) if np.ndim(x) else x for x in ACTIVE), 1),
+    "losses.softmax": lambda: (losses.softmax_cross_entropy, *copies(ACTIVE), 1),
+    "losses.logistic": lambda: (losses.logistic_cross_entropy, *copies(ACTIVE), 1),
+    "loss_parts.softmax_terms": lambda: (
+        loss_parts.softmax_terms, *copies(ACTIVE[:8]), np.zeros((2, loss_parts.TERMS)), 1,
+    ),
+    "loss_parts.softmax_gradients": lambda: (
+        loss_parts.softmax_gradients, *copies(ACTIVE[:8]), floats(2), floats(2), 0.5, 1,
+    ),
+    "loss_parts.largest_logits": lambda: (loss_parts.largest_logits, *copies(ACTIVE[:8]), np.zeros((2, 2))),
     "losses.remove_offsets": lambda: (losses.remove_offsets, floats(2, 3), floats(2), *RUNS, int32(0, 1, 1), 1),
     "sampling.vanilla": lambda: (
         sampling.vanilla, uint32(2, 2), *built(), 4, int64(0, 1, 1), int32(3), 3, 1, 2, np.zeros((2, 3), np.int32),
@@ -178,8 +202,8 @@ CALLS = {
 def test_every_kernel_is_here():
     """A new kernel that takes arrays belongs in the list."""
     listed = {call()[0].__qualname__.rpartition(".")[2] for call in CALLS.values()}
-    modules = (active, catch_up, dense, dropout, grouping, hogwild, losses, neighbours, optim, sampling, search, sketch,
-               sparse, sparse_input, tables)
+    modules = (active, catch_up, dense, dropout, gradients, grouping, hogwild, loss_parts, losses, neighbours, optim,
+               sampling, search, sketch, sparse, sparse_input, tables)
     public = {
         name for module in modules for name, value in vars(module).items()
         if type(value).__name__ == "cython_function_or_method" and value.__module__ == module.__name__

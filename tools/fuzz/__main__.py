@@ -12,6 +12,7 @@ DIR is outside of the repository: corpora, logs and findings go there.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> int:
         if name == "child":
             command.add_argument("arguments", nargs="*")
     options, more = parser.parse_known_args(arguments)
+    logging.getLogger("slide").setLevel(logging.CRITICAL)
     return globals()[f"_{options.command}"](options, more)
 
 

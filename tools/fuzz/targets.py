@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import traceback
 import warnings
@@ -17,8 +16,6 @@ MIB = 1 << 20
 
 SEEDS = Path(__file__).resolve().parents[2] / "tests" / "fuzz"
 """Inputs to begin with, ``seeds/<target>``, and those that once found something, ``findings/<target>``."""
-
-logging.getLogger("slide").setLevel(logging.CRITICAL)
 
 
 class Finding(Exception):
