@@ -4,7 +4,7 @@ import pytest
 from fuzz import folders, models, targets
 from fuzz.mutation import mutants
 
-MUTANTS = {"model": 60, "mapped": 100, "safetensors": 100, "resume": 20, "folder": 100}
+MUTANTS = {"model": 60, "shards": 60, "mapped": 100, "safetensors": 100, "resume": 20, "folder": 100}
 
 
 def inputs(name):

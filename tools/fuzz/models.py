@@ -25,6 +25,7 @@ from slide import (
     SlideClassifier,
     TrainingConfig,
     checkpoint,
+    shards,
 )
 from slide.checkpoint import CheckpointError
 from slide.data import DataError, load, make_extreme
@@ -195,6 +196,40 @@ class Model(_Folder):
             classifier.predict(csr_matrix((2, classifier.n_features_in_), dtype=np.float32))
 
 
+class Shards(_Folder):
+    """`slide.checkpoint.load` of what several processes saved, each some rows."""
+
+    name = "shards"
+
+    @cached_property
+    def bases(self):
+        """Two networks, one with hash tables and with the numbers of its shares' rows in files."""
+        return [
+            saved(lambda path, c=c, numbered=numbered: save_in_shares(path, trained(c), numbered))
+            for c, numbered in ((small(), False), (small("lsh+tail"), True))
+        ]
+
+    def read(self, path, data):
+        use(checkpoint.load(path, threads=1))
+
+
+def save_in_shares(path, network, numbered, n_shares=2):
+    """Save a network as so many processes do, of which each has every n-th row, or rows that files number."""
+    network.settle()
+    path.mkdir()
+    entries = [{} for _ in range(n_shares)]
+    arrays = checkpoint.parameters(network, moments=True) | checkpoint.of_training(network)
+    for name, array in arrays.items():
+        for share, written in enumerate(entries):
+            rows = range(share, len(array), n_shares)
+            part = shards.Part(array[share::n_shares], np.array(rows) if numbered else rows)
+            if len(part.rows):
+                written[name] = shards.write_share(path, name, f"{share}-of-{n_shares}", part)
+    shards.write_manifest(path, entries)
+    about = checkpoint.manifest(network, moments=True, layout="shards")
+    (path / checkpoint.MANIFEST).write_text(json.dumps(about))
+
+
 class Mapped(_Folder):
     """`slide.checkpoint.load` of what was saved for serving, mapped and read."""
 
@@ -348,4 +383,4 @@ class MappedData(_Folder):
         return {name: data[:1] + b"\x01" + data[1:] for name, data in super().seeds().items()}
 
 
-TARGETS = (Model(), Mapped(), Safetensors(), Resume(), MappedData())
+TARGETS = (Model(), Shards(), Mapped(), Safetensors(), Resume(), MappedData())
