@@ -6,7 +6,8 @@ from scipy.sparse import csr_matrix
 from scipy.sparse import random as random_sparse
 
 from slide.kernels.grouping import PairGroups
-from slide.kernels.optim import sgd, step_groups
+from slide.kernels.optim import measure, sgd, step_groups
+from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient, sddmm, spmm, take_rows
 
 NO_BIAS = np.zeros(0, np.float32)
@@ -256,3 +257,19 @@ def test_take_rows_checks_its_arguments(changes, message):
         arguments["rows"] = int64(1)
     with pytest.raises(ValueError, match=message):
         take_rows(**arguments | changes)
+
+
+def test_units_that_give_nothing_have_no_gradient():
+    table = RowTable(1, 16, moments=0)
+    table.weights[:] = 1.0
+    gradient = SampleGradient(2, 16)
+    active = np.full((2, 16), 0.5, np.float32)
+    active[0, :4] = [0.0, -0.0, -1.0, 1e-38]
+    groups = PairGroups(2)
+    groups.group(np.zeros(2, np.int32), np.array([0, 1]), np.array([1, 2]), 1)
+    step_groups(table, groups, np.ones(2, np.float32), active, gradient, measure(), 1)
+    out = np.empty((2, 16), np.float32)
+    gradient.sum_into(out, active, 1)
+    expected = np.ones((2, 16), np.float32)
+    expected[0, :3] = 0.0
+    np.testing.assert_array_equal(out, expected)
