@@ -44,6 +44,7 @@ def test_model_beside_measurements(links, tmp_path):
     assert (tmp_path / "model.png").exists()
 
 
+@pytest.mark.usefixtures("mpiexec")
 def test_memory_of_ranks():
     command = [sys.executable, BENCH / "distributed_memory.py", *SMALL, "--ranks", "2", "--save", "--json"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)

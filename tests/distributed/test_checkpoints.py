@@ -81,6 +81,7 @@ def test_one_process_refuses_to_go_on_with_a_run_of_ranks(of_four):
         saved.check_facts({})
 
 
+@pytest.mark.usefixtures("mpiexec")
 def test_a_killed_rank_loses_nothing(tmp_path):
     command = [sys.executable, ROOT / "tools" / "kill_ranks.py", "--kills", "2", "--points", "2400", "--epochs", "1"]
     command += ["--ranks", "3", "2", "--folder", tmp_path, "--json"]
