@@ -7,6 +7,7 @@ else in this package imports.
 The rooms::
 
     layer              SampledLinear: losses and prediction
+    losses             SampledSoftmaxLoss: a layer's loss as a criterion
     optimizer          RowAdam; clipping of sparse gradients, and their average over processes
     parameters         parameters that are views of the kernels' rows: how they stay so, are saved and copied
     functions          what autograd is told: logits and losses of a batch's candidates
@@ -20,6 +21,14 @@ from slide.extras import load_extra
 load_extra("torch", "torch", "slide.torch")
 
 from slide.torch.layer import SampledLinear, SampledLogits  # noqa: E402
+from slide.torch.losses import SampledSoftmaxLoss  # noqa: E402
 from slide.torch.optimizer import RowAdam, average_gradients, clip_grad_norm_  # noqa: E402
 
-__all__ = ["RowAdam", "SampledLinear", "SampledLogits", "average_gradients", "clip_grad_norm_"]
+__all__ = [
+    "RowAdam",
+    "SampledLinear",
+    "SampledLogits",
+    "SampledSoftmaxLoss",
+    "average_gradients",
+    "clip_grad_norm_",
+]

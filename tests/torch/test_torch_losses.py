@@ -272,3 +272,15 @@ def test_what_is_wrong_is_refused():
         SampledLinear(20, 30, candidate="full")
     with pytest.raises(ValueError, match="candidates must be one of"):
         SampledLinear(20, 30, candidates="all")
+
+
+def test_the_criterion_is_the_layers_loss():
+    from slide.torch import SampledLinear, SampledSoftmaxLoss
+
+    layer = SampledLinear(8, 50, candidates="full")
+    criterion = SampledSoftmaxLoss(layer, reduction="none")
+    hidden, targets = torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([3, -100, 7, 49])
+    weights = torch.tensor([1.0, 2.0, 0.5, 1.0])
+    expected = layer.loss(hidden, targets, weights=weights, reduction="none")
+    torch.testing.assert_close(criterion(hidden, targets, weights), expected)
+    assert not list(criterion.parameters())

@@ -1,0 +1,29 @@
+"""SampledSoftmaxLoss: a layer's loss as a criterion, which stands where ``nn.CrossEntropyLoss`` does."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from slide.torch.layer import SampledLinear
+
+
+class SampledSoftmaxLoss(nn.Module):
+    """The loss of a `SampledLinear` over a batch's candidates, as a criterion of hidden vectors and targets.
+
+    Parameters
+    ----------
+    layer : SampledLinear
+        It belongs to the network and is no part of this module, so that its parameters are not counted twice.
+    reduction : str
+        ``"mean"``, ``"sum"`` or ``"none"``, as of `SampledLinear.loss`.
+    """
+
+    def __init__(self, layer: SampledLinear, reduction: str = "mean"):
+        super().__init__()
+        self._layer = (layer,)
+        self.reduction = reduction
+
+    def forward(self, hidden: torch.Tensor, targets, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return ``layer.loss(hidden, targets, weights=weights)``, whose parameters and errors these are."""
+        return self._layer[0].loss(hidden, targets, weights=weights, reduction=self.reduction)
