@@ -54,7 +54,7 @@ from slide.access import reads
 from slide.checks import shown
 from slide.config import ConfigError, NetworkConfig
 from slide.families import make_hasher
-from slide.faults import NumericalFault, check_network
+from slide.faults import NumericalFault, check_network, first_not_finite
 from slide.folders import new_folder, open_regular, write_file
 from slide.index import NeuronIndex
 from slide.info import __version__
@@ -424,10 +424,7 @@ def check_finite(where, array: np.ndarray | BFloat16View, *, negative: bool = Tr
     negative : bool
         Whether values may be negative.
     """
-    # The sum is finite if all are, and needs no array of its own.
-    with np.errstate(invalid="ignore", over="ignore"):
-        sums = [array[block].sum(dtype=np.float64) for block in blocks(array.shape)]
-    if not np.isfinite(sums).all():
+    if first_not_finite(array) is not None:
         raise CheckpointError(f"{where}: has values that are not finite")
     if not negative and any((array[block] < 0).any() for block in blocks(array.shape)):
         raise CheckpointError(f"{where}: has negative values, and is made of squares or counts steps")

@@ -13,7 +13,7 @@ from slide.config import HiddenConfig
 from slide.distributed.comm import Ranks, in_order
 from slide.distributed.grid import LabelShard
 from slide.kernels import dtypes
-from slide.kernels.optim import StepRule, step_vector
+from slide.kernels.optim import StepRule
 from slide.kernels.sparse import SampleGradient, spmm
 from slide.layers import InputLayer
 from slide.signals import Runs, Signal
@@ -93,7 +93,4 @@ class ShardInput(InputLayer):
         threads: int,
     ) -> None:
         """See `HiddenLayer.step`; all ranks have the same gradient, and step the biases alike."""
-        self._drop(dout, iteration, threads)
-        self._pairs.step(self._groups, self._mine.values, Signal(dout, None, None), None, rule, threads)
-        bias_gradient = dout.sum(axis=0, dtype=np.float64).astype(dtypes.VALUE)
-        step_vector(self.bias, self.bias_moments[0], self.bias_moments[1], bias_gradient, rule)
+        super().step(self._mine, dout, gradient, rule, iteration, threads)
