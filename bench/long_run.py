@@ -4,7 +4,7 @@
     python bench/long_run.py --plot run.png run.jsonl            # curves, and a table of their slopes
 
 One call of ``fit_stream`` trains on points that are made as they are used, at a steady pace, all of them new and of one
-distribution. Its output samples by hash tables that are rebuilt at fixed intervals, every so often with new hash
+distribution, with a learning rate that falls as it does by default where a stream has no known end. Its output samples by hash tables that are rebuilt at fixed intervals, every so often with new hash
 functions. On the way, as users do: quality is measured on a probe every minute; every ten minutes the network is saved
 with its moments, read back and compared; every minute a small network is made, trained by ``fit`` on two threads,
 pickled, asked and dropped. A line of JSON every half a minute says what the process holds, and the time of what was
@@ -53,6 +53,7 @@ CURVES = {
     "train_wall_ms": "a batch, wall ms",
     "evaluate_cpu_ms": "evaluation, CPU ms",
     "ratio": "a batch / an evaluation, CPU",
+    "precision": "P@1 on the probe",
     "save_cpu_ms": "save, load, compare, CPU ms",
     "visitor_cpu_ms": "a small network's life, CPU ms",
 }
@@ -152,7 +153,7 @@ class LongRun:
         self._write({**about, "version": __version__, "python": sys.version.split()[0], "began": time.time()})
         self.start = time.perf_counter()
         try:
-            config = TrainingConfig(batch_size=args.batch_size, max_batches=args.batches, schedule="constant")
+            config = TrainingConfig(batch_size=args.batch_size, max_batches=args.batches, schedule="inverse_sqrt")
             self.network.fit_stream(self._stream(), config=config, callbacks=[self._after_batch])
         finally:
             shutil.rmtree(self.folder)

@@ -369,7 +369,7 @@ class NetworkConfig:
             )
 
 
-SCHEDULES = ("linear", "cosine", "step", "constant")
+SCHEDULES = ("linear", "cosine", "step", "inverse_sqrt", "constant")
 FAULTS = ("stop", "skip")
 MONITORS = tuple(f"{metric}@{k}" for metric in ("P", "nDCG", "R", "PSP") for k in (1, 3, 5))
 
@@ -393,7 +393,8 @@ class TrainingConfig:
         is mapped, windows of 64 MiB.
     schedule : str
         Of the learning rate: ``"linear"`` or ``"cosine"`` decay to `final_lr` over the run, ``"step"`` (times
-        `step_factor` after every `step_every` epochs) or ``"constant"``; `slide.learning_rate` has the formulae.
+        `step_factor` after every `step_every` epochs), ``"inverse_sqrt"`` decay, which needs no end, or ``"constant"``;
+        `slide.learning_rate` has the formulae.
     warmup : float
         Batches over which the learning rate first rises from near zero to full; below 1 a share of the run's batches.
         The schedule then goes over the rest.
@@ -403,6 +404,8 @@ class TrainingConfig:
         Step only: epochs between two steps, counted from the end of the warm-up.
     step_factor : float
         Step only.
+    decay_batches : int
+        Inverse_sqrt only: after three times as many batches, past the warm-up, the learning rate is at its half.
     eval_points : int
         Points, drawn at random once, on which quality is followed during training; 0 for none.
     eval_every : int
@@ -437,6 +440,7 @@ class TrainingConfig:
     final_lr: float = 0.0
     step_every: int = 1
     step_factor: float = 0.5
+    decay_batches: int = 1000
     eval_points: int = 2000
     eval_every: int = 1
     holdout: float = 0.0
@@ -460,6 +464,7 @@ class TrainingConfig:
         check_number(self, "final_lr", 0, 1)
         check_integer(self, "step_every", 1, 10**6)
         check_number(self, "step_factor", 0, 1, open_low=True)
+        check_integer(self, "decay_batches", 1, 2**31 - 1)
         check_integer(self, "eval_points", 0, 2**31 - 1)
         check_integer(self, "eval_every", 1, 10**6)
         check_number(self, "holdout", 0, 1, open_high=True)

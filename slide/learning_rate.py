@@ -8,6 +8,8 @@ With t batches done of the n of the run, and w of them the warm-up's, the factor
 - ``"cosine"``: ``f + (1 - f) cos(pi p / 2)**2``, which is the usual ``f + (1 - f) (1 + cos(pi p)) / 2`` (Loshchilov
   and Hutter, *SGDR: Stochastic Gradient Descent with Warm Restarts*, ICLR 2017, without restarts);
 - ``"step"``: ``step_factor ** floor((t - w) / s)``, where s is the batches of ``step_every`` epochs;
+- ``"inverse_sqrt"``: ``1 / sqrt(1 + (t - w) / d)``, where d is ``decay_batches``: a fall without an end, for streams
+  (Zinkevich, *Online Convex Programming and Generalized Infinitesimal Gradient Ascent*, ICML 2003);
 - ``"constant"``: 1.
 
 p reaches 1, and linear and cosine their end f, one batch after the last, so that with f = 0 every batch still counts.
@@ -60,6 +62,8 @@ def lr_factor(config: TrainingConfig, batch: int, n_batches: int, per_epoch: int
         return 1.0
     if config.schedule == "step":
         return float(config.step_factor ** (done // (config.step_every * per_epoch)))
+    if config.schedule == "inverse_sqrt":
+        return 1.0 / math.sqrt(1.0 + done / config.decay_batches)
     share = done / (n_batches - warmup)
     if config.schedule == "linear":
         return 1.0 - (1.0 - config.final_lr) * share

@@ -44,9 +44,9 @@ def fit_stream(
         ``config.batch_size``: the weights do not depend on where one block ends and the next begins. Neighbours in the
         stream share a batch, so it should be in random order.
     config : TrainingConfig, optional
-        Of it `batch_size`, `max_batches`, `schedule`, `warmup`, `final_lr` and `on_fault` count. The schedule goes over
-        `max_batches`; without them nobody knows how long the run will be, and the learning rate stays as it is after
-        the warm-up.
+        Of it `batch_size`, `max_batches`, `schedule`, `warmup`, `final_lr`, `decay_batches` and `on_fault` count. The
+        schedule goes over `max_batches`; without them nobody knows how long the run will be, and ``"inverse_sqrt"``
+        takes the place of linear and cosine. Where what is to be learnt changes with time, ``"constant"`` keeps up.
     label_frequency : float array [n_labels], optional
         Share of the points that has each label, where it is known. By default it is counted as the stream goes, on top
         of what the network knows from former training.
@@ -96,8 +96,8 @@ def fit_stream(
     _check_config(network, config, label_weights)
     network.output.set_label_weights(label_weights)
     frequency = _Frequency(network.output, label_frequency)
-    if config.max_batches is None:
-        config = replace(config, schedule="constant")
+    if config.max_batches is None and config.schedule != "constant":
+        config = replace(config, schedule="inverse_sqrt")
     limit = config.max_batches or 0
     progress, history, totals = Progress(epoch=1, batches=limit), History(), np.zeros(3)
     rehashed_before = network.rehash_seconds
@@ -142,7 +142,7 @@ def _check_config(network, config, label_weights):
     fresh, output = network.step == 0, network.config.output
     for given, what, instead in (
         (config.needs_validation or config.holdout, "holdout, patience and keep_best", "evaluate in a callback"),
-        (config.schedule == "step", 'schedule "step", which counts epochs,', "choose linear, cosine or constant"),
+        (config.schedule == "step", 'schedule "step", which counts epochs,', "choose linear, cosine, inverse_sqrt or constant"),
         (
             config.max_batches is None and 0 < config.warmup < 1,
             "a warmup that is a share of the run",

@@ -24,6 +24,7 @@ CONFIGS = st.fixed_dictionaries(
         "final_lr": st.floats(0, 1),
         "step_every": st.integers(1, 20),
         "step_factor": st.floats(0, 1, exclude_min=True),
+        "decay_batches": st.integers(1, 2000),
     }
 )
 
@@ -62,9 +63,11 @@ def test_formulae(warmup):
         "linear": [0.2 + 0.8 * (1 - p) for p in shares],
         "cosine": [0.2 + 0.8 * (1 + math.cos(math.pi * p)) / 2 for p in shares],
         "step": [0.1 ** (t // 6) for t in range(n - w)],
+        "inverse_sqrt": [(5 / (5 + t)) ** 0.5 for t in range(n - w)],
     }
     for schedule, fall in expected.items():
         fields = {"schedule": schedule, "warmup": warmup, "final_lr": 0.2, "step_every": 2, "step_factor": 0.1}
+        fields["decay_batches"] = 5
         assert factors(n, per_epoch=3, **fields) == pytest.approx(rise + fall)
 
 

@@ -131,7 +131,7 @@ def test_bad_block_is_named_and_costs_nothing(data, block, problem):
     config = TrainingConfig(batch_size=64)
     with pytest.raises(DataError, match=rf"block 4 of the stream: .*{problem}.*; the 4 batches before it have been"):
         network.fit_stream([*blocks[:3], block(*blocks[3])], config=config)
-    other.fit_stream(blocks[:3], config=TrainingConfig(batch_size=64, max_batches=4, schedule="constant"))
+    other.fit_stream(blocks[:3], config=TrainingConfig(batch_size=64, max_batches=4, schedule="inverse_sqrt"))
     assert_same(network.copy_weights(), other.copy_weights())
     network.fit_stream(blocks[3:], config=config)
     assert network.step == 4 + 7
@@ -182,7 +182,8 @@ def test_what_was_learnt_elsewhere_is_kept(data):
     np.testing.assert_allclose(frequency, data.Y.toarray().mean(axis=0, dtype=float))
 
 
-def test_schedule_goes_over_max_batches(data, monkeypatch):
+def spy_on_factors(monkeypatch):
+    """A list that gets the factor of the learning rate of each batch to come."""
     factors = []
     train_batch = Network.train_batch
 
@@ -191,11 +192,27 @@ def test_schedule_goes_over_max_batches(data, monkeypatch):
         return train_batch(self, batch, lr_factor=lr_factor)
 
     monkeypatch.setattr(Network, "train_batch", spied)
+    return factors
+
+
+def test_schedule_goes_over_max_batches(data, monkeypatch):
+    factors = spy_on_factors(monkeypatch)
     trained(cut(data, []), max_batches=10)
     assert factors == pytest.approx([1 - i / 10 for i in range(10)])
     factors.clear()
-    trained(cut(data, []), warmup=3)
-    assert factors == pytest.approx([0.25, 0.5, 0.75, *[1] * 8])
+    trained(cut(data, []), max_batches=10, schedule="constant")
+    assert factors == [1] * 10
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("linear", "falls"), ("cosine", "falls"), ("inverse_sqrt", "falls"), ("constant", "stays")],
+)
+def test_schedule_of_a_stream_without_a_known_end(data, monkeypatch, schedule, expected):
+    factors = spy_on_factors(monkeypatch)
+    trained(cut(data, []), warmup=3, schedule=schedule, decay_batches=2)
+    after = [(1 + i / 2) ** -0.5 if expected == "falls" else 1 for i in range(8)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75, *after])
 
 
 @pytest.mark.parametrize("limit", [None, 9])

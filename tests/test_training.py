@@ -285,6 +285,7 @@ def test_order_of_the_points(data, batches, shuffle):
         ({"final_lr": 0.2}, [1, 0.8, 0.6, 0.4]),
         ({"schedule": "cosine", "warmup": 0.5}, [1 / 3, 2 / 3, 1, 0.5]),
         ({"schedule": "step", "step_factor": 0.1}, [1, 1, 0.1, 0.1]),
+        ({"schedule": "inverse_sqrt", "decay_batches": 1}, [1, 1 / 2**0.5, 1 / 3**0.5, 1 / 2]),
         # What the schedule runs over is the batches there will be.
         ({"max_batches": 2}, [1, 0.5]),
     ],

@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> int:
             command.add_argument("target")
         if name in ("build", "run", "child"):
             command.add_argument("--work", type=Path, required=True, help="folder of the copy, corpora and logs")
-        if name == "run":
-            command.add_argument("--seconds", type=int, default=1800)
+        if name in ("run", "child"):
+            command.add_argument("--seconds", type=int, default=1800, help="of a processor's time")
         if name in ("replay", "minimise"):
             command.add_argument("files", type=Path, nargs="+")
         if name == "child":
@@ -62,7 +62,7 @@ def _run(options, more):
 def _child(options, more):
     from .engine import child
 
-    child(options.target, options.work, [*options.arguments, *more])
+    child(options.target, options.seconds, options.work, [*options.arguments, *more])
     return 0
 
 

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ def run(name: str, seconds: int, work: Path) -> str:
     ----------
     name : str
     seconds : int
+        Of a processor's time: what the machine does besides takes nothing from a run.
     work : Path
         Where `build` put its copy. The corpus is kept there, and goes on from one run to the next; so are logs and
         findings.
@@ -47,12 +49,13 @@ def run(name: str, seconds: int, work: Path) -> str:
     for folder in (corpus, found, logs):
         folder.mkdir(parents=True, exist_ok=True)
     log = logs / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.log"
-    began, cpu, executed, crashes = time.monotonic(), os.times(), 0, 0
+    began, before, crashes = time.monotonic(), _children_seconds(), 0
     environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    while (left := int(seconds - (time.monotonic() - began))) > 0 and crashes < MOST_CRASHES:
-        command = [sys.executable, "-m", "tools.fuzz", "child", name, "--work", str(work.resolve()), "--", str(corpus)]
+    while (left := int(seconds - (_children_seconds() - before))) > 0 and crashes < MOST_CRASHES:
+        command = [sys.executable, "-m", "tools.fuzz", "child", name, "--work", str(work.resolve())]
+        command += ["--seconds", str(left), "--", str(corpus)]
         command += [str(folder) for folder in (SEEDS / "seeds" / name, SEEDS / "findings" / name) if folder.is_dir()]
-        command += [f"-max_total_time={left}", f"-timeout={HANG_SECONDS}", "-rss_limit_mb=2048", "-print_final_stats=1"]
+        command += [f"-timeout={HANG_SECONDS}", "-rss_limit_mb=2048", "-print_final_stats=1"]
         command += [f"-artifact_prefix={found}/", f"-max_len={LONGEST}", "-reload=0"]
         command += [f"-report_slow_units={HANG_SECONDS}"]
         with open(log, "ab") as stream:
@@ -62,8 +65,7 @@ def run(name: str, seconds: int, work: Path) -> str:
         crashes += 1
     text = log.read_text(errors="replace")
     executed = sum(_executions(part) for part in re.split(r"INFO: Running with entropic", text))
-    ended = os.times()
-    minutes = (ended.children_user + ended.children_system - cpu.children_user - cpu.children_system) / 60
+    minutes = (_children_seconds() - before) / 60
     wall = time.monotonic() - began
     covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", text)
     points, features, inputs = covered[-1] if covered else ("?", "?", "?")
@@ -74,18 +76,26 @@ def run(name: str, seconds: int, work: Path) -> str:
     )
 
 
+def _children_seconds():
+    """The time that processes have had of a processor, which this one started and that have ended."""
+    now = os.times()
+    return now.children_user + now.children_system
+
+
 def _executions(text):
     """How often a process ran its target: as it says at its end, or when it was last heard of."""
     said = re.findall(r"stat::number_of_executed_units:\s*(\d+)", text) or re.findall(r"^#(\d+)\s", text, re.M)
     return int(said[-1]) if said else 0
 
 
-def child(name: str, work: Path, arguments: list[str]) -> None:
+def child(name: str, seconds: int, work: Path, arguments: list[str]) -> None:
     """Be the process that fuzzes; does not return.
 
     Parameters
     ----------
     name : str
+    seconds : int
+        Of a processor's time, after which it ends.
     work : Path
     arguments : list of str
         Of libFuzzer.
@@ -111,6 +121,9 @@ def child(name: str, work: Path, arguments: list[str]) -> None:
             note(found, finding, data)
         if time.process_time() - began > SLOW_SECONDS:
             note(found, Finding("slow", f"took {time.process_time() - began:.1f} seconds of a processor"), data)
+        if time.process_time() > seconds:
+            # By which libFuzzer ends with its sums; an end by time it has for the wall's clock alone.
+            os.kill(os.getpid(), signal.SIGUSR1)
 
     atheris.Setup(["fuzz", *arguments], test_one_input, internal_libfuzzer=True)
     atheris.Fuzz()
