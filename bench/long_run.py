@@ -3,13 +3,14 @@
     python bench/long_run.py --seconds 7200 --out run.jsonl      # about a fifth of a core; then
     python bench/long_run.py --plot run.png run.jsonl            # curves, and a table of their slopes
 
-One call of ``fit_stream`` trains on points that are made as they are used, at a steady pace, all of them new and of one
-distribution, with a learning rate that falls as it does by default where a stream has no known end. Its output samples by hash tables that are rebuilt at fixed intervals, every so often with new hash
-functions. On the way, as users do: quality is measured on a probe every minute; every ten minutes the network is saved
-with its moments, read back and compared; every minute a small network is made, trained by ``fit`` on two threads,
-pickled, asked and dropped. A line of JSON every half a minute says what the process holds, and the time of what was
-done since the last, on the thread's CPU and on the wall. Other load on the machine moves the first too, by the caches
-and the memory that all share, so the table also has a batch's time over an evaluation's, whose work never changes.
+One call of ``fit_stream`` trains on points that are made as they are used, at a steady pace, all of them new and of
+one distribution, with a learning rate that falls as it does by default where a stream has no known end. Its output
+samples by hash tables that are rebuilt at fixed intervals, every so often with new hash functions. On the way, as
+users do: quality is measured on a probe every minute; every ten minutes the network is saved with its moments, read
+back and compared; every minute a small network is made, trained by ``fit`` on two threads, pickled, asked and dropped.
+A line of JSON every half a minute says what the process holds, and the time of what was done since the last, on the
+thread's CPU and on the wall. Other load on the machine moves the first too, by the caches and the memory that all
+share, so the table also has a batch's time over an evaluation's, whose work never changes.
 
 The table has each curve's mean after the warm-up, and what a line through the means of twelve equal parts of the time
 says that it changes over the whole run, with its standard error. As 0.1 of the run is left out at the start, allocators
@@ -31,7 +32,17 @@ import numpy as np
 from common import table
 from scipy.sparse import csr_matrix
 
-from slide import HiddenConfig, Network, NetworkConfig, OutputConfig, RehashConfig, TrainingConfig, __version__
+from slide import (
+    HiddenConfig,
+    Network,
+    NetworkConfig,
+    OptimizerConfig,
+    OutputConfig,
+    RehashConfig,
+    TrainingConfig,
+    __version__,
+)
+from slide.config import CANDIDATES
 from slide.kernels.parallel import isa
 
 FEATURES, LABELS, UNITS = 30_000, 20_000, 64
@@ -66,6 +77,9 @@ def main():
     parser.add_argument("--batches", type=int, help="end after so many")
     parser.add_argument("--pace", type=float, default=12, help="batches a second")
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--candidates", choices=CANDIDATES, default="lsh+tail")
+    parser.add_argument("--schedule", choices=("inverse_sqrt", "constant"), default="inverse_sqrt")
+    parser.add_argument("--lr", type=float, help="by default that of the configuration")
     parser.add_argument("--sample", type=float, default=30, help="seconds between lines")
     parser.add_argument("--minute", type=float, default=60, help="seconds that count as a minute of the above")
     parser.add_argument("--out", type=Path, help="by default standard output")
@@ -137,9 +151,10 @@ class LongRun:
     def __init__(self, args, file):
         self.args, self.file = args, file
         output = OutputConfig(
-            candidates="lsh+tail", budget=100, rehash=RehashConfig(schedule="fixed", period=500, renew=5)
+            candidates=args.candidates, budget=100, rehash=RehashConfig(schedule="fixed", period=500, renew=5)
         )
-        config = NetworkConfig(HiddenConfig(UNITS), output)
+        optimizer = OptimizerConfig() if args.lr is None else OptimizerConfig(lr=args.lr)
+        config = NetworkConfig(HiddenConfig(UNITS), output, optimizer)
         self.network = Network(FEATURES, LABELS, config, threads=1)
         self.world, self.probe = World(FEATURES, LABELS, seed=1), World(FEATURES, LABELS, seed=2).points(PROBE)
         self.training, self.evaluating, self.saving, self.visiting = (Stopwatch() for _ in range(4))
@@ -149,11 +164,12 @@ class LongRun:
 
     def go(self):
         args = self.args
-        about = {"seconds": args.seconds, "pace": args.pace, "batch_size": args.batch_size, "isa": isa()}
+        about = {name: getattr(args, name) for name in ("seconds", "pace", "batch_size", "candidates", "schedule")}
+        about |= {"lr": self.network.config.optimizer.lr, "isa": isa()}
         self._write({**about, "version": __version__, "python": sys.version.split()[0], "began": time.time()})
         self.start = time.perf_counter()
         try:
-            config = TrainingConfig(batch_size=args.batch_size, max_batches=args.batches, schedule="inverse_sqrt")
+            config = TrainingConfig(batch_size=args.batch_size, max_batches=args.batches, schedule=args.schedule)
             self.network.fit_stream(self._stream(), config=config, callbacks=[self._after_batch])
         finally:
             shutil.rmtree(self.folder)

@@ -24,7 +24,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from scratch import ROOT, copy_sources
+from scratch import ROOT, build_command, copy_sources
 
 LIST = ROOT / "tools" / "mutations.toml"
 
@@ -33,18 +33,6 @@ FLAGS = "-O1 -g0"
 
 # Seconds of a processor that the tests of a fault may take: many times what they do.
 MOST_SECONDS = 300
-
-BUILD = """
-import sys
-import setuptools
-from distutils.core import run_setup
-
-names = sys.argv[1:]
-command = ["build_ext", "--inplace"] + ["--force"] * bool(names)
-distribution = run_setup("setup.py", command, stop_after="commandline")
-distribution.ext_modules = [e for e in distribution.ext_modules if not names or e.name.rpartition(".")[2] in names]
-distribution.run_commands()
-"""
 
 
 def faults(path=LIST):
@@ -76,7 +64,7 @@ class Copy:
 
     def build(self, *names):
         """Compile some extensions, or all; return what went wrong, if anything did."""
-        command = [sys.executable, "-c", BUILD, *names]
+        command = build_command(names, *["--force"] * bool(names))
         # What a fault is in may be older than its translation, by a clock that counts seconds.
         environment = self.environment | {"CYTHON_FORCE_REGEN": "1"} if names else self.environment
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)

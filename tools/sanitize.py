@@ -3,7 +3,7 @@
 
     python tools/sanitize.py asan                          # AddressSanitizer and UndefinedBehaviorSanitizer: every test
     python tools/sanitize.py asan tests/kernels -x         # some tests; what follows goes to pytest
-    python tools/sanitize.py asan --short                  # a minute or two of them, for every day
+    python tools/sanitize.py asan --short                  # a few kernels and their tests: a minute or two
     python tools/sanitize.py ubsan tests/kernels           # UndefinedBehaviorSanitizer alone, which is fast
     python tools/sanitize.py tsan                          # ThreadSanitizer: the tests of what runs on several threads
     SLIDE_ISA=avx2 python tools/sanitize.py asan tests/kernels
@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 
-from scratch import ROOT, copy_sources
+from scratch import ROOT, build_command, copy_sources
 
 SANITIZERS = {
     "asan": "address,undefined,float-cast-overflow",
@@ -33,9 +33,10 @@ FLAGS = "-O1 -g -DSLIDE_DEBUG -fno-sanitize-recover=all -fno-wrapv"
 RUNTIMES = {"asan": ["libasan.so", "libstdc++.so.6"], "ubsan": [], "tsan": ["libtsan.so", "libstdc++.so.6"]}
 
 # The interpreter frees little before it ends, which would be most of a report of leaks; what the kernels need is mapped
-# and not from malloc, which such a report does not know.
+# and not from malloc, which such a report does not know. None is in C++; in wheels of others that are, what new[] gave is
+# at times given back by delete.
 OPTIONS = {
-    "ASAN_OPTIONS": "detect_leaks=0:strict_string_checks=1:allocator_may_return_null=1",
+    "ASAN_OPTIONS": "detect_leaks=0:alloc_dealloc_mismatch=0:strict_string_checks=1:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
     # A child may have threads of its own; what its parent's did is none of its races.
     "TSAN_OPTIONS": "halt_on_error=1:die_after_fork=0:exitcode=66",
@@ -44,15 +45,15 @@ OPTIONS = {
 # Nothing in Python is watched: what it cannot change is left out where a loop has one thread.
 THREADED_TESTS = ["tests/kernels", "tests/test_threads.py", "tests/test_network.py", "tests/test_hogwild.py"]
 
-# Every kernel, over generated inputs for the most part.
-SHORT_TESTS = [
-    f"tests/kernels/test_{name}.py"
-    for name in ("any_rows", "any_numbers", "array_layouts", "races", "tables", "sampling", "neighbours", "text")
-]
+# What follows indices that came from data: where a wrong one leads out of an array. Few extensions are soon built.
+SHORT_TESTS = [f"tests/kernels/test_{name}.py" for name in ("tables", "tables_capacity", "sampling", "neighbours", "text")]
+SHORT_EXTENSIONS = ("memory", "parallel", "bfloat16", "rows", "tables", "sampling", "neighbours", "text")
 
 # What cannot run in a process that is watched, and why.
 EXCLUDED = {
-    "asan": {},
+    "asan": {
+        "tests/test_bench.py::test_memory_prediction": "what the sanitizer itself takes for each array is in the measure",
+    },
     "ubsan": {},
     "tsan": {
         "tests/kernels/test_parallel.py::test_threads_that_wait_soon_sleep":
@@ -72,12 +73,12 @@ KNOWN_OPENMP = (
 )
 
 
-def build(kind, copy, jobs):
-    """Compile the kernels of the copy, so many at a time."""
+def build(kind, copy, names=()):
+    """Compile some kernels of the copy, or all."""
     environment = os.environ | {"SLIDE_FLAGS": f"{FLAGS} -fsanitize={SANITIZERS[kind]}"}
     log = copy / "build.log"
     with open(log, "w") as file:
-        command = [sys.executable, "setup.py", "build_ext", "--inplace", f"-j{jobs}"]
+        command = build_command(names, f"-j{len(os.sched_getaffinity(0))}")
         status = subprocess.run(command, cwd=copy, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
     if status:
         sys.exit(f"the build failed; the end of {log}:\n" + log.read_text()[-3000:])
@@ -114,7 +115,7 @@ def main():
     copy = ROOT / "build" / "sanitize" / kind
     copy_sources(copy)
     short = arguments == ["--short"]
-    build(kind, copy, len(os.sched_getaffinity(0)) if short else 1)
+    build(kind, copy, SHORT_EXTENSIONS if short else ())
     environment = os.environ | OPTIONS | {"PYTHONMALLOC": "malloc", "PYTHONPATH": str(copy)}
     # pytest would take what goes to standard error and end with it.
     for name in OPTIONS:

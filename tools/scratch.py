@@ -3,9 +3,35 @@
 import filecmp
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+BUILD = """
+import sys
+import setuptools  # whose distutils is the only one since Python 3.12
+from distutils.core import run_setup
+
+end = sys.argv.index("--")
+names, options = sys.argv[1:end], sys.argv[end + 1 :]
+distribution = run_setup("setup.py", ["build_ext", "--inplace", *options], stop_after="commandline")
+distribution.ext_modules = [e for e in distribution.ext_modules if not names or e.name.rpartition(".")[2] in names]
+distribution.run_commands()
+"""
+
+
+def build_command(names, *options):
+    """Return the command that builds some extensions in a copy, where it is to be run.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Such as ``rows``; without any, all.
+    *options : str
+        Of ``build_ext``.
+    """
+    return [sys.executable, "-c", BUILD, *names, "--", *options]
 
 
 def copy_sources(to):
