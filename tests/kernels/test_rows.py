@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from slide.kernels.bfloat16 import narrow, widen
 from slide.kernels.rows import RowTable
 
 
@@ -51,6 +52,18 @@ def test_fill_uniform_is_uniform(dim, padding_is_zero):
     assert ((counts - expected) ** 2 / expected).sum() < 50  # chi-squared, 15 degrees of freedom
     assert padding_is_zero(table)
     assert not table.bias.any()
+
+
+def test_fill_uniform_of_bfloat16_is_rounded_to_nearest():
+    # Among two millions of 24 random bits some are halfway between two numbers of eight.
+    filled = []
+    for precision in ("fp32", "bf16"):
+        table = RowTable(20_000, 100, precision=precision)
+        table.fill_uniform(1.0, 5, 2)
+        filled.append(table.weights[...])
+    bits = filled[0].view(np.uint32)
+    assert ((bits & 0x1FFFF) == 0x18000).sum() > 5
+    assert np.array_equal(widen(narrow(filled[0])), filled[1])
 
 
 def test_fill_uniform_depends_on_seed_row_and_column_alone():

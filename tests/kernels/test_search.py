@@ -236,6 +236,26 @@ def test_candidates_topk_twin(rng, threads, width, k):
         assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("samples", [1, 40])
+def test_zeros_of_both_signs_are_equal_scores(samples):
+    table = RowTable(64, 16)
+    table.bias[::3] = -0.0
+    hidden = np.full((samples, 16), -1, np.float32)  # times zero: no sum of such is a positive zero
+    ids, scores = topk(table, hidden, 20)
+    assert (ids == np.arange(20)).all()
+    assert not scores.any()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_equal_candidates_are_found_by_id_in_any_order(order):
+    table = RowTable(100, 5)
+    hidden = np.zeros((1, table.padded_dim), np.float32)
+    candidates = np.arange(100, dtype=np.int32)[None, ::order].copy()
+    found = np.full((1, 3), -9, np.int32), np.full((1, 3), np.nan, np.float32)
+    candidates_topk(table, hidden, candidates, np.array([100]), *NO_EXCLUDES, *found, 1)
+    assert found[0].tolist() == [[0, 1, 2]]
+
+
 def sketch_twin(vectors, bias, queries):
     """Scores of rows in seven bits against samples in eight."""
 

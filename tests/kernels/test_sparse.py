@@ -118,7 +118,7 @@ def test_sddmm_checks_its_arguments(make_table):
     groups.group(np.array([0, 5, 1], np.int32), int64(0, 1), int64(1, 3), 6)
     with pytest.raises(ValueError, match="pairs reach row 5 and slot 2, but there are 4 rows and 3 slots"):
         sddmm(table, groups, hidden, out, 1)
-    groups.group(np.array([0, 3, 1], np.int32), int64(0, 1), int64(1, 3), 4)
+    groups.group(np.array([0, 3, 1], np.int32), int64(0, 2), int64(1, 3), 4)  # a slot between them is nobody's
     with pytest.raises(ValueError, match="slot 2, but there are 4 rows and 2 slots"):
         sddmm(table, groups, hidden, out[:2], 1)
     with pytest.raises(ValueError, match=r"hidden must be \[2 or more, 16\], got \[1, 16\]"):

@@ -104,6 +104,20 @@ def test_update_leaves_what_build_would(l, n, bits, share, threads, seed):  # no
     np.testing.assert_array_equal(ids, new_ids)
 
 
+@pytest.mark.parametrize("bits", [11, 12, 14, 23])
+def test_update_sorts_moves_by_all_digits_of_their_buckets(bits):
+    rng = np.random.default_rng(bits)
+    codes = random_codes(2, 20_000, 1 << bits)
+    offsets, ids, _ = make(codes, 1 << bits)
+    rows = np.arange(0, 20_000, 100, dtype=np.int32)
+    old = np.ascontiguousarray(codes[:, rows])
+    codes[:, rows] = rng.integers(0, 1 << bits, old.shape, dtype=np.uint32)
+    tables.update(rows, old, codes, offsets, ids, 1)
+    new_offsets, new_ids, _ = make(codes, 1 << bits)
+    np.testing.assert_array_equal(offsets, new_offsets)
+    np.testing.assert_array_equal(ids, new_ids)
+
+
 def test_update_after_update():
     rng = np.random.default_rng(5)
     codes = random_codes(3, 2000, 300)

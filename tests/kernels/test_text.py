@@ -180,6 +180,15 @@ def test_many_values_of_seventeen_digits():
     np.testing.assert_array_equal(parse(text).values, values.astype(np.float32))
 
 
+def test_values_between_two_floats():
+    # Nineteen digits of what lies halfway between two floats: a double that is off by its last bit rounds the other way.
+    rng = np.random.default_rng(1)
+    below = rng.uniform(1, 1000, 3000).astype(np.float32)
+    halfway = (below.astype(np.float64) + np.nextafter(below, np.float32(np.inf))) / 2
+    text = "".join(f" 1:{value:.18e}" for value in halfway.tolist()).encode()
+    np.testing.assert_array_equal(parse(text).values, halfway.astype(np.float32))
+
+
 @given(
     st.one_of(st.binary(max_size=200), st.text("0123456789:,.-+e \t\r\n#\x00", max_size=200).map(str.encode)),
     st.booleans(),
