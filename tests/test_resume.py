@@ -326,6 +326,8 @@ def test_other_settings_are_refused(data, stopped):
         fit(new(small(hidden=HiddenConfig(18), input_dropout=0.1)), data, resume=stopped)
     with pytest.raises(ConfigError, match=r"training\.patience is None here and 3"):
         fit(new(CONFIGS["default"]), data, dataclasses.replace(TRAINING, patience=None), resume=stopped)
+    with pytest.raises(ConfigError, match=r"network\.seed is 99 here and"):
+        fit(new(dataclasses.replace(CONFIGS["default"], seed=99)), data, resume=stopped)
     fit(new(dataclasses.replace(CONFIGS["default"], hugepages="off")), data, resume=stopped)
 
 
