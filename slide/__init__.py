@@ -23,7 +23,8 @@ The house has two floors; imports run downward only::
       stopping.py        which epoch was best, and when to stop waiting for a better one
       initial.py         where training starts: weights of the features, vectors from elsewhere or from the data
       faults.py          numbers that are not finite, or soon would not be: seen, named, and what a run does about them
-      checkpoint.py      save and load, and the format's description; archive.py: a saved network as bytes, for pickles
+      checkpoint.py      save and load, and the format's description; saved_checks.py: what is held against saved files
+                         before they are believed; archive.py: a saved network as bytes, for pickles
       resume.py          checkpoints of a run, from which it goes on to the same bits; run_state.py: where a run stands
       shards.py          saved networks in shares, which several processes write and read
       npy.py             headers of arrays in files

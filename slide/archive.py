@@ -12,8 +12,8 @@ import zlib
 from pathlib import Path
 
 from slide import checkpoint
-from slide.checkpoint import CheckpointError
 from slide.network import Network
+from slide.saved_checks import CheckpointError
 
 
 def pack(network: Network) -> bytes:

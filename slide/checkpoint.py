@@ -53,16 +53,15 @@ import numpy as np
 from slide.access import reads
 from slide.checks import shown
 from slide.config import ConfigError, NetworkConfig
-from slide.families import make_hasher
-from slide.faults import NumericalFault, check_network, first_not_finite
+from slide.faults import NumericalFault, check_network
 from slide.folders import new_folder, open_regular, write_file
-from slide.index import NeuronIndex
 from slide.info import __version__
 from slide.kernels.bfloat16 import BFloat16View, blocks
 from slide.kernels.rows import RowTable
 from slide.network import Network
 from slide.npy import read_header
 from slide.plain import read_count
+from slide.saved_checks import CheckpointError, check_finite, check_kind, check_sizes, check_tables, checked_count
 from slide.settings import from_dict, to_dict
 from slide.storage import MappedStorage
 
@@ -79,17 +78,8 @@ save one."""
 ONE_FILE = ".safetensors"
 """How the name of a network in one file ends; see `slide.exchange`."""
 
-
 NEVER_NEGATIVE = ("v", "bias_v", "accumulator", "bias_accumulator", "last_step")
 """Of a layer's arrays."""
-
-FREE_BYTES, MAX_RATIO = 64 << 20, 32
-"""Hash tables of a saved network may take so many bytes, or so many times those of its weights: they are in no file, so
-that a few letters could ask for all memory."""
-
-
-class CheckpointError(ValueError):
-    """A saved network that is damaged, incomplete or of another version; the message names file and fault."""
 
 
 @reads
@@ -229,7 +219,7 @@ def load(path: str | os.PathLike, *, threads: int | None = None, mmap: bool = Fa
     about, source = describe(path), open_arrays(path)
     try:
         config = from_dict(NetworkConfig, about["config"])
-        n_features, n_labels, _ = (_count(about, name) for name in ("n_features", "n_labels", "step"))
+        n_features, n_labels, _ = (checked_count(about, name) for name in ("n_features", "n_labels", "step"))
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{source.manifest}: {error}") from None
     trainable, in_rows = about.get("moments") is True, about.get("layout") == "rows"
@@ -249,9 +239,9 @@ def load(path: str | os.PathLike, *, threads: int | None = None, mmap: bool = Fa
             f"{path} was not saved for serving, so it cannot be mapped; save it with serving=True, or write a copy "
             f"that can: slide export {path} COPY --serving"
         )
-    _check_sizes(source, n_features, n_labels, config, in_rows)
+    check_sizes(source, n_features, n_labels, config, rows=in_rows)
     if trainable:
-        _check_tables(source, n_features, n_labels, config)
+        check_tables(source, n_features, n_labels, config)
     storage = MappedStorage(precision, records) if mmap else None
     try:
         network = Network(n_features, n_labels, config, threads=threads, trainable=trainable, storage=storage)
@@ -381,55 +371,6 @@ class _Folder:
             raise CheckpointError(f"{file}: {error}; the network was not saved completely or is damaged") from None
 
 
-def checked(where, array: np.ndarray, shape: tuple, dtype: np.dtype) -> np.ndarray:
-    """Return an array that was read, or raise CheckpointError if it is not what was expected.
-
-    Parameters
-    ----------
-    where : object
-        Names it in messages.
-    array : array
-    shape : tuple
-    dtype : dtype
-    """
-    check_kind(where, array.shape, array.dtype, shape, dtype)
-    return array
-
-
-def check_kind(where, found: tuple, kind: np.dtype, shape: tuple, dtype: np.dtype) -> None:
-    """Raise CheckpointError if an array has not the shape and the dtype that were expected.
-
-    Parameters
-    ----------
-    where : object
-        Names it in messages.
-    found : tuple
-    kind : dtype
-        What it has.
-    shape : tuple
-    dtype : dtype
-    """
-    if found != shape or kind != dtype:
-        raise CheckpointError(f"{where}: expected {dtype} {list(shape)}, found {kind} {list(found)}")
-
-
-def check_finite(where, array: np.ndarray | BFloat16View, *, negative: bool = True) -> None:
-    """Raise CheckpointError if an array has values that are not finite, or negative where it must not.
-
-    Parameters
-    ----------
-    where : object
-        Names it in the message.
-    array : array or BFloat16View
-    negative : bool
-        Whether values may be negative.
-    """
-    if first_not_finite(array) is not None:
-        raise CheckpointError(f"{where}: has values that are not finite")
-    if not negative and any((array[block] < 0).any() for block in blocks(array.shape)):
-        raise CheckpointError(f"{where}: has negative values, and is made of squares or counts steps")
-
-
 class _Records:
     """Weights and biases out of the rows that a network for serving was saved as."""
 
@@ -451,7 +392,7 @@ def _fill(network, source, about):
     moments = about.get("moments") is True
     mapped = _in_rows(network) if network.mapped else ()
     try:
-        step = _count(about, "step")
+        step = checked_count(about, "step")
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"{source.manifest}: {error}") from None
     for name, target in parameters(network, moments=moments).items():
@@ -633,52 +574,3 @@ def _write_rows(file, table):
 def _weights_precision(precision):
     """Of rows that have no moments."""
     return "bf16" if precision == "bf16" else "fp32"
-
-
-def _count(about, name):
-    value = about[name]
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-        raise ConfigError(f"{name} must be a number from 0 to 2**31 - 1, got {shown(value)}")
-    return value
-
-
-def _check_sizes(source, n_features, n_labels, config, rows):
-    """Refuse a manifest that promises more than the files hold, before memory is allocated for it."""
-    sizes, dim = [], n_features
-    for i, layer in enumerate(config.hidden):
-        # A full first layer's rows are the features, every other's are units: as many weights either way.
-        sizes.append((f"hidden.{i}", dim, layer.units))
-        dim = layer.units
-    width = 2 if rows and config.precision == "bf16" else 4
-    for prefix, n, columns in (*sizes, ("output", n_labels, dim)):
-        name = f"{prefix}.{'rows' if rows else 'weights'}"
-        needed, found = n * columns * width, source.size(name)
-        if found < needed or n < 1:
-            raise CheckpointError(
-                f"{source.name(name)}: {needed:,} bytes expected for {n:,} x {columns:,} weights, found {found:,}"
-            )
-
-
-def _check_tables(source, n_features, n_labels, config):
-    """Refuse a manifest that asks for hash tables, or functions, out of all proportion to the weights."""
-    dim = n_features
-    for i, layer in enumerate((*config.hidden, config.output)):
-        name = "output" if layer is config.output else f"hidden.{i}"
-        rows = n_labels if layer is config.output else layer.units
-        if layer.uses_tables:
-            lsh, most = layer.lsh, max(FREE_BYTES, MAX_RATIO * source.size(f"{name}.weights"))
-            # Sparse projections are drawn from a number for each coordinate, and are made before it is known how many
-            # buckets there are.
-            needed = 16 * (lsh.k or 32) * lsh.l * dim if (lsh.family, lsh.projection) == ("simhash", "sparse") else 0
-            try:
-                if needed <= most:
-                    bits = make_hasher(lsh, dim, rows, np.random.default_rng(0)).bucket_bits
-                    needed = max(needed, NeuronIndex.bytes_needed(rows, lsh, bits))
-            except ValueError as error:
-                raise CheckpointError(f"{source.manifest}: {error}") from None
-            if needed > most:
-                raise CheckpointError(
-                    f"{source.manifest}, config, lsh of {name}: tables of {needed:,} bytes for {rows:,} rows, "
-                    f"{most:,} at most: the file is damaged, or was made to fill the memory"
-                )
-        dim = rows

@@ -19,7 +19,6 @@ from scipy.sparse import csr_matrix
 
 from slide import checkpoint, scoring
 from slide.access import reads, runs
-from slide.checkpoint import CheckpointError
 from slide.checks import shown
 from slide.config import ConfigError, RunConfig
 from slide.data.dataset import DataError
@@ -29,6 +28,7 @@ from slide.kernels import parallel
 from slide.labels import LabelSpace, Targets, read_targets
 from slide.network import Network
 from slide.plain import read_count
+from slide.saved_checks import CheckpointError
 from slide.settings import from_dict, to_dict
 from slide.training import History
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from slide import checkpoint
-from slide.checkpoint import CheckpointError
 from slide.extras import load_extra
 from slide.folders import write_in_place
 from slide.kernels import dtypes
 from slide.network import Network
+from slide.saved_checks import CheckpointError, checked
 
 KEY = "slide"
 """Of the metadata."""
@@ -105,7 +105,7 @@ class SafetensorsFile:
         """
         if not self.size(name):
             raise CheckpointError(f"{self.manifest} has no array {name!r}")
-        return checkpoint.checked(self.name(name), self._file.get_tensor(name), shape, dtype)
+        return checked(self.name(name), self._file.get_tensor(name), shape, dtype)
 
 
 def output_matrix(network: Network, *, centred: bool = True) -> np.ndarray:

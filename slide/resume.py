@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slide import checkpoint
-from slide.checkpoint import CheckpointError
 from slide.checks import shown
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
 from slide.data.dataset import DataError
@@ -39,6 +38,7 @@ from slide.kernels import dtypes
 from slide.network import Network
 from slide.plain import read_count
 from slide.run_state import RunState
+from slide.saved_checks import CheckpointError, check_finite
 from slide.settings import differences, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -358,7 +358,7 @@ class SavedRun:
                     if name != "feature_weights":
                         best[name] = np.empty(view.shape, dtypes.VALUE)
                         checkpoint.read_into(best[name], files, f"best.{name}", network)
-                        checkpoint.check_finite(files.name(f"best.{name}"), best[name])
+                        check_finite(files.name(f"best.{name}"), best[name])
             state.restore(self._values["state"], best)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):

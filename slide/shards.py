@@ -30,10 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slide import checkpoint
-from slide.checkpoint import CheckpointError
 from slide.folders import open_regular, write_file
 from slide.kernels.bfloat16 import BFloat16View
 from slide.npy import read_header
+from slide.saved_checks import CheckpointError, checked
 
 FORMAT = "slide-shards"
 VERSION = 1
@@ -299,8 +299,8 @@ class _Share:
         rows = self._rows
         if isinstance(rows, str):
             numbers = self._array(self._folder / rows)
-            rows = np.asarray(checkpoint.checked(self._folder / rows, numbers, (len(array),), np.dtype(np.int64)))
-        checkpoint.checked(self.file, array, (len(rows), *shape[1:]), np.dtype(dtype))
+            rows = np.asarray(checked(self._folder / rows, numbers, (len(array),), np.dtype(np.int64)))
+        checked(self.file, array, (len(rows), *shape[1:]), np.dtype(dtype))
         if len(self._sums) != -(-len(rows) // self._block):
             raise CheckpointError(f"{self.file}: {len(self._sums)} sums for {len(rows):,} rows in {MANIFEST}")
         return array, rows

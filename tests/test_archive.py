@@ -11,7 +11,7 @@ from small_networks import N_FEATURES, N_LABELS, batch_of, full, make_points, st
 
 from slide import Network, NetworkConfig
 from slide.archive import pack, unpack
-from slide.checkpoint import CheckpointError
+from slide.saved_checks import CheckpointError
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from slide import Network, checkpoint
-from slide.checkpoint import MANIFEST, CheckpointError, describe, load, save
+from slide.checkpoint import MANIFEST, describe, load, save
 from slide.config import HiddenConfig, LSHConfig, NetworkConfig, OptimizerConfig, OutputConfig, TrainingConfig
 from slide.data import make_extreme
+from slide.saved_checks import CheckpointError
 
 N_FEATURES, N_LABELS = 60, 40
 

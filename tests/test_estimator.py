@@ -14,9 +14,9 @@ from scipy.sparse import coo_array, csr_array, csr_matrix
 from scipy.special import expit
 
 from slide import ConfigError, HiddenConfig, Network, NetworkConfig, RunConfig, SlideClassifier, TrainingConfig
-from slide.checkpoint import CheckpointError
 from slide.data import DataError, make_extreme
 from slide.estimator import DataConversionWarning, NotFittedError
+from slide.saved_checks import CheckpointError
 
 N_LABELS = 30
 OLD = 20

@@ -7,9 +7,9 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from slide import HiddenConfig, LSHConfig, Network, NetworkConfig, OutputConfig, TrainingConfig, exchange, extras
-from slide.checkpoint import CheckpointError
 from slide.data import make_extreme
 from slide.extras import MissingExtra
+from slide.saved_checks import CheckpointError
 
 N_FEATURES, N_LABELS = 60, 400
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from slide import HiddenConfig, LSHConfig, Network, NetworkConfig, OutputConfig, TrainingConfig
-from slide.checkpoint import MANIFEST, CheckpointError
+from slide.checkpoint import MANIFEST
 from slide.data import make_extreme
 from slide.kernels.bfloat16 import BFloat16View
 from slide.kernels.rows import RowTable
+from slide.saved_checks import CheckpointError
 from slide.storage import MappedStorage
 
 N_FEATURES, N_LABELS = 60, 200

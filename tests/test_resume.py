@@ -12,7 +12,6 @@ import pytest
 
 from slide import Network
 from slide.callbacks import Callback
-from slide.checkpoint import CheckpointError
 from slide.config import (
     ConfigError,
     HiddenConfig,
@@ -26,6 +25,7 @@ from slide.config import (
 )
 from slide.data import DataError, make_extreme, save_npz
 from slide.resume import MANIFEST, Checkpoints, SavedRun, names_in
+from slide.saved_checks import CheckpointError
 
 N_FEATURES, N_LABELS = 60, 40
 TRAINING = TrainingConfig(epochs=4, batch_size=32, schedule="cosine", warmup=0.1, holdout=0.1, patience=3)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from slide import Network, checkpoint, shards
-from slide.checkpoint import CheckpointError, load
+from slide.checkpoint import load
 from slide.config import HiddenConfig, NetworkConfig, OptimizerConfig, OutputConfig, TrainingConfig
 from slide.data import make_extreme
 from slide.distributed.checkpoints import SharedCheckpoints
 from slide.resume import Checkpoints, SavedRun, names_in
 from slide.run_state import RunState
+from slide.saved_checks import CheckpointError
 from slide.stopping import BestEpoch
 from slide.training import History, Progress
 

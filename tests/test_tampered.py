@@ -13,12 +13,12 @@ import pytest
 
 from slide import ConfigError, LSHConfig, Network, NetworkConfig, OutputConfig, RunConfig, SlideClassifier
 from slide.archive import pack, unpack
-from slide.checkpoint import CheckpointError
 from slide.config import HiddenConfig, TrainingConfig
 from slide.data import DataError, load, make_extreme, save_folder, save_npz, unpacking, verify
 from slide.data.files import open_bytes, whole_lines
 from slide.labels import LabelSpace
 from slide.reference_weights import load_weights
+from slide.saved_checks import CheckpointError
 
 TEXT = b"2 6 4\n0,2 1:0.5 4:-2\n 5:1e-3\n"
 

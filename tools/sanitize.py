@@ -33,8 +33,8 @@ FLAGS = "-O1 -g -DSLIDE_DEBUG -fno-sanitize-recover=all -fno-wrapv"
 RUNTIMES = {"asan": ["libasan.so", "libstdc++.so.6"], "ubsan": [], "tsan": ["libtsan.so", "libstdc++.so.6"]}
 
 # The interpreter frees little before it ends, which would be most of a report of leaks; what the kernels need is mapped
-# and not from malloc, which such a report does not know. None is in C++; in wheels of others that are, what new[] gave is
-# at times given back by delete.
+# and not from malloc, which such a report does not know. None is in C++; in some wheel of others what new[] gave is
+# given back by delete.
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:alloc_dealloc_mismatch=0:strict_string_checks=1:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -46,7 +46,9 @@ OPTIONS = {
 THREADED_TESTS = ["tests/kernels", "tests/test_threads.py", "tests/test_network.py", "tests/test_hogwild.py"]
 
 # What follows indices that came from data: where a wrong one leads out of an array. Few extensions are soon built.
-SHORT_TESTS = [f"tests/kernels/test_{name}.py" for name in ("tables", "tables_capacity", "sampling", "neighbours", "text")]
+SHORT_TESTS = [
+    f"tests/kernels/test_{name}.py" for name in ("tables", "tables_capacity", "sampling", "neighbours", "text")
+]
 SHORT_EXTENSIONS = ("memory", "parallel", "bfloat16", "rows", "tables", "sampling", "neighbours", "text")
 
 # What cannot run in a process that is watched, and why.

@@ -15,6 +15,7 @@ from slide.console import as_json
 from slide.footprint import n_parameters
 from slide.info import config_facts, show_config
 from slide.network import Network
+from slide.saved_checks import CheckpointError
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         }
         settings = tomli_w.dumps(about["config"])
     except (KeyError, TypeError) as error:
-        raise checkpoint.CheckpointError(f"{args.model / checkpoint.MANIFEST} lacks {error}") from None
+        raise CheckpointError(f"{args.model / checkpoint.MANIFEST} lacks {error}") from None
     if args.json:
         print(as_json(about))
         return 0

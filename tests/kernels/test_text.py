@@ -181,7 +181,7 @@ def test_many_values_of_seventeen_digits():
 
 
 def test_values_between_two_floats():
-    # Nineteen digits of what lies halfway between two floats: a double that is off by its last bit rounds the other way.
+    # Nineteen digits of what lies halfway between two floats: a double with another last bit rounds the other way.
     rng = np.random.default_rng(1)
     below = rng.uniform(1, 1000, 3000).astype(np.float32)
     halfway = (below.astype(np.float64) + np.nextafter(below, np.float32(np.inf))) / 2

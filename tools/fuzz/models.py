@@ -27,11 +27,11 @@ from slide import (
     checkpoint,
     shards,
 )
-from slide.checkpoint import CheckpointError
 from slide.data import DataError, load, make_extreme
 from slide.data.folder import _fingerprint as fingerprint_of
 from slide.data.folder import save_folder, verify
 from slide.resume import SavedRun
+from slide.saved_checks import CheckpointError
 
 from . import folders
 from .readers import check_dataset
