@@ -202,6 +202,24 @@ def test_nothing_is_owed_for_steps_before_a_resumption():
     assert table.last_step[0] == 1001
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda array: None, lambda array: array[:-1], lambda array: array.astype(np.float16)],
+    ids=["missing", "short", "another type"],
+)
+@pytest.mark.parametrize("name", ["log_keep", "steps", "nodes", "measures"])
+def test_what_is_owed_is_restored_as_it_was_or_not_at_all(name, change):
+    optimizer, other = (Optimizer(settings(weight_decay=0.1)) for _ in range(2))
+    for _ in range(5):
+        optimizer.advance()
+    history = optimizer.history()
+    other.restore(5, 0, history)
+    assert all(np.array_equal(array, history[name]) for name, array in other.history().items())
+    changed = change(history[name])
+    with pytest.raises(ValueError, match=rf"^{name} of steps 1 to 5 must be "):
+        other.restore(5, 0, {key: array for key, array in (history | {name: changed}).items() if array is not None})
+
+
 def test_rules_are_those_of_the_settings():
     """A rule without debts steps as the kernel's own does."""
     optimizer, tables = Optimizer(settings(lazy="sparse")), []

@@ -131,6 +131,8 @@ def main():
     environment["LD_PRELOAD"] = preloaded(kind, copy)
     if kind == "tsan":
         check_openmp(copy)
+        # Its threads, too, wait for each other in ways that cannot be seen; the package itself calls it from one each.
+        environment["OPENBLAS_NUM_THREADS"] = "1"
         environment["TSAN_OPTIONS"] += f":suppressions={copy / 'tools' / 'tsan_suppressions.txt'}"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:faulthandler", "--capture=sys"]
     command += [f"--deselect={test}" for test in EXCLUDED[kind]]
