@@ -87,10 +87,11 @@ def scan_xc(path: Path, sink: PointSink, n_features: int | None = None, n_labels
             rest = rows.parse(text, max_rows=n_points - rows.n_points)
             if extra := rest.lstrip(BLANKS):
                 skipped = rest[: len(rest) - len(extra)].count(b"\n")
+                first = re.match(b"[^" + BLANKS + b"]+", extra)  # bytes.split would take more for blank
                 _refuse(
                     path,
                     rows.line + skipped,
-                    f"{_quote(extra.split(maxsplit=1)[0])} comes after the last point",
+                    f"{_quote(first.group())} comes after the last point",
                     f"the header announces {n_points:,} points: correct it, or remove the lines beyond",
                 )
     if rows is None:

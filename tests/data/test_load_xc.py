@@ -122,8 +122,9 @@ def test_lines_are_counted_across_chunks(write, monkeypatch):
     with pytest.raises(DataError, match=r"line 1235: .*'50:1'"):
         load(write("\n".join(lines)), cache=False)
     lines[1234] = "0 7:1"
-    with pytest.raises(DataError, match="line 2002: '8' comes after"):
-        load(write("\n".join([*lines, "8 1:1"])), cache=False)
+    for extra, quoted in (("8 1:1", "'8'"), ("\x0b 1:1", r"'\\x0b'"), ("\x0c", r"'\\x0c'")):
+        with pytest.raises(DataError, match=f"line 2002: {quoted} comes after"):
+            load(write("\n".join([*lines, extra])), cache=False)
 
 
 def test_lines_longer_than_a_chunk(write):
