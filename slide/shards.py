@@ -299,7 +299,9 @@ class _Share:
         rows = self._rows
         if isinstance(rows, str):
             numbers = self._array(self._folder / rows)
-            rows = np.asarray(checked(self._folder / rows, numbers, (len(array),), np.dtype(np.int64)))
+            # An array without dimensions has no length; it is refused below.
+            n = array.shape[:1] or (0,)
+            rows = np.asarray(checked(self._folder / rows, numbers, n, np.dtype(np.int64)))
         checked(self.file, array, (len(rows), *shape[1:]), np.dtype(dtype))
         if len(self._sums) != -(-len(rows) // self._block):
             raise CheckpointError(f"{self.file}: {len(self._sums)} sums for {len(rows):,} rows in {MANIFEST}")

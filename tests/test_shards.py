@@ -263,6 +263,16 @@ def test_damage_is_found_and_named(trained, tmp_path, harm, message):
         load(path, threads=1)
 
 
+def test_shares_whose_rows_are_in_a_file_have_dimensions(trained, tmp_path):
+    _, saved = trained
+    path = write(saved, tmp_path / "run", 2, "drawn")
+    entries = json.loads((path / "shards.json").read_bytes())["arrays"]["output.v"]
+    assert isinstance(entries[0]["rows"], str)
+    np.save(path / entries[0]["file"], np.float32(1))
+    with pytest.raises(CheckpointError, match=r"output\.v.*expected "):
+        load(path, threads=1)
+
+
 def edit(path, change):
     values = json.loads((path / "shards.json").read_bytes())
     change(values["arrays"])
