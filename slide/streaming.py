@@ -142,7 +142,11 @@ def _check_config(network, config, label_weights):
     fresh, output = network.step == 0, network.config.output
     for given, what, instead in (
         (config.needs_validation or config.holdout, "holdout, patience and keep_best", "evaluate in a callback"),
-        (config.schedule == "step", 'schedule "step", which counts epochs,', "choose inverse_sqrt or another"),
+        (
+            config.schedule == "step",
+            'schedule "step", which counts epochs,',
+            "choose linear, cosine, inverse_sqrt or constant",
+        ),
         (
             config.max_batches is None and 0 < config.warmup < 1,
             "a warmup that is a share of the run",
