@@ -120,9 +120,9 @@ def scan_npz(
     with ExitStack() as stack:
         with _reading(path):
             archive = stack.enter_context(zipfile.ZipFile(path))
-            X, Y = _MatrixStream(path, archive, "X", n_features), _MatrixStream(path, archive, "Y", n_labels)
-        for stream in (X, Y):
-            stack.callback(stream.release)
+            X, Y = (
+                _MatrixStream(path, archive, letter, n, stack) for letter, n in (("X", n_features), ("Y", n_labels))
+            )
         if X.n_rows != Y.n_rows:
             raise DataError(f"{path}: X has {X.n_rows:,} rows and Y has {Y.n_rows:,}: both need one for each point")
         for first in range(0, X.n_rows, BLOCK_ROWS):
@@ -143,18 +143,17 @@ def scan_npz(
 
 
 class _MatrixStream:
-    """A matrix of an archive, read some rows after the others."""
+    """A matrix of an archive, read some rows after the others; its files are closed by `stack`."""
 
-    def __init__(self, path, archive, letter, n_columns):
+    def __init__(self, path, archive, letter, n_columns, stack):
         self._path, self._letter = path, letter
         with open_array(path, archive, f"{letter}_shape", PARTS["shape"])[0] as file:
             self.n_rows, columns = _shape(path, letter, np.lib.format.read_array(rewound(file), allow_pickle=False))
         self.n_columns = columns if n_columns is None else n_columns
         self._files, self._dtypes, lengths = {}, {}, {}
         for part in ("data", "indices", "indptr"):
-            self._files[part], (lengths[part],), self._dtypes[part] = open_array(
-                path, archive, f"{letter}_{part}", PARTS[part]
-            )
+            file, (lengths[part],), self._dtypes[part] = open_array(path, archive, f"{letter}_{part}", PARTS[part])
+            self._files[part] = stack.enter_context(file)
         if lengths["indptr"] != self.n_rows + 1 or lengths["data"] != lengths["indices"]:
             raise DataError(_misfit(path, letter, self.n_rows, lengths["indices"]))
         self._n_entries, self._end = lengths["indices"], int(self._take("indptr", 1)[0])
@@ -179,11 +178,6 @@ class _MatrixStream:
         for file in self._files.values():
             if file.read(1):
                 raise EOFError("bytes are left over")
-            file.close()
-
-    def release(self):
-        """Let the archive go, however far it was read."""
-        for file in self._files.values():
             file.close()
 
     def _take(self, part, count):
@@ -280,16 +274,20 @@ def open_array(
         raise DataError(f"{path}: {name} is neither stored nor deflated, as NumPy does; save it again with NumPy")
     if member.file_size > MAX_DEFLATE_RATIO * min(member.compress_size, path.stat().st_size):
         raise DataError(f"{path}: {name} announces more bytes than the archive can hold; it is damaged")
-    file = archive.open(member)
-    try:
-        shape, _, dtype = read_header(file)
-    except ValueError as error:
-        raise DataError(f"{path}: the archive is damaged ({name}: {error}); write or fetch it again") from None
-    if len(shape) != dimensions or dtype.kind not in kinds:
-        what = "float32 numbers" if kinds == "f" else "numbers"
-        raise DataError(
-            f"{path}: {name} has shape {list(shape)} and dtype {dtype}; expected {what}, dimensions: {dimensions}"
-        )
-    if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
-        raise DataError(f"{path}: {name} announces {math.prod(shape):,} values, but the archive holds fewer or more")
+    with ExitStack() as stack:
+        # An open member keeps the archive's file open after the archive is closed.
+        file = stack.enter_context(archive.open(member))
+        try:
+            shape, _, dtype = read_header(file)
+        except ValueError as error:
+            raise DataError(f"{path}: the archive is damaged ({name}: {error}); write or fetch it again") from None
+        if len(shape) != dimensions or dtype.kind not in kinds:
+            what = "float32 numbers" if kinds == "f" else "numbers"
+            raise DataError(
+                f"{path}: {name} has shape {list(shape)} and dtype {dtype}; expected {what}, dimensions: {dimensions}"
+            )
+        if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+            values = math.prod(shape)
+            raise DataError(f"{path}: {name} announces {values:,} values, but the archive holds fewer or more")
+        stack.pop_all()
     return file, shape, dtype

@@ -4,9 +4,12 @@ import io
 import zipfile
 
 import numpy as np
+import psutil
 import pytest
 
 from slide.data import DataError, Dataset, load, save_npz
+from slide.data.npz import scan_npz
+from slide.data.points import PointArrays
 
 
 @pytest.fixture
@@ -89,13 +92,23 @@ def changed(array, position, value):
         ("Y_shape", None, "there is no array Y_shape"),
     ],
 )
-def test_refused(arrays, load_arrays, name, change, message):
+def test_refused(arrays, load_arrays, tmp_path, name, change, message):
     if change is None:
         del arrays[name]
     else:
         arrays[name] = change(arrays[name])
-    with pytest.raises(DataError, match=r"data\.npz: " + message):
+    with pytest.raises(DataError, match=r"data\.npz: " + message) as refusal:
         load_arrays(arrays)
+    assert not still_open(refusal)
+    with pytest.raises(DataError) as refusal:
+        scan_npz(tmp_path / "data.npz", PointArrays())
+    assert not still_open(refusal)
+
+
+def still_open(refusal):
+    """The archives that are open while an error, with every frame that it came through, is still there."""
+    assert refusal.value.__traceback__ is not None
+    return [file.path for file in psutil.Process().open_files() if file.path.endswith("data.npz")]
 
 
 def test_numbers_of_rows_must_agree(dataset, arrays, load_arrays, tmp_path):
