@@ -52,7 +52,7 @@ import numpy as np
 
 from slide.access import reads
 from slide.checks import shown
-from slide.config import ConfigError, NetworkConfig
+from slide.config import NetworkConfig
 from slide.faults import NumericalFault, check_network
 from slide.folders import new_folder, open_regular, write_file
 from slide.info import __version__
@@ -61,10 +61,11 @@ from slide.kernels.rows import RowTable
 from slide.network import Network
 from slide.npy import read_header
 from slide.plain import read_count
-from slide.saved_checks import CheckpointError, check_finite, check_kind, check_sizes, check_tables, checked_count
+from slide.saved_checks import CheckpointError, check_finite, check_kind, check_sizes, check_tables
 from slide.settings import from_dict, to_dict
 from slide.storage import MappedStorage
 
+INT32_MAX = 2**31 - 1
 FORMAT = "slide-network"
 VERSION = 2
 SHARDED_VERSION = 3
@@ -219,8 +220,8 @@ def load(path: str | os.PathLike, *, threads: int | None = None, mmap: bool = Fa
     about, source = describe(path), open_arrays(path)
     try:
         config = from_dict(NetworkConfig, about["config"])
-        n_features, n_labels, _ = (checked_count(about, name) for name in ("n_features", "n_labels", "step"))
-    except (KeyError, TypeError, ConfigError) as error:
+        n_features, n_labels, _ = (read_count(about, name, INT32_MAX) for name in ("n_features", "n_labels", "step"))
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source.manifest}: {error}") from None
     trainable, in_rows = about.get("moments") is True, about.get("layout") == "rows"
     precision = _weights_precision(config.precision)
@@ -392,8 +393,8 @@ def _fill(network, source, about):
     moments = about.get("moments") is True
     mapped = _in_rows(network) if network.mapped else ()
     try:
-        step = checked_count(about, "step")
-    except (KeyError, ConfigError) as error:
+        step = read_count(about, "step", INT32_MAX)
+    except (KeyError, ValueError) as error:
         raise CheckpointError(f"{source.manifest}: {error}") from None
     for name, target in parameters(network, moments=moments).items():
         if name in mapped:

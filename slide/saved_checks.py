@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from slide.checks import shown
-from slide.config import ConfigError, NetworkConfig
+from slide.config import NetworkConfig
 from slide.families import make_hasher
 from slide.faults import first_not_finite
 from slide.index import NeuronIndex
@@ -71,21 +70,6 @@ def check_finite(where, array: np.ndarray | BFloat16View, *, negative: bool = Tr
         raise CheckpointError(f"{where}: has values that are not finite")
     if not negative and any((array[block] < 0).any() for block in blocks(array.shape)):
         raise CheckpointError(f"{where}: has negative values, and is made of squares or counts steps")
-
-
-def checked_count(about: dict, name: str) -> int:
-    """Return a number of the manifest, or raise ConfigError if it is none.
-
-    Parameters
-    ----------
-    about : dict
-        The manifest.
-    name : str
-    """
-    value = about[name]
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-        raise ConfigError(f"{name} must be a number from 0 to 2**31 - 1, got {shown(value)}")
-    return value
 
 
 def check_sizes(source, n_features: int, n_labels: int, config: NetworkConfig, *, rows: bool) -> None:

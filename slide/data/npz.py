@@ -120,9 +120,8 @@ def scan_npz(
     with ExitStack() as stack:
         with _reading(path):
             archive = stack.enter_context(zipfile.ZipFile(path))
-            X, Y = (
-                _MatrixStream(path, archive, letter, n, stack) for letter, n in (("X", n_features), ("Y", n_labels))
-            )
+            X = _MatrixStream(path, archive, "X", n_features, stack)
+            Y = _MatrixStream(path, archive, "Y", n_labels, stack)
         if X.n_rows != Y.n_rows:
             raise DataError(f"{path}: X has {X.n_rows:,} rows and Y has {Y.n_rows:,}: both need one for each point")
         for first in range(0, X.n_rows, BLOCK_ROWS):
@@ -286,8 +285,8 @@ def open_array(
             raise DataError(
                 f"{path}: {name} has shape {list(shape)} and dtype {dtype}; expected {what}, dimensions: {dimensions}"
             )
-        if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
-            values = math.prod(shape)
+        values = math.prod(shape)
+        if file.tell() + values * dtype.itemsize != member.file_size:
             raise DataError(f"{path}: {name} announces {values:,} values, but the archive holds fewer or more")
         stack.pop_all()
     return file, shape, dtype
