@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from slide.config import LSHConfig
-from slide.families import make_hasher
 from slide.kernels.parallel import resolve_threads
+from slide.lsh.families import make_hasher
 
 ROWS, DIM, TABLES = 670_091, 128, 50
 FAMILIES = {

@@ -16,13 +16,13 @@ import itertools
 import numpy as np
 import pytest
 
-from slide.buffers import Buffers
 from slide.config import LSHConfig, RehashConfig, SamplingConfig
-from slide.index import NeuronIndex
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.rows import RowTable
 from slide.kernels.tables import batch_probe
-from slide.policies import POLICIES, Query
+from slide.lsh.index import NeuronIndex
+from slide.lsh.policies import POLICIES, Query
+from slide.system.buffers import Buffers
 
 NEURONS, DIM, TABLES, SAMPLES, CANDIDATES = 670_091, 128, 50, 128, 3000
 

@@ -25,8 +25,8 @@ from shapes import (
 )
 
 from slide.config import LSHConfig
-from slide.families import make_hasher
 from slide.kernels import dense, grouping, losses, optim, sampling, search, sparse, tables
+from slide.lsh.families import make_hasher
 
 TABLES, BUCKETS = 50, 1 << 13
 NOBODY = np.zeros(BATCH + 1, np.int64), np.zeros(0, np.int32)

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from slide.blas import one_blas_thread
+from slide.system.blas import one_blas_thread
 
 SECONDS = float(os.environ.get("SLIDE_BENCH_SECONDS", "3"))
 """What a comparison may take."""

@@ -19,11 +19,12 @@ from dataclasses import replace
 import numpy as np
 from common import KS, configuration, groups, options, parse, read, record, spread, table
 
-from slide import Network, initial
+from slide import Network
 from slide.data.order import epoch_order
 from slide.kernels.dropout import drop_entries, drop_units
-from slide.layers import InputLayer
-from slide.learning_rate import lr_factor
+from slide.model import initialization
+from slide.model.layers import InputLayer
+from slide.train.learning_rate import lr_factor
 
 METRICS = tuple(f"P@{k}" for k in KS)
 
@@ -75,7 +76,7 @@ def train_dense(args, config, training, train, test, batches):
     network = Network(train.n_features, train.n_labels, config, threads=args.threads, trainable=False)
     counts = np.bincount(train.Y.indices, minlength=train.n_labels)
     network.output.set_label_frequency(counts / train.n_points, points=train.n_points)
-    initial.start(network, train)
+    initialization.start(network, train)
     dense = Dense(network, args.threads, args.device)
     reader = network.reader(train.X, train.Y, training.batch_size)
     per_epoch = -(-train.n_points // training.batch_size)

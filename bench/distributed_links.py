@@ -123,7 +123,7 @@ def calls(args):
     """Time single collectives: what a rank has goes to all (join), and each rank's part goes to it (exchange)."""
     from mpi4py import MPI
 
-    from slide.distributed.comm import Ranks
+    from slide.ranks.comm import Ranks
 
     ranks, found = Ranks(MPI.COMM_WORLD), []
     for size in CALLS:
@@ -131,8 +131,8 @@ def calls(args):
         own, counts = np.ones(each, np.uint8), np.full(ranks.size, each)
         parts = np.ones(each * ranks.size, np.uint8)
         for name, call in (
-            ("join", lambda own=own, counts=counts: ranks.join("calls", own, counts)),
-            ("exchange", lambda parts=parts, counts=counts: ranks.exchange("calls", parts, counts)),
+            ("join", lambda own=own, counts=counts: ranks.allgatherv("calls", own, counts)),
+            ("exchange", lambda parts=parts, counts=counts: ranks.alltoallv("calls", parts, counts)),
         ):
             seconds = []
             for _ in range(12):

@@ -42,7 +42,7 @@ from common import table
 from shapes import FEATURES, FEATURES_PER_POINT, LABELS_PER_POINT, UNITS, make_points
 
 from slide import HiddenConfig, Network, NetworkConfig, OutputConfig
-from slide.storage import Storage
+from slide.rows.storage import Storage
 
 NODES = (1, 2, 4, 8, 16, 32, 64)
 LABELS = (1_000_000, 10_000_000, 100_000_000)
@@ -291,7 +291,7 @@ def draw(rows, args):
     """Draw steps against machines: a panel for each mode, a line for each number of labels and link."""
     from matplotlib.figure import Figure
 
-    from slide.plots import COLOURS, STYLES
+    from slide.runs.plots import COLOURS, STYLES
 
     figure = Figure(figsize=(14, 4.5), layout="constrained")
     panels = figure.subplots(1, len(MODES))

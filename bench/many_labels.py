@@ -14,8 +14,9 @@ import psutil
 from scipy.sparse import csr_matrix
 
 from slide import HiddenConfig, Network, NetworkConfig, OptimizerConfig, OutputConfig, TrainingConfig
-from slide.footprint import BatchShape, resident
-from slide.info import peak_rss_bytes
+from slide.model.footprint import BatchShape
+from slide.system.info import peak_rss_bytes
+from slide.system.memory import resident
 
 FEATURES, FEATURES_OF_A_POINT, LABELS_OF_A_POINT = 50_000, 20, 2
 RATES = {"sgd": 1.0, "adam": 0.05, "adagrad": 0.5}

@@ -2,7 +2,7 @@
 
 Each size has a process of its own. What is measured is the growth of its resident memory, by the kernel's account to
 the page: first for the network as it is made, then with what training on a few random batches allocates besides. What
-is predicted is known before anything is allocated (`slide.footprint`).
+is predicted is known before anything is allocated (`slide.model.footprint`).
 """
 
 import argparse
@@ -16,8 +16,9 @@ from scipy.sparse import csr_matrix
 
 from slide import Network, NetworkConfig
 from slide.config import HiddenConfig
-from slide.footprint import BatchShape, resident
-from slide.hugepages.smaps import resident_bytes
+from slide.model.footprint import BatchShape
+from slide.system.memory import resident
+from slide.system.smaps import resident_bytes
 
 MEGABYTES = (10, 80, 640, 2000, 8000)
 POINTS, FEATURES, LABELS = 64, 32, 4

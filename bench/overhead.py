@@ -15,9 +15,9 @@ import numpy as np
 from shapes import BATCH, FEATURES, FEATURES_PER_POINT, LABELS, LABELS_PER_POINT, UNITS
 
 from slide import Network, NetworkConfig
-from slide.blas import one_blas_thread
 from slide.config import HiddenConfig, OutputConfig
 from slide.data import make_extreme
+from slide.system.blas import one_blas_thread
 
 SMALL, LARGE, WARM = 1_000, 300, 200
 

@@ -3,7 +3,7 @@
     python bench/recall_curves.py TRAIN [--epochs 1] [--max-batches N] [--plot FILE.png] [--json]
 
 Trains the default network, then looks up hidden vectors of random training points. Every family has the default number
-of codes and, where it reaches the frontier of `slide.tuning.tune`, the number of codes found there.
+of codes and, where it reaches the frontier of `slide.lsh.tuning.tune`, the number of codes found there.
 """
 
 import argparse
@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from slide import Network, NetworkConfig, TrainingConfig
-from slide.buffers import Buffers
 from slide.config import LSHConfig, RehashConfig, SamplingConfig
 from slide.data import load
-from slide.diagnostics import as_signal, draw, exact_top, recall
-from slide.index import NeuronIndex
-from slide.tuning import FAMILIES, POLICIES, tune
+from slide.lsh.diagnostics import as_signal, draw, exact_top, recall
+from slide.lsh.index import NeuronIndex
+from slide.lsh.tuning import FAMILIES, POLICIES, tune
+from slide.system.buffers import Buffers
 
 BUDGETS = tuple(2**i for i in range(5, 14))
 

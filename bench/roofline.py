@@ -37,13 +37,13 @@ from shapes import (
 )
 from threadpoolctl import threadpool_limits
 
-from slide.blas import one_blas_thread
 from slide.config import LSHConfig
-from slide.families import make_hasher
 from slide.kernels import dense, grouping, losses, optim, sampling, search, sparse, tables
 from slide.kernels.memory import HugeBuffer
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.roofline import read_rows, update_rows
+from slide.lsh.families import make_hasher
+from slide.system.blas import one_blas_thread
 
 READ, WHOLE, PART = 576, 1600, 512
 """Bytes of a row's header and weights, of the row with Adam's moments, and of its weights or one moment alone."""

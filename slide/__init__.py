@@ -119,13 +119,13 @@ if TYPE_CHECKING:
         TrainingConfig,
     )
     from slide.estimator import SlideClassifier
-    from slide.families import HashFamily, PythonHasher, register_family
-    from slide.info import __version__, show_config
-    from slide.mixture import Mixture
-    from slide.neighbours import Neighbours
+    from slide.lsh.families import HashFamily, PythonHasher, register_family
+    from slide.lsh.policies import Query, register_policy
     from slide.network import Network
-    from slide.policies import Query, register_policy
-    from slide.resume import Checkpoints
+    from slide.predict.mixture import Mixture
+    from slide.predict.neighbours import Neighbours
+    from slide.system.info import __version__, show_config
+    from slide.train.checkpoints import Checkpoints
 
 __all__ = [
     "Checkpoints",
@@ -166,13 +166,13 @@ _HOMES = {
         "TrainingConfig",
     ),
     "estimator": ("SlideClassifier",),
-    "families": ("HashFamily", "PythonHasher", "register_family"),
-    "info": ("__version__", "show_config"),
-    "mixture": ("Mixture",),
-    "neighbours": ("Neighbours",),
+    "lsh.families": ("HashFamily", "PythonHasher", "register_family"),
+    "lsh.policies": ("Query", "register_policy"),
     "network": ("Network",),
-    "policies": ("Query", "register_policy"),
-    "resume": ("Checkpoints",),
+    "predict.mixture": ("Mixture",),
+    "predict.neighbours": ("Neighbours",),
+    "system.info": ("__version__", "show_config"),
+    "train.checkpoints": ("Checkpoints",),
 }
 """The module that each public name is imported from when it is first asked for: SciPy takes a third of a second."""
 

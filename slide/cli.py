@@ -12,10 +12,10 @@ import signal
 import sys
 
 from slide.commands import compare, convert, evaluate, export, import_reference, info, plot, predict, train, tune
-from slide.console import logging_to_stderr
-from slide.extras import MissingExtra
+from slide.commands.console import logging_to_stderr
 from slide.hugepages.commands import main as hugepages
-from slide.info import __version__
+from slide.system.extras import MissingExtra
+from slide.system.info import __version__
 
 COMMANDS = (train, evaluate, predict, plot, compare, convert, export, info, tune, import_reference)
 

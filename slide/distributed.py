@@ -23,8 +23,8 @@ hidden layer; between rows of the grid the gradients of those rows of the output
 mpi4py (the extra ``mpi``) is imported here alone, and only when a network is made on ranks.
 """
 
-from slide.distributed.config import DistributionConfig
-from slide.distributed.network import DistributedNetwork, fit
-from slide.distributed.shares import own_rows
+from slide.config.distribution import DistributionConfig
+from slide.ranks.network import DistributedNetwork, fit
+from slide.ranks.shares import own_rows
 
 __all__ = ["DistributedNetwork", "DistributionConfig", "fit", "own_rows"]

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 
+from slide import metrics
 from slide.data.dataset import is_mapped
 from slide.data.statistics import column_counts
 
@@ -333,3 +334,14 @@ def _won(hits, topk, Y, inv_propensity, k) -> tuple[float, float]:
     best_first = np.lexsort((-weights, rows))
     rank = np.arange(Y.nnz) - Y.indptr[rows]
     return won, weights[best_first][rank < k].sum()
+
+
+def known_propensities(Y: csr_matrix) -> np.ndarray | None:
+    """Return the labels' inverse propensities, or None for data too small to estimate them.
+
+    Parameters
+    ----------
+    Y : csr_matrix, shape (n, n_labels)
+        Of the training data.
+    """
+    return metrics.propensities(Y) if Y.shape[0] >= 3 else None

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from slide import Network, OutputConfig, SlideClassifier, TrainingConfig
-from slide.access import changes, reads, runs
 from slide.config import NetworkConfig
 from slide.data import make_extreme
+from slide.system.guard import changes, reads, runs
 
 TRAIN, TEST = make_extreme(300, 120, 60, test_points=60, seed=2)
 SHORT = TrainingConfig(epochs=2, batch_size=50)
@@ -220,13 +220,13 @@ def test_networks_do_not_mind_each_other():
 
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system does not fork")
 def test_a_forked_process_forgets_readers_and_keeps_what_is_halfway(monkeypatch):
-    from slide import access
+    from slide.system import guard
 
     read, changed, mine = Thing(), Thing(), Thing()
 
     def forked():
-        access._before_fork()
-        access._after_fork_in_child()
+        guard._before_fork()
+        guard._after_fork_in_child()
         assert read.change() is None
         with pytest.raises(RuntimeError, match=r"is in change\(\)"):
             changed.read()

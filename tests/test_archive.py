@@ -10,8 +10,8 @@ import pytest
 from small_networks import N_FEATURES, N_LABELS, batch_of, full, make_points, state_of
 
 from slide import Network, NetworkConfig
-from slide.archive import pack, unpack
-from slide.saved_checks import CheckpointError
+from slide.persist.archive import pack, unpack
+from slide.persist.checks import CheckpointError
 
 
 @pytest.fixture

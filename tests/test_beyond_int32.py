@@ -16,7 +16,7 @@ from slide.kernels import dtypes, tables
 from slide.kernels.memory import HugeBuffer
 from slide.kernels.rows import RowTable
 from slide.kernels.sampling import ranked, vanilla
-from slide.storage import Storage
+from slide.rows.storage import Storage
 
 BEYOND = 1 << 31
 UNITS = 1024

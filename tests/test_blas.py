@@ -5,7 +5,7 @@ import threading
 import scipy.linalg  # noqa: F401 - loads the BLAS that is looked at
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from slide.blas import one_blas_thread
+from slide.system.blas import one_blas_thread
 
 
 def blas_threads():

@@ -5,8 +5,8 @@ import mmap
 import numpy as np
 import pytest
 
-from slide.buffers import Buffers
 from slide.kernels.memory import HUGEPAGE, HugeBuffer
+from slide.system.buffers import Buffers
 
 
 def test_memory_is_used_again_until_it_is_too_small():

@@ -7,9 +7,10 @@ import pytest
 from small_runs import train
 
 from slide import SlideClassifier
-from slide import callbacks as module
-from slide.callbacks import PARTS, Callback, Pace
-from slide.training import Epoch, Progress
+from slide.runs.pace import PARTS, Pace
+from slide.train import callbacks as module
+from slide.train.callbacks import Callback
+from slide.train.records import Epoch, Progress
 
 
 class Recorder(Callback):
@@ -121,7 +122,7 @@ def test_callbacks_are_a_list(callbacks):
 
 @pytest.mark.parametrize("callback", [Recorder, "on_batch", None])
 def test_what_is_no_callback(callback):
-    with pytest.raises(TypeError, match=r"derived from slide.callbacks.Callback, and functions .* got"):
+    with pytest.raises(TypeError, match=r"derived from slide.train.callbacks.Callback, and functions .* got"):
         train([callback])
 
 

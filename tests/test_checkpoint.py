@@ -8,11 +8,12 @@ import shutil
 import numpy as np
 import pytest
 
-from slide import Network, checkpoint
-from slide.checkpoint import MANIFEST, describe, load, save
+from slide import Network
 from slide.config import HiddenConfig, LSHConfig, NetworkConfig, OptimizerConfig, OutputConfig, TrainingConfig
 from slide.data import make_extreme
-from slide.saved_checks import CheckpointError
+from slide.persist.checks import CheckpointError
+from slide.persist.format import MANIFEST
+from slide.persist.saved_network import describe
 
 N_FEATURES, N_LABELS = 60, 40
 
@@ -111,7 +112,7 @@ def test_networks_saved_before_a_setting_was_known_load(saved):
 def test_training_goes_on_as_if_nothing_had_happened(make_network, data, tmp_path, candidates, optimizer):
     net = make_network(candidates, optimizer)
     net.save(tmp_path / "net", moments=True)
-    back = load(tmp_path / "net", threads=1)
+    back = Network.load(tmp_path / "net", threads=1)
     train(net, data)
     train(back, data)
     here, there = state_of(net), state_of(back)
@@ -137,7 +138,7 @@ def test_version_1_loads(make_network, data, tmp_path, moments):
     net.save(tmp_path / "net", moments=moments)
     assert (tmp_path / "net" / "output.codes.npy").exists() == moments
     as_version_1(tmp_path / "net")
-    back = load(tmp_path / "net", threads=1)
+    back = Network.load(tmp_path / "net", threads=1)
     assert all(np.array_equal(a, b) for a, b in zip(net.predict(data.X), back.predict(data.X), strict=True))
     assert (back.trainable, back.step) == (moments, 10 if moments else 0)
     if moments:
@@ -163,7 +164,7 @@ def test_several_layers_survive(data, tmp_path, moments):
     layers = ["hidden.0", "hidden.1", "hidden.2", "output"]
     assert {f"{layer}.{part}.npy" for layer in layers for part in ("weights", "bias")} <= names
     assert ("hidden.2.bias_v.npy" in names) == moments
-    back = load(tmp_path / "net")
+    back = Network.load(tmp_path / "net")
     assert back.config == net.config
     assert all(np.array_equal(a, b) for a, b in zip(net.predict(data.X), back.predict(data.X), strict=True))
     before, after = state_of(net), state_of(back)
@@ -181,7 +182,7 @@ def test_saving_again_replaces_the_old_network(make_network, data, tmp_path):
     net.save(path, moments=True)
     train(net, data)
     net.save(path)
-    assert np.array_equal(load(path).output.table.weights, net.output.table.weights)
+    assert np.array_equal(Network.load(path).output.table.weights, net.output.table.weights)
     assert sorted(file.name for file in path.iterdir()) == [
         "hidden.0.bias.npy",
         "hidden.0.weights.npy",
@@ -194,7 +195,7 @@ def test_saving_again_replaces_the_old_network(make_network, data, tmp_path):
 
 def test_folders_above_are_made(make_network, tmp_path):
     make_network().save(tmp_path / "a" / "b" / "net")
-    assert load(tmp_path / "a" / "b" / "net").n_labels == N_LABELS
+    assert Network.load(tmp_path / "a" / "b" / "net").n_labels == N_LABELS
 
 
 def test_describe(saved):
@@ -250,7 +251,7 @@ def test_failed_save_leaves_everything_as_it_was(make_network, data, tmp_path, m
     net = make_network()
     if exists:
         net.save(path)
-        expected = load(path).output.table.weights.copy()
+        expected = Network.load(path).output.table.weights.copy()
         train(net, data)
     written = []
     fsync = os.fsync
@@ -266,7 +267,7 @@ def test_failed_save_leaves_everything_as_it_was(make_network, data, tmp_path, m
         net.save(path)
     assert list(tmp_path.iterdir()) == ([path] if exists else [])
     if exists:
-        assert np.array_equal(load(path).output.table.weights, expected)
+        assert np.array_equal(Network.load(path).output.table.weights, expected)
 
 
 # --- Folders that are wrong
@@ -276,7 +277,7 @@ def test_failed_save_leaves_everything_as_it_was(make_network, data, tmp_path, m
 def test_folder_without_a_network(tmp_path, path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=rf"{path} is not a saved network: it has no network.json"):
-        load(tmp_path / path)
+        Network.load(tmp_path / path)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +298,7 @@ def test_folder_without_a_network(tmp_path, path):
 def test_bad_manifest(saved, content, message):
     (saved / MANIFEST).write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"network\.json: .*{message}"):
-        load(saved)
+        Network.load(saved)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +330,7 @@ def test_bad_manifest(saved, content, message):
 def test_lying_manifest(saved, changes, message):
     edit_manifest(saved, **changes)
     with pytest.raises(CheckpointError, match=message):
-        load(saved)
+        Network.load(saved)
 
 
 def damage_by_removal(file):
@@ -408,14 +409,14 @@ def test_damaged_array(saved, damage, name):
     file = saved / f"{name}.npy"
     damage(file)
     with pytest.raises(CheckpointError, match=rf"{name}\.npy: "):
-        load(saved)
+        Network.load(saved)
 
 
 def test_folder_in_place_of_an_array(saved):
     (saved / "output.bias.npy").unlink()
     (saved / "output.bias.npy").mkdir()
     with pytest.raises(CheckpointError, match=r"output\.bias\.npy: "):
-        load(saved)
+        Network.load(saved)
 
 
 def test_damage_is_found_in_moments_as_well(make_network, tmp_path):
@@ -423,21 +424,15 @@ def test_damage_is_found_in_moments_as_well(make_network, tmp_path):
     make_network().save(path, moments=True)
     damage_by_nan(path / "output.v.npy")
     with pytest.raises(CheckpointError, match=r"output\.v\.npy: has values that are not finite"):
-        load(path)
+        Network.load(path)
 
 
 def test_a_copied_folder_is_the_same_network(saved, data, tmp_path):
     shutil.copytree(saved, tmp_path / "copy")
-    assert np.array_equal(load(tmp_path / "copy").predict(data.X)[0], load(saved).predict(data.X)[0])
+    assert np.array_equal(Network.load(tmp_path / "copy").predict(data.X)[0], Network.load(saved).predict(data.X)[0])
 
 
 def test_moments_that_there_are_not(saved, tmp_path):
     with pytest.raises(ValueError, match="without the optimiser's state"):
-        load(saved).save(tmp_path / "other", moments=True)
+        Network.load(saved).save(tmp_path / "other", moments=True)
     assert not (tmp_path / "other").exists()
-
-
-def test_module_and_methods_are_the_same(make_network, tmp_path):
-    net = make_network()
-    save(net, tmp_path / "net")
-    assert checkpoint.load(tmp_path / "net").config == Network.load(tmp_path / "net").config

@@ -15,12 +15,12 @@ import psutil
 import pytest
 
 import slide
-from slide import cli, console, metrics
-from slide.commands import predict, train
+from slide import cli, metrics
+from slide.commands import console, predict, train
 from slide.config import HiddenConfig, TrainingConfig
 from slide.data import Dataset, load, make_extreme, save_npz, save_xc
-from slide.history import read_history
 from slide.network import Network
+from slide.runs.history import read_history
 
 SIZES = {"n_features": 200, "n_labels": 60}
 

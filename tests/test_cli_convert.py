@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from slide import console
+from slide.commands import console
 from slide.data import load, make_extreme, save_xc
 
 
@@ -91,7 +91,7 @@ def test_malformed_text_leaves_nothing(run, tmp_path):
 
 
 def test_progress_is_logged(run, data, monkeypatch):
-    monkeypatch.setattr("slide.console.LOG_SECONDS", 0)
+    monkeypatch.setattr("slide.runs.display.LOG_SECONDS", 0)
     result = run("convert", data / "test.txt", "folder")
     assert "200 points, 0 MB written" in result.err
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from slide import HiddenConfig, LSHConfig, Network, NetworkConfig, OutputConfig, RunConfig
+from slide.config.dicts import to_dict
 from slide.data import make_extreme, save_xc
-from slide.settings import to_dict
 
 SIZES = {"n_features": 120, "n_labels": 300}
 LSH = LSHConfig(k=4, l=5)

@@ -3,8 +3,8 @@ import json
 import pytest
 from small_runs import train, write_history
 
-from slide.comparison import compare, comparison_table, names_of
-from slide.history import HistoryFile, read_history
+from slide.runs.comparison import compare, comparison_table, names_of
+from slide.runs.history import HistoryFile, read_history
 
 
 @pytest.fixture(scope="module")

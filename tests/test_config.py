@@ -21,9 +21,8 @@ from slide.config import (
     RunConfig,
     SamplingConfig,
     TrainingConfig,
-    from_dict,
-    to_dict,
 )
+from slide.config.dicts import from_dict, to_dict
 
 CLASSES = (
     HiddenConfig,

@@ -16,10 +16,11 @@ from types import SimpleNamespace
 import pytest
 from small_runs import train
 
-from slide import console
-from slide.console import TrainingDisplay, logging_to_stderr
+from slide.commands import console
+from slide.commands.console import logging_to_stderr
 from slide.data import make_extreme, save_xc
-from slide.training import Progress
+from slide.runs.display import TrainingDisplay
+from slide.train.records import Progress
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from slide import families
-from slide.buffers import Buffers
 from slide.config import HiddenConfig, LSHConfig, NetworkConfig, OutputConfig, RehashConfig, SamplingConfig
-from slide.diagnostics import as_signal, draw, exact_top, recall, take, unreachable_buckets
-from slide.families import PythonHasher, make_hasher
-from slide.index import NeuronIndex
 from slide.kernels.rows import RowTable
+from slide.lsh import families
+from slide.lsh.diagnostics import as_signal, draw, exact_top, recall, take, unreachable_buckets
+from slide.lsh.families import PythonHasher, make_hasher
+from slide.lsh.index import NeuronIndex
 from slide.network import Network
-from slide.signals import Runs, Signal
+from slide.rows.activations import Activations, Ragged
+from slide.system.buffers import Buffers
 
 N, DIM = 400, 24
 
@@ -49,7 +49,7 @@ def built(table, lsh=None, sampling=None):
 def sparse_signal(x):
     indptr = np.append(0, np.cumsum(np.count_nonzero(x, axis=1))).astype(np.int64)
     rows, columns = np.nonzero(x)
-    return Signal(None, Runs(columns.astype(np.int32), indptr[:-1], indptr[1:]), x[rows, columns])
+    return Activations(None, Ragged(columns.astype(np.int32), indptr[:-1], indptr[1:]), x[rows, columns])
 
 
 def buckets_of(index, x):
@@ -96,7 +96,7 @@ def test_diagnosis_of_everything_found_is_the_union_of_the_buckets(table, querie
 def test_diagnosis_in_blocks_of_one_query_is_the_same(table, queries, monkeypatch):
     index = built(table)
     whole = index.diagnose(queries, budget=5).found
-    monkeypatch.setattr("slide.diagnostics.BLOCK_IDS", 1)
+    monkeypatch.setattr("slide.lsh.diagnostics.BLOCK_IDS", 1)
     blocks = index.diagnose(queries, budget=5).found
     assert dataclasses.replace(blocks, microseconds=0) == dataclasses.replace(whole, microseconds=0)
 
@@ -165,7 +165,7 @@ def test_what_is_not_known_of_a_family_is_not_claimed(table, monkeypatch):
     hasher = make_hasher(LSHConfig(k=4), DIM, N, np.random.default_rng(0))
 
     assert unreachable_buckets(SimpleNamespace(k=hasher.k, l=hasher.l, bucket_bits=hasher.bucket_bits)) is None
-    monkeypatch.setattr("slide.diagnostics.CODES_TRIED", 0)
+    monkeypatch.setattr("slide.lsh.diagnostics.CODES_TRIED", 0)
     assert unreachable_buckets(hasher) is None
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slide import RunConfig, families, policies
+from slide import RunConfig
 from slide.data import make_extreme, save_xc
+from slide.lsh import families, policies
 
 if sys.version_info >= (3, 11):
     import tomllib

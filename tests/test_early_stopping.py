@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from slide.callbacks import Callback
 from slide.config import (
     ConfigError,
     HiddenConfig,
@@ -17,7 +16,8 @@ from slide.config import (
 from slide.data import DataError, make_extreme
 from slide.data.order import epoch_order
 from slide.network import Network
-from slide.training import fit
+from slide.train.callbacks import Callback
+from slide.train.loop import fit
 
 N_FEATURES, N_LABELS = 300, 80
 FULL = HiddenConfig(32, dropout=0.0)

@@ -16,7 +16,7 @@ from scipy.special import expit
 from slide import ConfigError, HiddenConfig, Network, NetworkConfig, RunConfig, SlideClassifier, TrainingConfig
 from slide.data import DataError, make_extreme
 from slide.estimator import DataConversionWarning, NotFittedError
-from slide.saved_checks import CheckpointError
+from slide.persist.checks import CheckpointError
 
 N_LABELS = 30
 OLD = 20
@@ -512,13 +512,13 @@ def test_scores_that_do_not_fit_are_refused(single, monkeypatch):
 
 
 def test_blocks_of_scores_change_nothing(single, monkeypatch):
-    from slide import scoring
+    from slide.predict import probabilities
 
     X, y, X_test, _ = single
     classifier = small(loss="bce").fit(X, y)
     p, (labels, scores) = classifier.predict_proba(X_test), classifier.predict_topk(X_test)
-    monkeypatch.setattr(scoring, "SCORES", 100)
-    monkeypatch.setattr(scoring, "PREDICT_BLOCK", 17)
+    monkeypatch.setattr(probabilities, "SCORES", 100)
+    monkeypatch.setattr(probabilities, "PREDICT_BLOCK", 17)
     np.testing.assert_allclose(classifier.predict_proba(X_test), p, rtol=1e-4)
     np.testing.assert_array_equal(classifier.predict_topk(X_test)[0], labels)
     np.testing.assert_allclose(classifier.predict_topk(X_test)[1], scores, rtol=1e-4)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from slide import HiddenConfig, LSHConfig, Network, NetworkConfig, OutputConfig, TrainingConfig, exchange, extras
+from slide import HiddenConfig, LSHConfig, Network, NetworkConfig, OutputConfig, TrainingConfig
 from slide.data import make_extreme
-from slide.extras import MissingExtra
-from slide.saved_checks import CheckpointError
+from slide.persist.checks import CheckpointError
+from slide.system import extras
+from slide.system.extras import MissingExtra
 
 N_FEATURES, N_LABELS = 60, 400
 
@@ -75,7 +76,7 @@ def test_other_safetensors_files_are_refused(network, tmp_path):
         network.save(file)
     file.unlink()
     network.save(file)
-    tensors, about = safetensors.load_file(file), exchange.SafetensorsFile(file).about()
+    tensors, about = safetensors.load_file(file), safetensors.SafetensorsFile(file).about()
     del tensors["output.bias"]
     safetensors.save_file(tensors, file, {"slide": json.dumps(about)})
     with pytest.raises(CheckpointError, match=r"has no array 'output\.bias'"):
@@ -127,7 +128,7 @@ def test_matrix_and_vectors_give_the_logits(data, precision):
 
 def test_hidden_vectors_of_many_points_and_of_none(network, data, monkeypatch):
     whole = network.hidden_vectors(data.X)
-    monkeypatch.setattr("slide.prediction.PREDICT_BLOCK", 300)
+    monkeypatch.setattr("slide.predict.topk.PREDICT_BLOCK", 300)
     assert np.array_equal(network.hidden_vectors(data.X), whole)
     assert network.hidden_vectors(csr_matrix((0, N_FEATURES), dtype=np.float32)).shape == (0, 17)
     with pytest.raises(ValueError, match="X has 3 features, the network 60"):

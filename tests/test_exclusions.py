@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from slide.exclusions import Exclusions
+from slide.predict.masks import Exclusions
 
 BANNED = csr_matrix(np.array([[1, 0, 1, 0, 2], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]]))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from slide.config import ConfigError, LSHConfig
-from slide.families import make_dwta, make_hasher, make_simhash
+from slide.lsh.families import make_dwta, make_hasher, make_simhash
 
 
 def rng(seed=0):

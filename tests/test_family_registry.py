@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from slide import HashFamily, LSHConfig, Network, NetworkConfig, OutputConfig, PythonHasher, families
+from slide import HashFamily, LSHConfig, Network, NetworkConfig, OutputConfig, PythonHasher
 from slide.config import ConfigError
 from slide.kernels.hashing import CodeCombiner
+from slide.lsh import families
 
 EXAMPLE = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "hash_family.py"))
 BUILT_IN = ["dwta", "minhash", "simhash", "wta"]

@@ -7,14 +7,14 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from slide import HiddenConfig, Network, NetworkConfig, OptimizerConfig, OutputConfig, SlideClassifier, TrainingConfig
-from slide.checkpoint import layers_of
 from slide.config import LSHConfig, RehashConfig
 from slide.data import Dataset, make_extreme, save_npz
-from slide.faults import PATIENCE, NumericalFault, first_not_finite
-from slide.history import HistoryFile, read_history
 from slide.kernels import dtypes
 from slide.kernels.bfloat16 import narrow, widen
-from slide.resume import Checkpoints, SavedRun, names_in
+from slide.model.faults import NumericalFault, first_not_finite
+from slide.runs.history import HistoryFile, read_history
+from slide.train.checkpoints import Checkpoints, SavedRun, names_in
+from slide.train.tolerance import PATIENCE
 
 N_POINTS, N_FEATURES, N_LABELS, RARE = 240, 40, 30, 39
 """RARE is a feature that a test gives to the points that are to be at fault."""
@@ -55,7 +55,7 @@ def make(candidates="uniform", *, hidden=HiddenConfig(16, dropout=0.0), optimize
 
 def poison(network, layer, value, *, row=RARE, array="weights"):
     """Set the first weight of a row."""
-    array = layers_of(network)[layer].state()[array]
+    array = network.layers.by_name[layer].state()[array]
     if array.ndim == 1:
         array[row] = value
     else:
@@ -64,7 +64,7 @@ def poison(network, layer, value, *, row=RARE, array="weights"):
 
 def everything(network):
     return {
-        f"{name}.{key}": np.array(array) for name, layer in layers_of(network).items()
+        f"{name}.{key}": np.array(array) for name, layer in network.layers.by_name.items()
         for key, array in layer.state().items()
     }
 

@@ -9,12 +9,13 @@ import psutil
 import pytest
 from small_networks import N_FEATURES, N_LABELS, batch_of, full, make_points, sampled
 
-from slide import footprint
-from slide.buffers import Buffers
 from slide.config import NetworkConfig, OptimizerConfig, OutputConfig
-from slide.footprint import BatchShape, available, check_fit, resident
-from slide.hugepages.cgroups import MemoryLimit
+from slide.model import footprint
+from slide.model.footprint import BatchShape
 from slide.network import Network
+from slide.system.buffers import Buffers
+from slide.system.cgroups import MemoryLimit
+from slide.system.memory import available, check_fit, resident
 
 GIB = 1 << 30
 UNLIMITED = MemoryLimit(None)
@@ -112,8 +113,8 @@ def test_bytes_of_networks_that_only_predict(trainable):
 CODE = """
 import numpy as np
 from slide.config import HiddenConfig, NetworkConfig, OutputConfig
-from slide.footprint import resident
-from slide.hugepages.smaps import resident_bytes
+from slide.model.footprint import resident
+from slide.system.smaps import resident_bytes
 from slide.network import Network
 Network(100, 100)
 if resident_bytes() is not None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import record_saved
+
 import slide
 from slide import Checkpoints, Network, SlideClassifier, TrainingConfig
 from slide.data import load, verify

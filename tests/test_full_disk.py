@@ -14,9 +14,9 @@ import pytest
 
 from slide import HiddenConfig, Network, NetworkConfig, OutputConfig, RunConfig, TrainingConfig
 from slide.data import convert, load, make_extreme, save_npz
-from slide.folders import naming, write_in_place
-from slide.history import HistoryFile, read_history
-from slide.resume import Checkpoints
+from slide.files.atomic import naming, write_in_place
+from slide.runs.history import HistoryFile, read_history
+from slide.train.checkpoints import Checkpoints
 
 N_FEATURES, N_LABELS = 60, 300
 CONFIG = TrainingConfig(epochs=2, batch_size=40)
@@ -160,10 +160,10 @@ def test_training_goes_on_without_checkpoints_and_history(tmp_path, monkeypatch,
 
 def test_what_was_learnt_is_saved_elsewhere(tmp_path, monkeypatch, run):
     """The disk is full when a long run ends."""
-    from slide import checkpoint
+    from slide.persist import saved_network
 
     save_npz(tmp_path / "train.npz", DATA)
-    save, rescue = checkpoint.save, tmp_path / "elsewhere"
+    save, rescue = saved_network.save, tmp_path / "elsewhere"
     rescue.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(rescue))
 
@@ -172,7 +172,7 @@ def test_what_was_learnt_is_saved_elsewhere(tmp_path, monkeypatch, run):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         save(network, path, **options)
 
-    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(saved_network, "save", full)
     result = run("train", "train.npz", "--out", "model", "--max-batches", 3)
     (saved,) = rescue.glob("*/model")
     assert result.status == 1

@@ -19,7 +19,6 @@ from small_networks import (
     state_of,
 )
 
-from slide import output, prediction, signals
 from slide.config import (
     CANDIDATES,
     HiddenConfig,
@@ -30,8 +29,13 @@ from slide.config import (
 )
 from slide.data.batches import Batch
 from slide.kernels.dropout import drop_units
-from slide.layers import InputLayer
+from slide.lsh.index import NeuronIndex
+from slide.model import output
+from slide.model.layers import InputLayer
 from slide.network import Network
+from slide.predict import topk
+from slide.rows.activations import Ragged
+from slide.rows.pairs import Pairs
 
 
 @pytest.fixture
@@ -162,8 +166,9 @@ def spy(monkeypatch):
     def spied(source):
         def spied_source(self, *arguments):
             rows = source(self, *arguments)
-            runs = zip(rows.begin, rows.end, strict=True)
-            seen["own"][self._name] = [rows.flat[first:last].copy() for first, last in runs]
+            pairs = self if isinstance(self, Pairs) else arguments[0]
+            ends = zip(rows.begin, rows.end, strict=True)
+            seen["own"][pairs._name] = [rows.flat[first:last].copy() for first, last in ends]
             return rows
 
         return spied_source
@@ -172,8 +177,8 @@ def spy(monkeypatch):
         seen["shared"], seen["offsets"] = ids.copy(), offsets.copy()
         shared_logits(table, ids, offsets, *rest)
 
-    monkeypatch.setattr(signals.Pairs, "draw", spied(signals.Pairs.draw))
-    monkeypatch.setattr(signals.Pairs, "lay_out", spied(signals.Pairs.lay_out))
+    monkeypatch.setattr(NeuronIndex, "draw", spied(NeuronIndex.draw))
+    monkeypatch.setattr(Pairs, "lay_out", spied(Pairs.lay_out))
     monkeypatch.setattr(output, "shared_logits", spied_logits)
     return seen
 
@@ -324,7 +329,7 @@ def test_gradient_of_given_active_sets(rng, points, monkeypatch, candidates, hid
     net = Network(N_FEATURES, N_LABELS, gradient_config(candidates, hidden=hidden))
     randomise_biases(net, rng)
 
-    def draw(self, index, signal, forced, budget, iteration, threads):
+    def draw(index, pairs, inputs, forced, budget, iteration, threads):
         n = len(forced.begin)
         ids, counts = np.full((n, budget), -1, np.int32), np.zeros(n, np.int64)
         for s in range(n):
@@ -333,9 +338,9 @@ def test_gradient_of_given_active_sets(rng, points, monkeypatch, candidates, hid
             counts[s] = len(mine) + len(found)
             ids[s, : counts[s]] = np.concatenate([mine, found])
         begin = np.arange(n) * budget
-        return signals.Runs(ids.reshape(-1), begin, begin + counts)
+        return Ragged(ids.reshape(-1), begin, begin + counts)
 
-    monkeypatch.setattr(signals.Pairs, "draw", draw)
+    monkeypatch.setattr(NeuronIndex, "draw", draw)
     frequency = np.full(N_LABELS, 0.1)
     net.output.set_label_frequency(frequency)
     assert_gradients(net, points, request.getfixturevalue("spy"), frequency)
@@ -424,7 +429,7 @@ def untrained(rng):
 @pytest.mark.parametrize("block", [5, 12, 4096])
 @pytest.mark.parametrize("excluding", [False, True])
 def test_predictions_are_the_best_of_all_labels(rng, untrained, points, monkeypatch, block, excluding):
-    monkeypatch.setattr(prediction, "PREDICT_BLOCK", block)
+    monkeypatch.setattr(topk, "PREDICT_BLOCK", block)
     X = points[0]
     scores = Twin(untrained, points).scores({})
     exclude = None

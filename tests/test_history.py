@@ -1,3 +1,4 @@
+
 import json
 import logging
 import os
@@ -9,12 +10,14 @@ from types import SimpleNamespace
 import pytest
 from small_runs import train, write_history
 
-from slide import checkpoint, history
 from slide.config import RunConfig
+from slide.config.dicts import from_dict
 from slide.data import make_extreme, save_xc
-from slide.history import HistoryError, HistoryFile, read_history
-from slide.settings import from_dict
-from slide.training import Epoch, Progress
+from slide.network import Network
+from slide.persist import saved_network
+from slide.runs import history
+from slide.runs.history import HistoryError, HistoryFile, read_history
+from slide.train.records import Epoch, Progress
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +291,7 @@ def test_train_always_writes_a_history(run, data, tmp_path):
     assert (len(recorded.batches), len(recorded.epochs), recorded.end["stopped"]) == (8, 2, False)
     assert recorded.test["P@1"] == json.loads(result.out)["P@1"]
     assert str(data) not in recorded.path.read_text()
-    assert checkpoint.load(tmp_path / "slide-model").step == 0
+    assert Network.load(tmp_path / "slide-model").step == 0
 
 
 def test_the_history_of_a_network_stays_until_another_is_saved(run, data, tmp_path, monkeypatch):
@@ -297,7 +300,7 @@ def test_the_history_of_a_network_stays_until_another_is_saved(run, data, tmp_pa
     assert run(*command, 3).status == 0
     first = (folder / "history.jsonl").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", lambda *arguments, **options: 1 / 0)
+        patch.setattr(saved_network, "save", lambda *arguments, **options: 1 / 0)
         for batches in (4, 5):
             with pytest.raises(ZeroDivisionError):
                 run(*command, batches)

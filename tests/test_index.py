@@ -6,11 +6,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from slide.buffers import Buffers
 from slide.config import LSHConfig, RehashConfig, SamplingConfig
-from slide.index import NeuronIndex
 from slide.kernels.rows import RowTable
-from slide.signals import Runs, Signal
+from slide.lsh.index import NeuronIndex
+from slide.rows.activations import Activations, Ragged
+from slide.system.buffers import Buffers
 
 LSH = {
     "hadamard": LSHConfig(l=6),
@@ -136,9 +136,9 @@ def test_buckets_of_features_are_those_of_the_dense_vectors(table, lsh, rng):
     dense[:, :24] = rng.normal(size=(40, 24)) * (rng.random((40, 24)) < 0.3)
     samples, columns = np.nonzero(dense)
     end = np.searchsorted(samples, np.arange(40), side="right")
-    runs = Runs(columns.astype(np.int32), np.append(0, end[:-1]), end)
-    sparse = Signal(None, runs, dense[samples, columns])
-    assert np.array_equal(index.hash(sparse, 2), index.hash(Signal(dense, None, None), 1))
+    runs = Ragged(columns.astype(np.int32), np.append(0, end[:-1]), end)
+    sparse = Activations(None, runs, dense[samples, columns])
+    assert np.array_equal(index.hash(sparse, 2), index.hash(Activations(dense, None, None), 1))
 
 
 @pytest.mark.parametrize("lsh", LSH.values(), ids=LSH)
@@ -146,7 +146,7 @@ def test_a_neuron_finds_itself(table, lsh):
     index = make_index(table, lsh)
     index.rebuild(0, 1)
     ids, counts = np.zeros((500, 500), np.int32), np.zeros(500, np.int64)
-    queries = Signal(np.ascontiguousarray(table.weights), None, None)
+    queries = Activations(np.ascontiguousarray(table.weights), None, None)
     index.sample(queries, np.zeros(501, np.int64), np.zeros(0, np.int32), 500, 0, ids, counts, 2)
     for neuron in range(500):
         assert neuron in ids[neuron, : counts[neuron]]
@@ -157,7 +157,7 @@ def test_similar_neurons_are_found_more_often(table, rng):
     table.weights[:250] = 1 + 0.3 * rng.normal(size=(250, 24))
     index.rebuild(0, 1)
     ids, counts = np.zeros((50, 100), np.int32), np.zeros(50, np.int64)
-    queries = Signal((1 + 0.3 * rng.normal(size=(50, 24))).astype(np.float32), None, None)
+    queries = Activations((1 + 0.3 * rng.normal(size=(50, 24))).astype(np.float32), None, None)
     index.sample(queries, np.zeros(51, np.int64), np.zeros(0, np.int32), 100, 0, ids, counts, 1)
     assert (ids < 250).mean() > 0.9
 
@@ -212,7 +212,7 @@ def test_probabilities_are_those_of_the_family_and_the_policy():
     for seed in range(draws):
         index = NeuronIndex(table, lsh, RehashConfig(), SamplingConfig(), seed, Buffers())
         index.rebuild(0, 1)
-        signal = Signal(query[None].astype(np.float32), None, None)
+        signal = Activations(query[None].astype(np.float32), None, None)
         ids, counts = np.zeros((1, 300), np.int32), np.zeros(1, np.int64)
         index.sample(signal, np.zeros(2, np.int64), np.zeros(0, np.int32), 300, 0, ids, counts, 1)
         freq[ids[0, : counts[0]]] += 1 / draws

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from slide.buffers import Buffers
 from slide.config import LSHConfig, RehashConfig, SamplingConfig
-from slide.index import NeuronIndex
 from slide.kernels.rows import RowTable
-from slide.signals import Signal
+from slide.lsh.index import NeuronIndex
+from slide.rows.activations import Activations
+from slide.system.buffers import Buffers
 
 N, DIM = 700, 24
 
@@ -66,7 +66,7 @@ def test_bytes_needed(table, lsh):
 def test_sample(table, policy, fill):
     index = make_index(table, SamplingConfig(policy, min_tables=2, fill=fill), k=4, capacity=20)
     index.rebuild(1, 1)
-    queries = Signal(np.ascontiguousarray(table.weights[:9]), None, None)
+    queries = Activations(np.ascontiguousarray(table.weights[:9]), None, None)
     labels = np.arange(9, dtype=np.int32)
     out, counts = np.empty((9, 60), np.int32), np.empty(9, np.int64)
     index.sample(queries, np.arange(10, dtype=np.int64), labels, 60, 0, out, counts, 1)

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from slide import __version__, info, show_config
+from slide import __version__, show_config
+from slide.system import info
 
 
 def test_facts():

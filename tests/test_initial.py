@@ -5,9 +5,9 @@ import pytest
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from slide import initial
 from slide.config import HiddenConfig, LSHConfig, NetworkConfig, OptimizerConfig, OutputConfig, TrainingConfig
 from slide.data import make_extreme
+from slide.model import initialization
 from slide.network import Network
 
 N_FEATURES, N_LABELS = 300, 80
@@ -41,16 +41,16 @@ def test_idf_is_that_of_scikit_learn(data):
     X.data[X.indices == 7] = 0
     X.eliminate_zeros()
     expected = TfidfTransformer(smooth_idf=True).fit(X).idf_
-    np.testing.assert_allclose(initial.idf(X), expected, rtol=1e-6)
-    assert initial.idf(X).dtype == np.float32
+    np.testing.assert_allclose(initialization.idf(X), expected, rtol=1e-6)
+    assert initialization.idf(X).dtype == np.float32
     X.data[:5] = 0
     without = X.copy()
     without.eliminate_zeros()
-    assert np.array_equal(initial.idf(X), initial.idf(without))
+    assert np.array_equal(initialization.idf(X), initialization.idf(without))
 
 
 def test_idf_of_no_points():
-    assert initial.idf(csr_matrix((0, 3), dtype=np.float32)).tolist() == [1, 1, 1]
+    assert initialization.idf(csr_matrix((0, 3), dtype=np.float32)).tolist() == [1, 1, 1]
 
 
 def test_features_are_weighted_as_scikit_learn_weights_them(data):
@@ -90,20 +90,20 @@ def test_weights_are_set_once(data):
 
 
 def test_label_means_twin(data, monkeypatch):
-    monkeypatch.setattr(initial, "BLOCK", 37)
+    monkeypatch.setattr(initialization, "BLOCK", 37)
     X, Y = data[0].X, data[0].Y.toarray()
     Y[:, 5] = 0
     Y[:, 6] = 1
     net = make_network(hidden=(HiddenConfig(32), HiddenConfig(20)))
     before = net.output.table.weights.copy()
-    initial.label_means(net, X, csr_matrix(Y))
+    initialization.label_means(net, X, csr_matrix(Y))
     hidden = net.layer_inputs(X)[-1].dense[:, :20].astype(np.float64)
     expected = Y.T @ hidden / np.maximum(Y.sum(axis=0), 1)[:, None] - hidden.mean(axis=0)
     # A label of every point says nothing.
     expected[6] = 0
     lengths = np.linalg.norm(expected, axis=1, keepdims=True)
     expected *= np.divide(3, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    expected[5] = initial.UNSEEN * before[5]
+    expected[5] = initialization.UNSEEN * before[5]
     np.testing.assert_allclose(net.output.table.weights, expected, rtol=1e-3, atol=1e-4)
 
 

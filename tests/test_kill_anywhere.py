@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from slide import folders
-from slide.folders import new_folder, remove_folder, remove_unfinished
+from slide.files import atomic
+from slide.files.atomic import new_folder, remove_folder, remove_unfinished
 
 TOOL = Path(__file__).parents[1] / "tools" / "kill_anywhere.py"
 
@@ -32,7 +32,7 @@ class Killed(BaseException):
 
 def kill_at(monkeypatch, name, count):
     """Let the process end at a call of `os.replace` or `shutil.rmtree`, before it does anything."""
-    where = {"replace": (folders.os, "replace"), "rmtree": (folders.shutil, "rmtree")}[name]
+    where = {"replace": (atomic.os, "replace"), "rmtree": (atomic.shutil, "rmtree")}[name]
     calls, function = [], getattr(*where)
 
     def dying(*arguments, **options):
@@ -64,7 +64,7 @@ def test_a_folder_that_is_replaced_is_always_there(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_the_two_ways_to_replace_a_folder(tmp_path, monkeypatch, can_exchange):
     if not can_exchange:
-        monkeypatch.setattr(folders, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     path = tmp_path / "folder"
     for content in ("old", "new"):
         with new_folder(path) as folder:

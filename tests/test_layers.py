@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from slide.buffers import Buffers
 from slide.config import HiddenConfig, LSHConfig
 from slide.kernels import optim
 from slide.kernels.dropout import drop_units
 from slide.kernels.sparse import SampleGradient
-from slide.layers import FullLayer, InputLayer, SampledLayer, make_hidden
-from slide.signals import Runs, Signal
-from slide.storage import Storage
+from slide.model.layers import FullLayer, InputLayer, SampledLayer, make_hidden
+from slide.rows.activations import Activations, Ragged
+from slide.rows.storage import Storage
+from slide.system.buffers import Buffers
 
 N_FEATURES, DIM, UNITS, SAMPLES = 30, 24, 20, 4
 RULE = optim.sgd(0.5, 1)
@@ -46,10 +46,10 @@ def signal_for(kind, rng):
         dense = np.zeros((SAMPLES, N_FEATURES), np.float32)
         np.put_along_axis(dense, columns, values, axis=1)
         begin = np.arange(0, 3 * SAMPLES, 3)
-        return Signal(None, Runs(columns.ravel(), begin, begin + 3), values.ravel()), dense
+        return Activations(None, Ragged(columns.ravel(), begin, begin + 3), values.ravel()), dense
     dense = np.zeros((SAMPLES, 32), np.float32)
     dense[:, :DIM] = rng.normal(size=(SAMPLES, DIM))
-    return Signal(dense, None, None), dense[:, :DIM]
+    return Activations(dense, None, None), dense[:, :DIM]
 
 
 @pytest.fixture

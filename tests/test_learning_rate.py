@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slide.config import SCHEDULES, TrainingConfig
-from slide.learning_rate import lr_factor, warmup_batches
+from slide.train.learning_rate import lr_factor, warmup_batches
 
 
 def factors(n_batches, per_epoch=10, **fields):

@@ -48,7 +48,7 @@ def python(code, tmp_path, before="", **options):
 
 # The limit is set once everything is imported, for what a process begins with differs from machine to machine.
 LIMITED = """
-import slide.network, slide.training, psutil, resource
+import slide.network, slide.train.loop, psutil, resource
 def limit(name, more):
     used = psutil.Process().memory_info()
     used = used.vms if name == "RLIMIT_AS" else used.data

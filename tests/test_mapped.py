@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from slide import HiddenConfig, LSHConfig, Network, NetworkConfig, OutputConfig, TrainingConfig
-from slide.checkpoint import MANIFEST
 from slide.data import make_extreme
 from slide.kernels.bfloat16 import BFloat16View
 from slide.kernels.rows import RowTable
-from slide.saved_checks import CheckpointError
-from slide.storage import MappedStorage
+from slide.persist.checks import CheckpointError
+from slide.persist.format import MANIFEST
+from slide.rows.storage import MappedStorage
 
 N_FEATURES, N_LABELS = 60, 200
 SAMPLED = HiddenConfig(24, candidates="lsh", budget=8, lsh=LSHConfig(k=2, l=2))

@@ -5,8 +5,9 @@ import pytest
 from scipy.sparse import csr_matrix, random_array
 from scipy.special import expit, softmax
 
-from slide import HiddenConfig, Mixture, Neighbours, Network, NetworkConfig, OutputConfig, metrics, mixture
+from slide import HiddenConfig, Mixture, Neighbours, Network, NetworkConfig, OutputConfig, metrics
 from slide.data import DataError, make_extreme
+from slide.predict import mixture
 
 N_POINTS, N_FEATURES, N_LABELS, N = 60, 40, 45, 23
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, random_array
 
-from slide import Neighbours, neighbours
+from slide import Neighbours
 from slide.data import DataError
+from slide.predict import neighbours
 
 N_POINTS, N_FEATURES, N_LABELS = 50, 30, 12
 

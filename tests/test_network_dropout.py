@@ -6,7 +6,7 @@ from scipy.sparse import csr_matrix
 
 from slide.config import HiddenConfig, LSHConfig, NetworkConfig, OptimizerConfig, OutputConfig, TrainingConfig
 from slide.data import make_extreme
-from slide.layers import InputLayer, SampledLayer
+from slide.model.layers import InputLayer, SampledLayer
 from slide.network import Network
 
 N_FEATURES, N_LABELS = 300, 500

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from slide import Network, signals
+from slide import Network
 from slide.config import HiddenConfig, LSHConfig, NetworkConfig, OptimizerConfig, OutputConfig, TrainingConfig
 from slide.data import make_extreme
 from slide.data.batches import BatchReader
+from slide.lsh.index import NeuronIndex
 
 N_POINTS, N_FEATURES, N_LABELS, BATCH = 240, 60, 50, 8
 
@@ -47,14 +48,14 @@ def everything(net):
 @pytest.fixture
 def found(monkeypatch):
     """The ids that samples of the last batch drew from the tables."""
-    seen, draw = [], signals.Pairs.draw
+    seen, draw = [], NeuronIndex.draw
 
     def spied(self, *arguments):
         rows = draw(self, *arguments)
         seen[:] = [rows.flat[first:last].copy() for first, last in zip(rows.begin, rows.end, strict=True)]
         return rows
 
-    monkeypatch.setattr(signals.Pairs, "draw", spied)
+    monkeypatch.setattr(NeuronIndex, "draw", spied)
     return seen
 
 

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from slide.npy import read_header
+from slide.files.npy import read_header
 
 
 def header(text, version=(1, 0)):

@@ -8,7 +8,7 @@ from slide.kernels.catch_up import catch_up
 from slide.kernels.grouping import PairGroups
 from slide.kernels.optim import adam, step_groups
 from slide.kernels.rows import RowTable
-from slide.optimizer import NEVER, TOLERANCE, Optimizer, _accurate_from, _two_nodes, _window
+from slide.rows.optimizer import NEVER, TOLERANCE, Optimizer, _accurate_from, _two_nodes, _window
 
 N_ROWS, DIM = 40, 17
 

@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from slide.buffers import Buffers
 from slide.config import CANDIDATES, LSHConfig, OutputConfig
 from slide.data.batches import Batch
 from slide.kernels import optim
 from slide.kernels.sparse import SampleGradient
-from slide.output import OutputLayer
-from slide.signals import Runs, Signal
-from slide.storage import Storage
+from slide.model.output import OutputLayer
+from slide.rows.activations import Activations, Ragged
+from slide.rows.storage import Storage
+from slide.system.buffers import Buffers
 
 BASE = {"candidates": "lsh+tail", "budget": 10, "tail": 8, "loss": "softmax", "lsh": LSHConfig(k=2, l=4)}
 
@@ -40,7 +40,7 @@ def train(layer, labels=None, *, iteration=0):
     hidden[:, layer.table.dim :] = 0
     labels = labels or batch(layer.table.n_rows)
     gradient = SampleGradient(4, 32)
-    signal, rule = Signal(hidden, None, None), optim.sgd(0.1, 1)
+    signal, rule = Activations(hidden, None, None), optim.sgd(0.1, 1)
     stats = layer.forward(labels, signal, rule, iteration, 1)
     layer.step(signal, gradient, rule, 1)
     return stats
@@ -148,8 +148,8 @@ def test_a_sparse_signal_is_read_as_the_dense_one_is():
     moved = []
     dense = np.zeros((4, 96), np.float32)
     dense[:, 3] = np.arange(1, 5)
-    columns = Runs(np.full(4, 3, np.int32), np.arange(4), np.arange(1, 5))
-    for signal in (Signal(dense, columns, dense[:, 3].copy()), Signal(dense, None, None)):
+    columns = Ragged(np.full(4, 3, np.int32), np.arange(4), np.arange(1, 5))
+    for signal in (Activations(dense, columns, dense[:, 3].copy()), Activations(dense, None, None)):
         layer = output_layer(dim=96, candidates="lsh")
         before = layer.table.weights.copy()
         rule = optim.sgd(0.1, 1)

@@ -3,9 +3,10 @@ import re
 import pytest
 from small_runs import write_history
 
-from slide import extras, plots
 from slide.data import make_extreme, save_xc
-from slide.history import HistoryError, read_history
+from slide.runs import plots
+from slide.runs.history import HistoryError, read_history
+from slide.system import extras
 
 pytest.importorskip("matplotlib")
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.sparse import coo_array, csr_array, csr_matrix
 
-from slide import HiddenConfig, LSHConfig, Network, NetworkConfig, prediction
+from slide import HiddenConfig, LSHConfig, Network, NetworkConfig
 from slide.data import DataError
+from slide.predict import topk
 
 N_FEATURES, N_LABELS, N_POINTS, K = 40, 900, 30, 6
 INDEXED = ("sketch", "lsh", "lsh-votes")
@@ -81,7 +82,7 @@ def test_a_subset_for_all_points(net, points, scores, size, n):
 
 @pytest.mark.parametrize("room", [1, 50, 1 << 22])
 def test_a_subset_for_each_point(net, points, scores, monkeypatch, room):
-    monkeypatch.setattr("slide.allowed.ROOM", room)
+    monkeypatch.setattr("slide.predict.masks.ROOM", room)
     allowed = np.random.default_rng(1).random((N_POINTS, N_LABELS)) < 0.02
     allowed[3] = False
     allowed = csr_matrix(allowed)
@@ -100,8 +101,8 @@ def test_exclusions_hold_among_allowed_labels(net, points, scores, n, per_point)
 
 
 def test_blocks_of_points_keep_to_their_masks(net, points, scores, monkeypatch):
-    monkeypatch.setattr(prediction, "PREDICT_BLOCK", 7)
-    monkeypatch.setattr(prediction, "BLOCK", 3)
+    monkeypatch.setattr(topk, "PREDICT_BLOCK", 7)
+    monkeypatch.setattr(topk, "BLOCK", 3)
     rng = np.random.default_rng(3)
     exclude, allowed = random_rows(rng, 0.3), random_rows(rng, 0.5)
     may = allowed.toarray() & ~exclude.toarray()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from slide.kernels import sampling, tables
-from slide.probability import (
+from slide.lsh.probability import (
     bucket_probability,
     conditional_inclusion_probability,
     inclusion_probability,

@@ -10,7 +10,7 @@ from small_networks import batch_of
 
 from slide import ConfigError, LSHConfig, Network, RehashConfig, SamplingConfig, reference
 from slide.data import DataError, make_extreme, save_xc
-from slide.reference_weights import load_weights
+from slide.reference.weights import load_weights
 
 AMAZON = {
     "RangePow": "6,18",

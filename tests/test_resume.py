@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from slide import Network
-from slide.callbacks import Callback
 from slide.config import (
     ConfigError,
     HiddenConfig,
@@ -24,8 +23,9 @@ from slide.config import (
     TrainingConfig,
 )
 from slide.data import DataError, make_extreme, save_npz
-from slide.resume import MANIFEST, Checkpoints, SavedRun, names_in
-from slide.saved_checks import CheckpointError
+from slide.persist.checks import CheckpointError
+from slide.train.callbacks import Callback
+from slide.train.checkpoints import MANIFEST, Checkpoints, SavedRun, names_in
 
 N_FEATURES, N_LABELS = 60, 40
 TRAINING = TrainingConfig(epochs=4, batch_size=32, schedule="cosine", warmup=0.1, holdout=0.1, patience=3)
@@ -442,7 +442,7 @@ import os, signal, sys
 from slide import Network
 from slide.config import *
 from slide.data import load
-from slide.resume import Checkpoints
+from slide.train.checkpoints import Checkpoints
 
 data, checkpoints = load("data.npz", cache=False), Checkpoints("run", every=5, keep=1)
 fsync, left = os.fsync, [int(sys.argv[1])]

@@ -9,7 +9,7 @@ import pytest
 
 from slide import Network
 from slide.data import make_extreme, save_npz
-from slide.history import read_history
+from slide.runs.history import read_history
 
 KILLED = """
 import os, signal

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from slide.config import RehashConfig
-from slide.schedule import RehashSchedule
+from slide.lsh.schedule import RehashSchedule
 
 
 def never():

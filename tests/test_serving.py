@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from slide import Network, NetworkConfig, TrainingConfig, metrics, serving
+from slide import Network, NetworkConfig, TrainingConfig, metrics
 from slide.data import load, make_extreme, save_xc
+from slide.predict import profile
 
 SIZES = {"n_features": 120, "n_labels": 500}
 
@@ -33,19 +34,19 @@ def last_json(result):
 def test_overlap():
     exact = np.array([[1, 2, 3], [4, 5, -1], [-1, -1, -1]])
     found = np.array([[2, 1, 9], [4, -1, -1], [7, -1, -1]])
-    shares = serving.overlap(exact, found, [1, 2, 3])
+    shares = profile.overlap(exact, found, [1, 2, 3])
     assert shares == {"recall@1": 0.5, "recall@2": (1 + 0.5) / 2, "recall@3": (2 / 3 + 1 / 2) / 2}
-    assert np.isnan(serving.overlap(exact[2:], found[2:], [1])["recall@1"])
+    assert np.isnan(profile.overlap(exact[2:], found[2:], [1])["recall@1"])
 
 
 def test_timings_call_everything_on_the_same_points(monkeypatch):
-    monkeypatch.setattr(serving, "SINGLES", 4)
-    monkeypatch.setattr(serving, "BATCH", 6)
+    monkeypatch.setattr(profile, "SINGLES", 4)
+    monkeypatch.setattr(profile, "BATCH", 6)
     seen = {"a": [], "b": []}
     X = csr_matrix(np.arange(1.0, 11.0)[:, None])
     calls = {name: lambda x, name=name: seen[name].append(x.toarray()[:, 0].tolist()) for name in seen}
-    times = serving.timings(calls, X)
-    assert seen["a"] == seen["b"] == [[1], [1], [2], [3], [4], *[[1, 2, 3, 4, 5, 6]] * serving.REPEATS]
+    times = profile.timings(calls, X)
+    assert seen["a"] == seen["b"] == [[1], [1], [2], [3], [4], *[[1, 2, 3, 4, 5, 6]] * profile.REPEATS]
     for figures in times.values():
         assert 0 < figures["p50_ms"] <= figures["p90_ms"] <= figures["p99_ms"]
         assert figures["points_per_second"] > 0

@@ -6,16 +6,17 @@ import threading
 import numpy as np
 import pytest
 
-from slide import Network, checkpoint, shards
-from slide.checkpoint import load
+from slide import Network
 from slide.config import HiddenConfig, NetworkConfig, OptimizerConfig, OutputConfig, TrainingConfig
 from slide.data import make_extreme
-from slide.distributed.checkpoints import SharedCheckpoints
-from slide.resume import Checkpoints, SavedRun, names_in
-from slide.run_state import RunState
-from slide.saved_checks import CheckpointError
-from slide.stopping import BestEpoch
-from slide.training import History, Progress
+from slide.persist import saved_network, shards
+from slide.persist.checks import CheckpointError
+from slide.persist.format import training_arrays
+from slide.ranks.checkpoints import SharedCheckpoints
+from slide.train.checkpoints import Checkpoints, SavedRun, names_in
+from slide.train.early_stopping import BestEpoch
+from slide.train.records import History, Progress
+from slide.train.run_state import RunState
 
 N_FEATURES, N_LABELS = 60, 101
 CONFIG = NetworkConfig(
@@ -111,7 +112,7 @@ def trained(data, tmp_path_factory):
     network.fit(data.X, data.Y, callbacks=[lambda progress: progress.batch == 13], **options)
     saved = SavedRun(folder)
     # As the checkpoint has it: the run's end let all rows catch up.
-    checkpoint.restore(network, saved.path)
+    saved_network.restore(network, saved.path)
     return network, saved
 
 
@@ -154,7 +155,7 @@ def refused():
 
 
 def everything(network):
-    arrays = checkpoint.parameters(network, moments=True) | checkpoint.of_training(network)
+    arrays = network.layers.parameters(moments=True) | training_arrays(network.layers)
     return {name: np.array(array).tobytes() for name, array in arrays.items()}
 
 
@@ -164,7 +165,7 @@ def test_what_a_group_writes_is_the_whole(trained, tmp_path, size, replicas, lay
     network, saved = trained
     path = write(saved, tmp_path / "run", size, layout, replicas)
     assert path.name == "0000000013"
-    assert everything(load(path, threads=1)) == everything(network)
+    assert everything(Network.load(path, threads=1)) == everything(network)
     assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == [path.name]
 
 
@@ -172,7 +173,7 @@ def test_another_number_of_processes_goes_on(trained, tmp_path):
     network, saved = trained
     for i, (size, layout) in enumerate([(4, "contiguous"), (2, "drawn"), (3, "strided"), (4, "drawn")]):
         saved = SavedRun(write(saved, tmp_path / str(i), size, layout))
-    assert everything(load(saved.path, threads=1)) == everything(network)
+    assert everything(Network.load(saved.path, threads=1)) == everything(network)
     state = new_state()
     saved.restore(network, state)
     assert state.progress.batch == saved.batch == 13
@@ -220,7 +221,7 @@ def test_only_blocks_with_wanted_rows_are_read(trained, tmp_path, monkeypatch):
     _, saved = trained
     monkeypatch.setattr(shards, "BLOCK_BYTES", 1000)
     path = write(saved, tmp_path / "run", 2, "contiguous")
-    source = checkpoint.open_arrays(path)
+    source = saved_network.open_arrays(path)
     summed, crc32 = [], shards.zlib.crc32
     monkeypatch.setattr(shards.zlib, "crc32", lambda block: summed.append(block) or crc32(block))
     dtype = np.dtype(np.float32)
@@ -260,7 +261,7 @@ def test_damage_is_found_and_named(trained, tmp_path, harm, message):
     path = write(saved, tmp_path / "run", 3, "contiguous")
     harm(path)
     with pytest.raises(CheckpointError, match=message):
-        load(path, threads=1)
+        Network.load(path, threads=1)
 
 
 def test_shares_whose_rows_are_in_a_file_have_dimensions(trained, tmp_path):
@@ -270,7 +271,7 @@ def test_shares_whose_rows_are_in_a_file_have_dimensions(trained, tmp_path):
     assert isinstance(entries[0]["rows"], str)
     np.save(path / entries[0]["file"], np.float32(1))
     with pytest.raises(CheckpointError, match=r"output\.v.*expected "):
-        load(path, threads=1)
+        Network.load(path, threads=1)
 
 
 def edit(path, change):

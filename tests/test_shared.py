@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from slide import shared as shared_module
 from slide.config import OutputConfig
 from slide.kernels.losses import logistic_cross_entropy
-from slide.shared import SharedSample
+from slide.model import shared_candidates as shared_module
+from slide.model.shared_candidates import SharedSample
 
 N = 60
 

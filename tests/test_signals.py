@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from slide.buffers import Buffers
 from slide.config import LSHConfig, RehashConfig, SamplingConfig
-from slide.index import NeuronIndex
 from slide.kernels import optim
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient
-from slide.signals import SPARSE_BELOW, Pairs, Runs, Signal
+from slide.lsh.index import NeuronIndex
+from slide.rows.activations import SPARSE_BELOW, Activations, Ragged
+from slide.rows.pairs import Pairs
+from slide.system.buffers import Buffers
 
 N_ROWS, DIM, SAMPLES = 60, 100, 9
 
@@ -38,7 +39,7 @@ def runs_of(lists, *, gap=2):
     flat = np.full(int((lengths + gap).sum()), -1, np.int32)
     for first, ids in zip(begin, lists, strict=True):
         flat[first : first + len(ids)] = ids
-    return Runs(flat, begin, begin + lengths)
+    return Ragged(flat, begin, begin + lengths)
 
 
 def lists_of(runs):
@@ -53,7 +54,7 @@ def signal(rng):
     dense = np.zeros((SAMPLES, 112), np.float32)
     samples, places = columns.places()
     dense[samples, columns.flat[places]] = values[places]
-    return Signal(dense, columns, values)
+    return Activations(dense, columns, values)
 
 
 # --- Runs and signals
@@ -79,14 +80,14 @@ def test_features_are_read_sparse(signal):
 
 
 def test_dense_signals_are_read_dense(signal):
-    assert not Signal(signal.dense, None, None).reads_sparse
+    assert not Activations(signal.dense, None, None).reads_sparse
 
 
 @pytest.mark.parametrize(("share", "sparse"), [(0.0, True), (0.9, True), (1.0, False), (2.0, False)])
 def test_half_dense_signals_are_read_as_it_costs_less(share, sparse):
     width = 4800
     columns = runs_of([range(round(share * SPARSE_BELOW * width))] * 3)
-    assert Signal(np.zeros((3, width), np.float32), columns, None).reads_sparse == sparse
+    assert Activations(np.zeros((3, width), np.float32), columns, None).reads_sparse == sparse
 
 
 # --- Pairs
@@ -140,7 +141,7 @@ def test_sparse_and_dense_signals_give_the_same_logits_and_steps(rng, make_table
     deltas = rng.normal(size=len(rows.flat)).astype(np.float32)
     samples, places = rows.places()
     logits, tables, gradients = [], [], []
-    for given in (signal, Signal(signal.dense, None, None)):
+    for given in (signal, Activations(signal.dense, None, None)):
         table = make_table()
         pairs = Pairs("layer", table, Buffers())
         groups = pairs.group(rows, 1)

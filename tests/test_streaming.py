@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from slide import ConfigError, HiddenConfig, Network, NetworkConfig, OutputConfig, TrainingConfig
-from slide.console import TrainingDisplay, logging_to_stderr
+from slide.commands.console import logging_to_stderr
 from slide.data import DataError, load, make_extreme, save_folder
-from slide.history import HistoryFile, read_history
+from slide.runs.display import TrainingDisplay
+from slide.runs.history import HistoryFile, read_history
 
 N, FEATURES, LABELS = 700, 120, 50
 

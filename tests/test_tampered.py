@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from slide import ConfigError, LSHConfig, Network, NetworkConfig, OutputConfig, RunConfig, SlideClassifier
-from slide.archive import pack, unpack
 from slide.config import HiddenConfig, TrainingConfig
 from slide.data import DataError, load, make_extreme, save_folder, save_npz, unpacking, verify
 from slide.data.files import open_bytes, whole_lines
-from slide.labels import LabelSpace
-from slide.reference_weights import load_weights
-from slide.saved_checks import CheckpointError
+from slide.estimator.labels import LabelSpace
+from slide.persist.archive import pack, unpack
+from slide.persist.checks import CheckpointError
+from slide.reference.weights import load_weights
 
 TEXT = b"2 6 4\n0,2 1:0.5 4:-2\n 5:1e-3\n"
 
@@ -118,7 +118,7 @@ def test_arrays_that_training_could_not_have_left(folder, name, value, message):
         network = Network.load(folder, threads=1)
         network.output.set_label_frequency(np.full(15, 0.1))
         network.train_batch(network.reader(data.X, data.Y, 16).read(np.arange(16)))
-        from slide.checkpoint import write
+        from slide.persist.saved_network import write
 
         write(network, folder, moments=True)
     array = np.load(file)

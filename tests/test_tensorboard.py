@@ -1,10 +1,10 @@
 import pytest
 from small_runs import train
 
-from slide import extras
 from slide.data import make_extreme, save_xc
-from slide.extras import MissingExtra
-from slide.tensorboard import TensorBoard
+from slide.runs.tensorboard import TensorBoard
+from slide.system import extras
+from slide.system.extras import MissingExtra
 
 
 @pytest.fixture

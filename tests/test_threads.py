@@ -99,7 +99,7 @@ FIRST = """
 import sys, threading
 import scipy.linalg
 from threadpoolctl import threadpool_info, threadpool_limits
-from slide.blas import one_blas_thread
+from slide.system.blas import one_blas_thread
 
 def blas_threads():
     return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}

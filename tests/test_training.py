@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from slide import metrics, training
-from slide.callbacks import Callback
+from slide import metrics
 from slide.config import (
     MONITORS,
     HiddenConfig,
@@ -17,7 +16,10 @@ from slide.config import (
 )
 from slide.data import DataError, make_extreme
 from slide.network import Network
-from slide.training import SMOOTHING, History, fit
+from slide.train import loop
+from slide.train.callbacks import Callback
+from slide.train.loop import fit
+from slide.train.records import SMOOTHING, History
 
 N_FEATURES, N_LABELS = 300, 80
 
@@ -394,7 +396,7 @@ def test_absurd_learning_rate_is_told(data):
 
 
 def test_fit_uses_the_defaults(data, monkeypatch):
-    monkeypatch.setattr(training, "TrainingConfig", lambda: TrainingConfig(epochs=1, batch_size=500))
+    monkeypatch.setattr(loop, "TrainingConfig", lambda: TrainingConfig(epochs=1, batch_size=500))
     assert fit(make_network(), data[0].X, data[0].Y).batches == 2
 
 

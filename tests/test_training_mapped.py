@@ -6,7 +6,7 @@ import pytest
 from slide import HiddenConfig, Mixture, Neighbours, Network, NetworkConfig, OutputConfig, TrainingConfig
 from slide.data import DataError, Dataset, load, make_extreme, mapped, order, save_folder
 from slide.data import statistics as figures
-from slide.resume import Checkpoints
+from slide.train.checkpoints import Checkpoints
 
 N, FEATURES, LABELS = 2000, 150, 60
 
@@ -65,7 +65,7 @@ def test_window_follows_from_the_size(folder, monkeypatch):
 
 def test_never_reads_more_than_a_window(folder, monkeypatch):
     monkeypatch.setattr(figures, "PIECE", 500)
-    monkeypatch.setattr("slide.initial.BLOCK", 50)
+    monkeypatch.setattr("slide.model.initialization.BLOCK", 50)
     data, held = load(folder), {}
     longest = np.diff(data.X.indptr).max()
     read = mapped.MappedMatrix.read

@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from slide.buffers import Buffers
 from slide.config import ConfigError, LSHConfig, RehashConfig, SamplingConfig
-from slide.diagnostics import as_signal, draw, exact_top, recall
-from slide.index import NeuronIndex
 from slide.kernels.rows import RowTable
-from slide.tuning import Measurement, choose, frontier, tune
+from slide.lsh.diagnostics import as_signal, draw, exact_top, recall
+from slide.lsh.index import NeuronIndex
+from slide.lsh.tuning import Measurement, choose, frontier, tune
+from slide.system.buffers import Buffers
 
 N, DIM = 600, 16
 

@@ -37,11 +37,11 @@ from pathlib import Path
 
 import numpy as np
 
-from slide import checkpoint, cli
-from slide.checkpoint import layers_of
+from slide import cli
 from slide.data import make_extreme, save_npz
 from slide.network import Network
-from slide.resume import Checkpoints, SavedRun, names_in
+from slide.persist import saved_network
+from slide.train.checkpoints import Checkpoints, SavedRun, names_in
 
 SETTINGS = """
 [network]
@@ -150,7 +150,7 @@ class Run:
 
     def _watch(self):
         """Tell of every write."""
-        told, write, save = self.board.numbers, Checkpoints._write, checkpoint.save
+        told, write, save = self.board.numbers, Checkpoints._write, saved_network.save
 
         def telling(kind, function, *arguments, **options):
             start = time.perf_counter()
@@ -166,7 +166,7 @@ class Run:
             told[COMPLETE] = state.progress.batch
 
         Checkpoints._write = telling_write
-        checkpoint.save = lambda *arguments, **options: telling(2, save, *arguments, **options)
+        saved_network.save = lambda *arguments, **options: telling(2, save, *arguments, **options)
 
     def forget(self):
         """Make ready for another run, in which the network of this one is replaced."""
@@ -181,7 +181,7 @@ class Run:
 def check(path: Path) -> None:
     """Load a saved network; raise if it is damaged or has anything that is not finite."""
     network = Network.load(path, threads=1)
-    for name, layer in layers_of(network).items():
+    for name, layer in network.layers.by_name.items():
         for key, array in layer.state().items():
             if not np.isfinite(np.asarray(array)).all():
                 raise RuntimeError(f"{path}: {name}.{key} is not finite")

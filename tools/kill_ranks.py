@@ -27,8 +27,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from slide import checkpoint, resume
 from slide.data import make_extreme, save_npz
+from slide.network import Network
+from slide.persist import saved_network
+from slide.train import checkpoints
 
 CONFIG = """
 [[network.hidden]]
@@ -135,7 +137,7 @@ class Run:
 
     def weights(self):
         """Return the weights at the end."""
-        network = checkpoint.load(self._model, threads=1)
+        network = Network.load(self._model, threads=1)
         return network.copy_weights()
 
     def kill(self, ranks, rng, *, writing):
@@ -182,8 +184,8 @@ class Run:
             return f"{len(left)} ranks were left"
         for name in found:
             try:
-                checkpoint.load(self._checkpoints / name, threads=1)
-            except checkpoint.CheckpointError as error:
+                Network.load(self._checkpoints / name, threads=1)
+            except saved_network.CheckpointError as error:
                 return str(error)
         return ""
 
@@ -198,7 +200,7 @@ class Run:
         return subprocess.Popen(list(map(str, command)), **pipes)
 
     def _complete(self):
-        return resume.names_in(self._checkpoints) if self._checkpoints.is_dir() else []
+        return checkpoints.names_in(self._checkpoints) if self._checkpoints.is_dir() else []
 
     def _unfinished(self):
         return self._checkpoints.is_dir() and any(name.startswith(".") for name in os.listdir(self._checkpoints))

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 
 from slide.hugepages.counters import Counters
-from slide.hugepages.smaps import resident_bytes
+from slide.system.smaps import resident_bytes
 
 
 def main():
@@ -19,8 +19,8 @@ def main():
     # Before the first parallel loop, whose threads they then count too.
     counters = Counters(children=True)
     from slide import Network, RunConfig
+    from slide.config.dicts import from_dict
     from slide.data import load
-    from slide.settings import from_dict
 
     config = from_dict(RunConfig, job["config"])
     train, test = load(job["train"]), load(job["test"])

@@ -24,10 +24,10 @@ from common import table
 
 from slide import RunConfig
 from slide.config import HiddenConfig
+from slide.config.dicts import to_dict
 from slide.hugepages.facts import facts
 from slide.hugepages.text import size
-from slide.info import config_facts
-from slide.settings import to_dict
+from slide.system.info import config_facts
 
 HERE = Path(__file__).resolve().parent
 UNAVAILABLE = "not available here"

@@ -5,12 +5,12 @@ import time
 
 import numpy as np
 
-from slide.buffers import Buffers
 from slide.config import LSHConfig, RehashConfig, SamplingConfig
-from slide.index import NeuronIndex
 from slide.kernels import tables
 from slide.kernels.rows import RowTable
-from slide.signals import Signal
+from slide.lsh.index import NeuronIndex
+from slide.rows.activations import Activations
+from slide.system.buffers import Buffers
 
 DIM, CAPACITY, SAMPLES, ROUNDS = 128, 128, 128, 5
 POLICIES = {"vanilla": "vanilla", "threshold": "hard threshold", "topk": "top-K"}
@@ -38,7 +38,7 @@ def sampling(neurons, budgets, threads):
     """Medians in seconds a sample, by policy and budget."""
     table = _table(neurons, threads)
     rng = np.random.default_rng(0)
-    signal = Signal(np.abs(rng.standard_normal((SAMPLES, DIM))).astype(np.float32), None, None)
+    signal = Activations(np.abs(rng.standard_normal((SAMPLES, DIM))).astype(np.float32), None, None)
     nobody = np.zeros(SAMPLES + 1, np.int64), np.zeros(0, np.int32)
     indices = {policy: _index(table, threads, LSHConfig(k=9, l=50), SamplingConfig(policy)) for policy in POLICIES}
     found = {policy: {} for policy in POLICIES}

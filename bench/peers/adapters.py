@@ -114,7 +114,7 @@ class Slide(Peer):
         from dataclasses import replace
 
         import slide
-        from slide.settings import to_dict
+        from slide.config.dicts import to_dict
 
         super().__init__(threads, seed, folder, args)
         self.version = slide.__version__

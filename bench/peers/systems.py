@@ -16,7 +16,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from slide import HiddenConfig, LSHConfig, Network, NetworkConfig, OutputConfig, SamplingConfig, initial
+from slide import HiddenConfig, LSHConfig, Network, NetworkConfig, OutputConfig, SamplingConfig
+from slide.model import initialization
 
 MALLOC_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
@@ -75,7 +76,7 @@ class Slide(System):
         config = self.configured(self.config)
         self.network = Network(train.n_features, train.n_labels, config, threads=args.threads)
         self.network.output.set_label_frequency(self.frequency(), points=train.n_points)
-        initial.start(self.network, train)
+        initialization.start(self.network, train)
         self.reader = self.network.reader(train.X, train.Y, args.batch_size)
 
     def configured(self, config):

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import table
 
-from slide.blas import one_blas_thread
 from slide.kernels.rows import RowTable
 from slide.kernels.search import exact_topk
+from slide.system.blas import one_blas_thread
 
 K, BLOCK, REPEATS = 5, 128, 5
 NOBODY = np.zeros(0, np.int64), np.zeros(0, np.int32)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from slide.commands.options import add_command, add_json, add_runs
-from slide.comparison import compare, comparison_table
-from slide.console import as_json
-from slide.history import read_history
+from slide.files.fields import as_json
+from slide.runs.comparison import compare, comparison_table
+from slide.runs.history import read_history
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

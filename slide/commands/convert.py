@@ -9,9 +9,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from slide.commands.console import PiecesDisplay, log
 from slide.commands.options import ZERO_BASED, add_command, add_format, add_json
-from slide.console import PiecesDisplay, as_json, log
 from slide.data import convert, load, verify
+from slide.files.fields import as_json
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

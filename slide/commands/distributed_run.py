@@ -9,23 +9,25 @@ import argparse
 import logging
 import signal
 
-from slide import metrics, plots
+from slide import metrics
 from slide.commands import train
+from slide.commands.console import log
 from slide.commands.reference_run import read_reference, reference_data
-from slide.console import TrainingDisplay, log
 from slide.data.dataset import Dataset, is_mapped
 from slide.data.statistics import column_counts
 from slide.distributed import DistributionConfig, own_rows
-from slide.distributed.comm import Ranks, mpi
-from slide.distributed.failures import aborting, on_root
-from slide.distributed.grid import shares_for
-from slide.distributed.shares import rows_of
-from slide.extras import MissingExtra
-from slide.history import HistoryFile, read_history
-from slide.interrupts import StopSignals
 from slide.network import Network
-from slide.resume import Checkpoints, SavedRun, newest
-from slide.tensorboard import TensorBoard
+from slide.ranks.comm import Ranks, mpi
+from slide.ranks.failures import aborting, on_root
+from slide.ranks.grid import shares_for
+from slide.ranks.shares import rows_of
+from slide.runs import plots
+from slide.runs.display import TrainingDisplay
+from slide.runs.history import HistoryFile, read_history
+from slide.runs.tensorboard import TensorBoard
+from slide.system.extras import MissingExtra
+from slide.train.checkpoints import Checkpoints, SavedRun, newest
+from slide.train.interrupts import StopSignals
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +52,7 @@ def _run(args, comm):
     settings = read_reference(args)
     # The newest checkpoint for one rank is that for all.
     resume = on_root(ranks, lambda: args.resume and newest(args.resume))
-    resume = ranks.share("control", resume)
+    resume = ranks.bcast("control", resume)
     saved = None if resume is None else SavedRun(resume)
     config = train.run_config(args, settings, saved)
     shares = args.shares
@@ -94,7 +96,7 @@ def _run(args, comm):
             resume=None if saved is None else saved.path,
             own_points=True,
         )
-    signum = ranks.share("control", stop.signum)
+    signum = ranks.bcast("control", stop.signum)
     if signum is not None:
         signal_name = signal.Signals(signum).name
         if network.leads:

@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+from slide.commands.console import modes_table, quality_table
 from slide.commands.inputs import build_index, load_as, predictor_of
 from slide.commands.options import (
     add_command,
@@ -18,11 +19,11 @@ from slide.commands.options import (
     depths,
     unused_search,
 )
-from slide.console import as_json, modes_table, quality_table
-from slide.mixture import Mixture
+from slide.files.fields import as_json
+from slide.metrics import known_propensities
 from slide.network import Network
-from slide.serving import compare_with_exact
-from slide.training import known_propensities
+from slide.predict.mixture import Mixture
+from slide.predict.profile import compare_with_exact
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from slide import exchange
-from slide.checkpoint import ONE_FILE
+from slide.commands.console import log
 from slide.commands.options import add_command
-from slide.console import log
 from slide.network import Network
+from slide.persist.format import ONE_FILE
+from slide.persist.vectors import save_output_matrix
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         network.save(args.out, serving=args.serving)
         log.info("wrote %r in %s", network, args.out)
     if args.output_matrix is not None:
-        exchange.save_output_matrix(network, args.output_matrix, centred=not args.raw)
+        save_output_matrix(network.layers, args.output_matrix, centred=not args.raw)
         log.info(
             "wrote %s: %s labels, %d weights and the bias of each",
             args.output_matrix,

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from slide import reference
+from slide.commands.console import log
 from slide.commands.options import add_command, add_threads, positive
 from slide.commands.train import check_destination
-from slide.console import log
-from slide.reference_weights import load_weights
+from slide.reference.weights import load_weights
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import tomli_w
 
-from slide import checkpoint
-from slide.commands.inputs import layers_of, queries
+from slide.commands.inputs import queries
 from slide.commands.options import add_command, add_json, add_reading, add_threads, add_top
-from slide.console import as_json
-from slide.footprint import n_parameters
-from slide.info import config_facts, show_config
+from slide.files.fields import as_json
+from slide.lsh.diagnostics import diagnose
+from slide.model.footprint import n_parameters
 from slide.network import Network
-from slide.saved_checks import CheckpointError
+from slide.persist import saved_network
+from slide.persist.checks import CheckpointError
+from slide.persist.format import MANIFEST
+from slide.system.info import config_facts, show_config
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.index:
         return _info_index(args)
-    about = checkpoint.describe(args.model)
+    about = saved_network.describe(args.model)
     try:
         units = [layer["units"] for layer in about["config"]["hidden"]]
         widths = [about["n_features"], *units, about["n_labels"]]
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         }
         settings = tomli_w.dumps(about["config"])
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{args.model / checkpoint.MANIFEST} lacks {error}") from None
+        raise CheckpointError(f"{args.model / MANIFEST} lacks {error}") from None
     if args.json:
         print(as_json(about))
         return 0
@@ -89,12 +91,12 @@ def _info_index(args):
     network = Network.load(args.model, threads=args.threads)
     X, source = queries(network, args)
     reports = {}
-    for (name, layer), hidden in zip(layers_of(network).items(), network.layer_inputs(X), strict=True):
+    for (name, layer), hidden in zip(network.layers.by_name.items(), network.layer_inputs(X), strict=True):
         layer.make_index()
         if layer.index is not None:
             layer.index.rebuild(network.step, network.threads)
-            reports[name] = layer.index.diagnose(
-                hidden, budget=layer.config.budget, top=args.top, num_threads=network.threads
+            reports[name] = diagnose(
+                layer.index, hidden, budget=layer.config.budget, top=args.top, threads=network.threads
             )
     if args.json:
         print(as_json({"queries": source, "layers": {name: report.to_dict() for name, report in reports.items()}}))

@@ -7,14 +7,14 @@ import time
 import numpy as np
 from scipy.sparse import csr_matrix, random_array
 
+from slide.commands.console import log
 from slide.commands.options import DIMS, K_NEIGHBOURS, SHARE, ZERO_BASED
-from slide.console import log
 from slide.data import DataError
 from slide.data import load as load_data
 from slide.data.readers import detect_format
-from slide.mixture import Mixture
-from slide.neighbours import Neighbours
-from slide.search import index_of
+from slide.predict.indexes import index_of
+from slide.predict.mixture import Mixture
+from slide.predict.neighbours import Neighbours
 
 QUERIES = 256
 """Points on which hash tables are measured."""
@@ -110,8 +110,3 @@ def queries(network, args):
 def some(X, n, network):
     """At most n of some points, drawn at random but always the same."""
     return X[np.sort(np.random.default_rng(network.config.seed).permutation(X.shape[0])[:n])]
-
-
-def layers_of(network):
-    """All layers by name, from the features upward."""
-    return {**{layer.name: layer for layer in network.hidden}, "output": network.output}

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slide.config import RunConfig
+from slide.config.dicts import to_dict
 from slide.data.readers import FORMATS
-from slide.search import MODES
-from slide.settings import to_dict
+from slide.predict.indexes import MODES
 
 SHARE, K_NEIGHBOURS = 0.5, 50
 """Of a mixture with neighbours: their share, and how many vote."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from slide import plots
+from slide.commands.console import log
 from slide.commands.options import add_command, add_runs
-from slide.console import log
-from slide.history import read_history
+from slide.runs import plots
+from slide.runs.history import read_history
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

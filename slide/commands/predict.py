@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from slide.commands.console import log
 from slide.commands.inputs import build_index, label_ids, load_as, predictor_of, some
 from slide.commands.options import (
     add_command,
@@ -20,11 +21,11 @@ from slide.commands.options import (
     positive,
     unused_search,
 )
-from slide.console import as_json, log
 from slide.data.files import replacing
-from slide.folders import is_device, naming, write_in_place
+from slide.files.atomic import is_device, naming, write_in_place
+from slide.files.fields import as_json
 from slide.network import Network
-from slide.serving import BATCH, PERCENTILES, SINGLES, timings
+from slide.predict.profile import BATCH, PERCENTILES, SINGLES, timings
 
 PREDICT_BLOCK = 4096
 """Points predicted and written at a time."""

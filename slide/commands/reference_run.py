@@ -7,9 +7,9 @@ import argparse
 from scipy.sparse import csr_matrix
 
 from slide import reference
+from slide.commands.console import log
 from slide.commands.inputs import load
 from slide.config import ConfigError
-from slide.console import log
 from slide.data import DataError, Dataset
 from slide.reference import Reference
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from slide import checkpoint, metrics, plots
+from slide import metrics
+from slide.commands.console import log, quality_table
 from slide.commands.inputs import load, load_as
 from slide.commands.options import (
     SETTINGS,
@@ -28,19 +29,25 @@ from slide.commands.options import (
 )
 from slide.commands.reference_run import read_reference, reference_data
 from slide.config import CANDIDATES, FAULTS, SCHEDULES, UPDATES, RunConfig
-from slide.console import TrainingDisplay, as_json, log, quality_table
+from slide.config.dicts import from_dict, to_dict
 from slide.data import make_extreme
 from slide.data.statistics import column_counts
-from slide.footprint import BatchShape, arithmetic, check_fit, resident, training_needs
-from slide.history import HistoryFile, read_history
-from slide.info import peak_rss_bytes
-from slide.interrupts import StopSignals
+from slide.files.fields import as_json
 from slide.kernels.rows import PRECISIONS
+from slide.metrics import known_propensities
+from slide.model.footprint import BatchShape
 from slide.network import Network
-from slide.resume import Checkpoints, SavedRun
-from slide.settings import from_dict, to_dict
-from slide.tensorboard import TensorBoard
-from slide.training import known_propensities
+from slide.persist import saved_network
+from slide.persist.format import HISTORY, ONE_FILE
+from slide.runs import plots
+from slide.runs.display import TrainingDisplay
+from slide.runs.history import HistoryFile, read_history
+from slide.runs.tensorboard import TensorBoard
+from slide.system.info import peak_rss_bytes
+from slide.system.memory import arithmetic, check_fit, resident
+from slide.train.checkpoints import Checkpoints, SavedRun
+from slide.train.feed import training_needs
+from slide.train.interrupts import StopSignals
 
 KS = (1, 3, 5)
 """Depths at which training reports quality."""
@@ -302,7 +309,7 @@ def check_destination(path, tensorboard=None):
     """Refuse, before hours of training, a place where the network could not be saved."""
     if tensorboard is not None and tensorboard.resolve().is_relative_to(path.resolve()):
         raise ValueError(f"--tensorboard {tensorboard} is in the folder {path}, which saving replaces; choose another")
-    checkpoint.check_destination(path)
+    saved_network.check_destination(path)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(
@@ -339,9 +346,9 @@ def history_of(path: Path) -> Path:
     path : Path
         Of the network.
     """
-    if path.suffix == checkpoint.ONE_FILE:
-        return path.with_name(f"{path.name}.{checkpoint.HISTORY}")
-    return path / checkpoint.HISTORY
+    if path.suffix == ONE_FILE:
+        return path.with_name(f"{path.name}.{HISTORY}")
+    return path / HISTORY
 
 
 def beside(history, path):
@@ -349,7 +356,7 @@ def beside(history, path):
     if history.parent != path:
         return {}
     try:
-        return {checkpoint.HISTORY: history.read_bytes()}
+        return {HISTORY: history.read_bytes()}
     except OSError as error:
         log.warning("%s: %s; the network is saved without its history", history, error.strerror)
         return {}
@@ -358,11 +365,11 @@ def beside(history, path):
 def _save(network, path, beside):
     """Save what was learnt or, where that fails, save it elsewhere before saying so."""
     try:
-        checkpoint.save(network, path, beside=beside)
+        network.save(path, beside=beside)
     except OSError as error:
         rescue = Path(tempfile.mkdtemp(prefix="slide-rescue.")) / path.name
         try:
-            checkpoint.save(network, rescue, beside=beside)
+            network.save(rescue, beside=beside)
         except OSError:
             shutil.rmtree(rescue.parent, ignore_errors=True)
             raise error from None

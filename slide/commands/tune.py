@@ -7,14 +7,15 @@ from pathlib import Path
 
 import tomli_w
 
-from slide import tuning
-from slide.commands.inputs import layers_of, queries
+from slide.commands.console import log
+from slide.commands.inputs import queries
 from slide.commands.options import add_command, add_json, add_reading, add_threads, add_top
-from slide.console import as_json, log
-from slide.folders import write_in_place
-from slide.layers import InputLayer
+from slide.config.dicts import to_dict
+from slide.files.atomic import write_in_place
+from slide.files.fields import as_json
+from slide.lsh import tuning
+from slide.model.layers import InputLayer
 from slide.network import Network
-from slide.settings import to_dict
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -44,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search for a saved network's best hash tables; print what was found and how to configure it."""
     network = Network.load(args.model, threads=args.threads)
-    layers = layers_of(network)
+    layers = network.layers.by_name
     if args.layer not in layers:
         raise ValueError(f"the network has the layers {', '.join(layers)}; there is none named {args.layer!r}")
     layer = layers[args.layer]
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         top=args.top,
         recall_target=args.recall,
         time_limit=args.time,
-        num_threads=network.threads,
+        threads=network.threads,
     )
     settings = {"candidates": _with_tables(layer.config.candidates, args.layer), **result.settings()}
     section = tomli_w.dumps({"network": _tuned(network.config, args.layer, settings)})

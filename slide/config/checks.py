@@ -3,8 +3,7 @@
 import math
 import re
 
-MAX_QUOTE = 1000
-"""Characters of a value that a message has at most."""
+from slide.files.fields import shown
 
 
 class ConfigError(ValueError):
@@ -15,17 +14,6 @@ def refuse(config, name, expected):
     """Raise ConfigError: field `name` is not what is expected of it."""
     value = getattr(config, name)
     raise ConfigError(f"{type(config).__name__}.{name} must be {expected}, got {shown(value)}")
-
-
-def shown(value):
-    """Return a value as messages quote it: its beginning, if it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python converts no number of thousands of digits.
-        return "a number of thousands of digits"
-    except RecursionError:
-        return "values nested in one another"
-    return text if len(text) <= MAX_QUOTE else f"{text[:MAX_QUOTE]}..."
 
 
 def check_integer(config, name, low, high, *, optional=False):

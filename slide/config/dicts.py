@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from slide.checks import ConfigError, shown
+from slide.config.checks import ConfigError
+from slide.files.fields import shown
 
 
 def to_dict(config):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slide.checks import ConfigError, check_boolean, check_choice, check_integer, check_number
+from slide.config.checks import ConfigError, check_boolean, check_choice, check_integer, check_number
 
 PARTITIONS = ("cyclic", "contiguous")
 

@@ -1,8 +1,11 @@
 """Configuration of hash tables: the hash family, what a sample takes from its buckets, and when they are rebuilt."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from slide.checks import (
+from slide.config.checks import (
     ConfigError,
     check_choice,
     check_integer,
@@ -10,6 +13,9 @@ from slide.checks import (
     check_number,
     check_section,
 )
+
+SEARCHES: list[Callable[..., LSHConfig]] = []
+"""What ``LSHConfig.auto`` calls: `slide.lsh.tuning`, which stands above this module, adds its search here."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class LSHConfig:
     ----------
     family : str
         ``"simhash"`` (cosine similarity), ``"wta"`` (rank order), ``"dwta"`` (rank order, zeros counting as missing),
-        ``"minhash"`` (overlap of the largest coordinates), or a name given to `slide.families.register_family`.
+        ``"minhash"`` (overlap of the largest coordinates), or a name given to `slide.lsh.families.register_family`.
     k : int, optional
         Hash codes in a bucket index. By default so many that a bucket holds a few dozen neurons.
     l : int
@@ -70,23 +76,29 @@ class LSHConfig:
         check_choice(self, "insertion", ("fifo", "reservoir"))
 
     @classmethod
-    def auto(cls, weights, queries, **options):
-        """Return the tables that find the most for their time among these neurons; see `slide.tuning.tune`.
+    def auto(cls, weights, queries, **options) -> LSHConfig:
+        """Return the tables that find the most for their time among these neurons.
 
-        A layer uses them if its `candidates` are looked up in tables, such as an output's ``"lsh+tail"``.
+        `slide.lsh.tune` makes the search, and also returns the policy and the budget that go with the tables. A layer
+        uses the tables if its `candidates` are looked up in tables, such as an output's ``"lsh+tail"``.
 
         Parameters
         ----------
         weights : float32 array [n, dim]
             The neurons; or their layer.
         queries : float32 array [n, dim]
-            What the layer reads, such as hidden vectors of training points.
+            What the layer reads, such as hidden vectors of training samples.
         **options
-            Of `slide.tuning.tune`, which also returns the policy and the budget that go with the tables.
-        """
-        from slide.tuning import tune
+            Options of `slide.lsh.tune`.
 
-        return tune(weights, queries, **options).choice.lsh
+        Raises
+        ------
+        RuntimeError
+            `slide.lsh`, which makes the search, has not been imported; ``slide.LSHConfig`` imports it.
+        """
+        if not SEARCHES:
+            raise RuntimeError("LSHConfig.auto needs the search of slide.lsh: import slide.lsh first")
+        return SEARCHES[-1](weights, queries, **options)
 
 
 @dataclass(frozen=True)

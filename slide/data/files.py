@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from slide.data.dataset import DataError
 from slide.data.unpacking import UnpackedFile
-from slide.folders import NotRegular, naming, open_regular
+from slide.files.atomic import NotRegular, naming, open_regular
 
 MAGIC = {
     "gzip": b"\x1f\x8b",

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from slide.checks import shown
 from slide.data.dataset import MAX_IDS, DataError, Dataset
 from slide.data.mapped import ArrayFile, MappedMatrix, Mapping
-from slide.folders import new_folder, open_regular, write_file
+from slide.files.atomic import new_folder, open_regular, write_file
+from slide.files.fields import read_json, shown
+from slide.files.npy import read_header, write_header
 from slide.kernels import dtypes
-from slide.npy import read_header
 
 FORMAT = "slide-dataset"
 VERSION = 1
@@ -299,11 +299,10 @@ def describe(path: str | os.PathLike) -> dict:
     path = Path(path)
     manifest = path / MANIFEST
     try:
-        with open_regular(manifest) as file:
-            about = json.loads(file.read())
+        about = read_json(manifest)
     except FileNotFoundError:
         raise DataError(f"{path} is no folder that `slide convert` wrote: it has no {MANIFEST}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{manifest}: {error}; the folder is damaged, convert the data again") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise DataError(f'{manifest}: field format must be "{FORMAT}"; this is another kind of folder')
@@ -400,8 +399,7 @@ def _dtype_of(name):
 
 def _header(dtype, length):
     stream = io.BytesIO()
-    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
-    np.lib.format.write_array_header_1_0(stream, about)
+    write_header(stream, dtype, (length,))
     header = stream.getvalue()
     if len(header) != HEADER_BYTES:
         raise RuntimeError(f"NumPy's header for {length:,} numbers takes {len(header)} bytes, not {HEADER_BYTES}")

@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from slide.data.dataset import DataError, Dataset
 from slide.data.files import replacing, sniff
 from slide.data.points import PointSink
-from slide.npy import read_header
+from slide.files.npy import read_header
 
 PARTS = {"data": "fiu", "indices": "iu", "indptr": "iu", "shape": "iu"}
 """The arrays of a matrix and the kinds of dtype each may have."""

@@ -17,20 +17,18 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from slide import checkpoint, scoring
-from slide.access import reads, runs
-from slide.checks import shown
 from slide.config import ConfigError, RunConfig
+from slide.config.dicts import from_dict, to_dict
 from slide.data.dataset import DataError
-from slide.features import column_names, names_mismatch, read_features
-from slide.folders import open_regular
+from slide.estimator.features import column_names, names_mismatch, read_features
+from slide.estimator.labels import LabelSpace, Targets, read_targets
+from slide.files.fields import read_count, read_json, shown
 from slide.kernels import parallel
-from slide.labels import LabelSpace, Targets, read_targets
 from slide.network import Network
-from slide.plain import read_count
-from slide.saved_checks import CheckpointError
-from slide.settings import from_dict, to_dict
-from slide.training import History
+from slide.persist.checks import CheckpointError
+from slide.predict import probabilities
+from slide.system.guard import reads, runs
+from slide.train.records import History
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -202,7 +200,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         y : labels
             In any form that the class names.
         callbacks : list of Callback or callable, optional
-            Told how training gets on; see `slide.callbacks`.
+            Told how training gets on; see `slide.train.callbacks`.
 
         Raises
         ------
@@ -287,11 +285,11 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         X = self._features(X)
         network, labels = self._network(), self._labels
         if labels.single:
-            outputs, _ = scoring.best(network, X, 1, single=True)
+            outputs, _ = probabilities.best(network, X, 1, single=True)
             return labels.labels[outputs[:, 0]]
         self._check_threshold()
         points, named = self._seen
-        ptr, outputs = scoring.above(network, X, self.threshold, labels_per_point=named / points)
+        ptr, outputs = probabilities.above(network, X, self.threshold, labels_per_point=named / points)
         if labels.form == "collections":
             flat = labels.labels[outputs].tolist()
             return [flat[begin:end] for begin, end in itertools.pairwise(ptr)]
@@ -331,7 +329,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         X = self._features(X)
         if k < 1:
             raise ValueError(f"k must be 1 or more, got {k}")
-        outputs, scores = scoring.best(self._network(), X, min(k, len(self._labels)), single=self._labels.single)
+        outputs, scores = probabilities.best(self._network(), X, min(k, len(self._labels)), single=self._labels.single)
         return self._labels.labels[outputs], scores
 
     @reads
@@ -357,7 +355,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         MemoryError
             The array is larger than the memory available; ``predict_topk`` needs little.
         """
-        return scoring.probabilities(self._network(), self._scores(X), single=self._labels.single)
+        return probabilities.probabilities(self._network(), self._scores(X), single=self._labels.single)
 
     @reads
     def decision_function(self, X) -> np.ndarray:
@@ -381,7 +379,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         if not self._labels.single or logits.shape[1] != 2:
             return logits
         if self.network_.config.output.loss == "bce":
-            scoring.log_sigmoid(logits)
+            probabilities.log_sigmoid(logits)
         return logits[:, 1] - logits[:, 0]
 
     @reads
@@ -406,7 +404,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         X = self._features(X)
         targets = read_targets(y, DataConversionWarning)
         _check_lengths(X, targets)
-        outputs, _ = scoring.best(self._network(), X, 1, single=self._labels.single)
+        outputs, _ = probabilities.best(self._network(), X, 1, single=self._labels.single)
         hits = self._labels.indicator(targets)[np.arange(X.shape[0]), outputs[:, 0]]
         return float(np.average(np.asarray(hits, np.float64).ravel(), weights=sample_weight))
 
@@ -427,7 +425,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             The optimiser's moments are wanted of a classifier that was loaded without them.
         FileExistsError, OSError
-            As `slide.checkpoint.save` does.
+            As `slide.Network.save` does.
         """
         network = self._network()
         if moments and not network.trainable:
@@ -447,7 +445,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
             "seen": [int(count) for count in self._seen],
             "feature_names": None if names is None else names.tolist(),
         }
-        checkpoint.save(network, path, moments=moments, beside={MANIFEST: json.dumps(about).encode()})
+        network.save(path, moments=moments, beside={MANIFEST: json.dumps(about).encode()})
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, n_jobs: int | None = None) -> SlideClassifier:
@@ -465,15 +463,14 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
             The folder is not a saved classifier, or is damaged, incomplete or of another version.
         """
         manifest = Path(path) / MANIFEST
-        network = checkpoint.load(path)
+        network = Network.load(path)
         try:
-            with open_regular(manifest) as file:
-                about = json.loads(file.read())
+            about = read_json(manifest)
         except FileNotFoundError:
             raise CheckpointError(
                 f"{path} has no {MANIFEST}: it is a network without the labels' names; slide.Network.load reads it"
             ) from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{manifest}: {error}") from None
         try:
             return cls._restored(about, network, n_jobs)
@@ -587,7 +584,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
 
     def _scores(self, X):
         X = self._features(X)
-        return scoring.all_logits(self._network(), X, self._labels.order)
+        return probabilities.all_logits(self._network(), X, self._labels.order)
 
     def _threads(self):
         n_jobs = _plain(self.n_jobs)

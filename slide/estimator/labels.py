@@ -18,7 +18,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, issparse
 
 from slide.data.dataset import DataError, as_float32_csr
-from slide.features import is_frame
+from slide.estimator.features import is_frame
 from slide.kernels import dtypes
 
 COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)

@@ -1,13 +1,36 @@
-"""Plain values out of a saved JSON file, each checked before anything is done with it."""
+"""JSON files and the plain values in them, each checked before anything is done with it."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
-from slide.checks import shown
+from slide.files.atomic import open_regular
 
 MOST = 2**53
 """The largest count: what every program that reads JSON holds exactly."""
+
+
+def read_json(path: Path) -> object:
+    """Return what a JSON file says.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    OSError
+        The file cannot be read, or is no regular file; FileNotFoundError where there is none.
+    ValueError
+        It is no JSON.
+    """
+    with open_regular(path) as file:
+        try:
+            return json.loads(file.read())
+        except RecursionError:
+            raise ValueError("values nested in one another too deeply") from None
 
 
 def read_count(values: dict, name: str, most: int = MOST, *, optional: bool = False) -> int | None:
@@ -79,3 +102,37 @@ def read_figures(values: dict, name: str) -> dict[str, float]:
     if not isinstance(figures, dict):
         raise ValueError(f"{name} must be numbers by name, got {shown(figures)}")
     return {key: read_figure(figures, key) for key in figures}
+
+
+MAX_QUOTE = 1000
+"""Characters of a value that a message has at most."""
+
+
+def shown(value):
+    """Return a value as messages quote it: its beginning, if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python converts no number of thousands of digits.
+        return "a number of thousands of digits"
+    except RecursionError:
+        return "values nested in one another"
+    return text if len(text) <= MAX_QUOTE else f"{text[:MAX_QUOTE]}..."
+
+
+def as_json(report: dict) -> str:
+    """Return one line of JSON; numbers that are not finite, for which JSON has no word, become null.
+
+    Parameters
+    ----------
+    report : dict
+        Plain values and dictionaries of them.
+    """
+    return json.dumps(_finite(report), allow_nan=False)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -6,10 +6,10 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from slide.hugepages import smaps
 from slide.hugepages.counters import Counters
 from slide.hugepages.facts import HUGEPAGE
 from slide.hugepages.probe import free_reserved
+from slide.system import smaps
 
 ROW_BYTES = (64, 512, 3136)
 """A cache line; 128 weights; a row of 256 weights with both of Adam's moments."""

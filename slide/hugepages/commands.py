@@ -12,9 +12,9 @@ from slide.hugepages import plots, show
 from slide.hugepages.bench import ROW_BYTES, WORKING_SETS, bench
 from slide.hugepages.facts import facts
 from slide.hugepages.probe import probe
-from slide.hugepages.system import System
 from slide.hugepages.verdict import verdict
 from slide.hugepages.watch import run, watch
+from slide.system.proc import System
 
 MIB = 1 << 20
 

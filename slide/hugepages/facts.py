@@ -7,8 +7,8 @@ import os
 import re
 import sys
 
-from slide.hugepages.cgroups import memory_limit
-from slide.hugepages.system import System
+from slide.system.cgroups import memory_limit
+from slide.system.proc import System
 
 THP = "sys/kernel/mm/transparent_hugepage"
 HUGEPAGE = 2 << 20

@@ -5,9 +5,9 @@ from __future__ import annotations
 import resource
 import time
 
-from slide.hugepages import smaps
 from slide.hugepages.facts import HUGEPAGE
-from slide.hugepages.system import System
+from slide.system import smaps
+from slide.system.proc import System
 
 VMSTAT = ("thp_fault_alloc", "thp_fault_fallback", "thp_collapse_alloc", "compact_stall", "compact_fail")
 """System-wide counts that say why a fault was or was not answered with a hugepage."""

@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from slide.hugepages import smaps
 from slide.hugepages.counters import Counters
-from slide.hugepages.system import System
+from slide.system import smaps
+from slide.system.proc import System
 
 BUFFER_LOG = "SLIDE_BUFFER_LOG"
 """Environment variable that has the package write down where its buffers are."""

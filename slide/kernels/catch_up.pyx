@@ -21,7 +21,7 @@ cdef enum:
 
 @cython.final
 cdef class Owed:
-    """What the rows of a network owe for the steps that skipped them; see `slide.optimizer` for the arrays' meaning.
+    """What the rows of a network owe for the steps that skipped them; see `slide.rows.optimizer` for the arrays' meaning.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def add_step(double[::1] first_root, double[:, :, ::1] measures, const double[::
              double rate, double root, double decay, double root_beta2, float[:, ::1] nodes):
     """Add a step to the measures of what rows owe, one for each step that they may have been stepped at last.
 
-    ``slide.optimizer`` says what is measured and why two nodes sum it up.
+    ``slide.rows.optimizer`` says what is measured and why two nodes sum it up.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def add_step(double[::1] first_root, double[:, :, ::1] measures, const double[::
     fading, narrowing : float64 arrays [window]
         What is left of the moments m, and of the root of v, after the steps of the window.
     rate, root, decay, root_beta2 : float
-        Of the step, as in ``slide.optimizer``.
+        Of the step, as in ``slide.rows.optimizer``.
     nodes : float32 array [at most window, 8]
         Written: two nodes, (a1, b1, a2, b2) for weights, then for biases, for the newest steps of the window.
 

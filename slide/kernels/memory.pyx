@@ -156,7 +156,7 @@ cdef class HugeBuffer:
     advice : str
         ``"madvise"`` when the kernel took the advice, ``"hugetlb"`` when the pages are reserved ones, ``"off"`` when
         none were asked for, ``"refused: <reason>"`` or ``"unsupported"`` otherwise. What really became huge is in
-        `slide.buffers.Buffers.report`.
+        `slide.system.buffers.Buffers.report`.
     mapped : int
         Bytes of address space from the first on: `nbytes` rounded up to whole pages.
     interleaved : bool

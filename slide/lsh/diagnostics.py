@@ -1,7 +1,7 @@
 """How well a layer's hash tables find what the layer would compute: recall against exact search, occupancy, cost.
 
 `diagnose`, which ``NeuronIndex.diagnose`` calls, makes an `IndexDiagnosis` from a sample of queries. What it is made of
-(`exact_top`, `draw`, `recall`) serves `slide.tuning` too.
+(`exact_top`, `draw`, `recall`) serves `slide.lsh.tuning` too.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from slide.blas import one_blas_thread
 from slide.config import SamplingConfig
-from slide.families import HashFamily
-from slide.index import NeuronIndex
 from slide.kernels import dtypes, hashing, tables
 from slide.kernels.rows import RowTable
 from slide.kernels.search import exact_topk
-from slide.policies import Query, make_policy
-from slide.signals import Runs, Signal
+from slide.lsh.families import HashFamily
+from slide.lsh.index import NeuronIndex
+from slide.lsh.policies import Query, make_policy
+from slide.rows.activations import Activations, Ragged
+from slide.system.blas import one_blas_thread
 
 REPEATS = 3
 """Times a measurement of speed is taken; the fastest counts."""
@@ -159,12 +159,12 @@ def _cells(point):
 
 def diagnose(
     index: NeuronIndex,
-    queries: Signal | np.ndarray,
+    queries: Activations | np.ndarray,
     *,
     budget: int,
     budgets: Sequence[int] | None = None,
     top: int = 10,
-    num_threads: int = 1,
+    threads: int = 1,
 ) -> IndexDiagnosis:
     """Measure how an index serves some queries. The index is not changed; room for a second set of tables is needed.
 
@@ -172,7 +172,7 @@ def diagnose(
     ----------
     index : NeuronIndex
         Its tables have been built.
-    queries : Signal or float32 array [n, dim]
+    queries : Activations or float32 array [n, dim]
         What the layer reads: a few hundred hidden vectors do.
     budget : int
         Neurons a query may take: the layer's.
@@ -180,7 +180,7 @@ def diagnose(
         Others to measure; by default from an eighth of `budget` to eight times as many.
     top : int
         The exact best neurons, by inner product and bias, that are to be found.
-    num_threads : int
+    threads : int
 
     Raises
     ------
@@ -192,22 +192,22 @@ def diagnose(
     if not index.rebuilds:
         raise RuntimeError("the hash tables were not built yet; call rebuild() first")
     neurons = index.table.n_rows
-    signal = as_signal(queries, index.table)
+    inputs = as_signal(queries, index.table)
     budget = min(budget, neurons)
     if budgets is None:
         budgets = [budget * 2**i // 8 for i in range(7)]
     budgets = sorted({min(other, neurons) for other in budgets} - {0, budget})
     if min(budget, top, *budgets) < 1:
         raise ValueError(f"budgets and top must be positive, got {budget}, {budgets} and {top}")
-    exact = exact_top(index.table, signal, min(top, neurons), num_threads)
-    codes = index.hash(signal, num_threads)
+    exact = exact_top(index.table, inputs, min(top, neurons), threads)
+    codes = index.hash(inputs, threads)
 
     def retrieval(budget):
-        found = draw(index, codes, index.sampling, budget, num_threads, repeats=REPEATS)
+        found = draw(index, codes, index.sampling, budget, threads, repeats=REPEATS)
         return _retrieval(budget, recall(found, exact), found.counts, found.seconds)
 
     sizes = np.diff(index.offsets, axis=1)
-    drift, rebuild_seconds = _rebuild_aside(index, num_threads)
+    drift, rebuild_seconds = _rebuild_aside(index, threads)
     return IndexDiagnosis(
         family=index.lsh.family,
         policy=index.sampling.policy,
@@ -218,16 +218,16 @@ def diagnose(
         buckets=sizes.shape[1],
         queries=len(exact),
         top=exact.shape[1],
-        threads=num_threads,
+        threads=threads,
         chosen=retrieval(budget),
         budgets=tuple(retrieval(other) for other in budgets),
-        found=_everything(index, codes, exact, num_threads),
+        found=_everything(index, codes, exact, threads),
         occupancy=tuple(np.bincount(np.frexp(sizes.ravel())[1]).tolist()),
         empty=float(np.mean(sizes == 0)),
         dropped=index.statistics()["overflow"],
         unreachable=unreachable_buckets(index.hasher),
         drift=drift,
-        hash_microseconds=1e6 * fastest(lambda: index.hash(signal, num_threads)) / len(exact),
+        hash_microseconds=1e6 * fastest(lambda: index.hash(inputs, threads)) / len(exact),
         rebuild_ms=1e3 * rebuild_seconds,
         table_bytes=index.codes.nbytes + index.offsets.nbytes + index.ids.nbytes,
     )
@@ -254,7 +254,7 @@ def draw(
     codes: np.ndarray,
     sampling: SamplingConfig,
     budget: int,
-    num_threads: int,
+    threads: int,
     *,
     l: int | None = None,  # noqa: E741
     repeats: int = 1,
@@ -269,7 +269,7 @@ def draw(
     sampling : SamplingConfig
         The policy, which need not be the index's own.
     budget : int
-    num_threads : int
+    threads : int
     l : int, optional
         Use only so many of the tables.
     repeats : int
@@ -290,7 +290,7 @@ def draw(
         0,
         ids,
         counts,
-        num_threads,
+        threads,
     )
     policy = make_policy(sampling)
     seconds = fastest(lambda: policy(query, sampling), repeats)
@@ -314,37 +314,37 @@ def _hits(ids, exact):
     return np.stack([(ids == column[:, None]).any(axis=1) for column in exact.T], axis=1)
 
 
-def exact_top(table: RowTable, signal: Signal, k: int, num_threads: int) -> np.ndarray:
+def exact_top(table: RowTable, inputs: Activations, k: int, threads: int) -> np.ndarray:
     """Return the `k` neurons of the highest logits for every query, an int32 array [queries, k], best first.
 
     Parameters
     ----------
     table : RowTable
-    signal : Signal
+    inputs : Activations
     k : int
         At most the number of neurons.
-    num_threads : int
+    threads : int
     """
-    if signal.dense is None:
-        columns = signal.columns
+    if inputs.dense is None:
+        columns = inputs.columns
         indptr = np.append(columns.begin, columns.end[-1:])
-        features = csr_matrix((signal.values, columns.flat, indptr), shape=(len(columns.begin), table.dim))
+        features = csr_matrix((inputs.values, columns.flat, indptr), shape=(len(columns.begin), table.dim))
         logits = features @ np.asarray(table.weights).T + table.bias
         return np.argsort(-logits, axis=1, kind="stable")[:, :k].astype(dtypes.INDEX)
-    n = len(signal.dense)
+    n = len(inputs.dense)
     ids, scores = np.empty((n, k), dtypes.INDEX), np.empty((n, k), dtypes.VALUE)
     nobody = np.zeros(0, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
     with one_blas_thread():
-        exact_topk(table, signal.dense, *nobody, ids, scores, num_threads)
+        exact_topk(table, inputs.dense, *nobody, ids, scores, threads)
     return ids
 
 
-def as_signal(queries: Signal | np.ndarray, table: RowTable) -> Signal:
+def as_signal(queries: Activations | np.ndarray, table: RowTable) -> Activations:
     """Return queries as a layer reads them.
 
     Parameters
     ----------
-    queries : Signal or float32 array [n, dim]
+    queries : Activations or float32 array [n, dim]
     table : RowTable
         The layer's.
 
@@ -353,9 +353,9 @@ def as_signal(queries: Signal | np.ndarray, table: RowTable) -> Signal:
     ValueError
         There are none, or they are of another dimension.
     """
-    if isinstance(queries, Signal):
+    if isinstance(queries, Activations):
         n = len(queries.columns.begin) if queries.dense is None else len(queries.dense)
-        signal = queries
+        inputs = queries
     else:
         queries = np.asarray(queries, dtypes.VALUE)
         if queries.ndim != 2 or queries.shape[1] not in (table.dim, table.padded_dim):
@@ -363,28 +363,28 @@ def as_signal(queries: Signal | np.ndarray, table: RowTable) -> Signal:
         n = len(queries)
         padded = np.zeros((n, table.padded_dim), dtypes.VALUE)
         padded[:, : table.dim] = queries[:, : table.dim]
-        signal = Signal(padded, None, None)
+        inputs = Activations(padded, None, None)
     if not n:
         raise ValueError("there are no queries to measure with")
-    return signal
+    return inputs
 
 
-def take(signal: Signal, rows: np.ndarray) -> Signal:
-    """Return some of a signal's samples.
+def take(inputs: Activations, rows: np.ndarray) -> Activations:
+    """Return some of a inputs's samples.
 
     Parameters
     ----------
-    signal : Signal
+    inputs : Activations
     rows : int array
     """
-    if signal.dense is not None:
-        return Signal(np.ascontiguousarray(signal.dense[rows]), None, None)
-    columns = signal.columns
-    some = Runs(columns.flat, columns.begin[rows], columns.end[rows])
+    if inputs.dense is not None:
+        return Activations(np.ascontiguousarray(inputs.dense[rows]), None, None)
+    columns = inputs.columns
+    some = Ragged(columns.flat, columns.begin[rows], columns.end[rows])
     _, places = some.places()
     ends = np.cumsum(some.lengths)
-    runs = Runs(columns.flat[places], ends - some.lengths, ends)
-    return Signal(None, runs, signal.values[places])
+    runs = Ragged(columns.flat[places], ends - some.lengths, ends)
+    return Activations(None, runs, inputs.values[places])
 
 
 def fastest(function: Callable[[], object], repeats: int = REPEATS) -> float:
@@ -430,7 +430,7 @@ def _retrieval(budget, share, counts, seconds):
     return Retrieval(budget, share, float(counts.mean()), float(p5), float(p95), 1e6 * seconds / len(counts))
 
 
-def _everything(index, codes, exact, num_threads):
+def _everything(index, codes, exact, threads):
     """What the queries' buckets hold in all tables."""
     rows = np.arange(index.hasher.l)[:, None]
     most = int((index.offsets[rows, codes + 1] - index.offsets[rows, codes]).sum(axis=0).max())
@@ -440,23 +440,23 @@ def _everything(index, codes, exact, num_threads):
     counts, hits, seconds = [], [], 0.0
     for first in range(0, len(exact), size):
         block = np.ascontiguousarray(codes[:, first : first + size])
-        found = draw(index, block, every, budget, num_threads)
+        found = draw(index, block, every, budget, threads)
         counts.append(found.counts)
         hits.append(_hits(found.ids, exact[first : first + size]))
         seconds += found.seconds
     return _retrieval(None, float(np.concatenate(hits).mean()), np.concatenate(counts), seconds)
 
 
-def _rebuild_aside(index, num_threads):
+def _rebuild_aside(index, threads):
     """Build the tables of today's weights elsewhere; return the share of changed bucket indices and the seconds."""
     codes, offsets, ids = (np.empty_like(array) for array in (index.codes, index.offsets, index.ids))
     start = time.perf_counter()
-    index.hash_rows(codes, num_threads)
+    index.hash_rows(codes, threads)
     tables.build(
         codes,
         offsets,
         ids,
-        num_threads,
+        threads,
         capacity=index.lsh.capacity or 0,
         reservoir=index.lsh.insertion == "reservoir",
         seed=index.seed,

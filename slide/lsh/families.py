@@ -65,7 +65,7 @@ class HashFamily(Protocol):
     radix: int
     bucket_bits: int
 
-    def hash(self, x: np.ndarray, out: np.ndarray, num_threads: int, rows: np.ndarray | None = None) -> None:
+    def hash(self, x: np.ndarray, out: np.ndarray, threads: int, rows: np.ndarray | None = None) -> None:
         """Hash rows of `x` into bucket indices.
 
         Parameters
@@ -74,7 +74,7 @@ class HashFamily(Protocol):
             Unit stride along a row; the first `dim` columns are hashed.
         out : uint32 array [l, >= n]
             ``out[t, i]`` becomes row i's bucket in table t.
-        num_threads : int
+        threads : int
         rows : int32 array, optional
             Hash these rows alone; the others' columns of `out` stay as they are.
 
@@ -85,7 +85,7 @@ class HashFamily(Protocol):
         """
 
     def hash_sparse(
-        self, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, out: np.ndarray, num_threads: int
+        self, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, out: np.ndarray, threads: int
     ) -> None:
         """Hash sparse rows, as ``hash`` does the same rows in a dense array.
 
@@ -96,7 +96,7 @@ class HashFamily(Protocol):
         values : float32 array
             CSR form.
         out : uint32 array [l, >= n]
-        num_threads : int
+        threads : int
 
         Raises
         ------
@@ -248,7 +248,7 @@ class PythonHasher(ABC):
         """See `HashFamily.collision_probability`; raises NotImplementedError unless a family gives its formula."""
         raise NotImplementedError(f"{type(self).__name__} gives no collision probability")
 
-    def hash(self, x: np.ndarray, out: np.ndarray, num_threads: int, rows: np.ndarray | None = None) -> None:
+    def hash(self, x: np.ndarray, out: np.ndarray, threads: int, rows: np.ndarray | None = None) -> None:
         """See `HashFamily.hash`. Runs on the calling thread, and in ``codes`` on those that NumPy takes."""
         if x.ndim != 2 or x.shape[1] < self.dim:
             raise ValueError(f"x must have at least {self.dim} columns, got shape {x.shape}")
@@ -260,7 +260,7 @@ class PythonHasher(ABC):
             out[:, places] = self._buckets(x[places, : self.dim])
 
     def hash_sparse(
-        self, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, out: np.ndarray, num_threads: int
+        self, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, out: np.ndarray, threads: int
     ) -> None:
         """See `HashFamily.hash_sparse`: ``codes`` is given the rows as dense arrays, a block at a time."""
         n = len(indptr) - 1

@@ -6,23 +6,20 @@ Owns the hash functions, the tables and the schedule by which the tables follow 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slide.buffers import Buffers
 from slide.config import LSHConfig, RehashConfig, SamplingConfig
-from slide.families import make_hasher
+from slide.files.fields import read_count, read_figure
 from slide.kernels import dtypes, tables
 from slide.kernels.bfloat16 import blocks
 from slide.kernels.rows import RowTable
-from slide.plain import read_count, read_figure
-from slide.policies import Query, make_policy
-from slide.schedule import RehashSchedule
-
-if TYPE_CHECKING:
-    from slide.diagnostics import IndexDiagnosis
+from slide.lsh.families import make_hasher
+from slide.lsh.policies import Query, make_policy
+from slide.lsh.schedule import RehashSchedule
+from slide.rows.activations import Activations, Ragged
+from slide.rows.pairs import Pairs
+from slide.system.buffers import Buffers
 
 DRIFT_SAMPLE = 1024
 """Neurons whose bucket indices are looked at to measure drift."""
@@ -105,7 +102,7 @@ class NeuronIndex:
         n_buckets = 1 << bucket_bits
         return lsh.l * (n + tables.room(n, n_buckets, lsh.capacity or 0) + n_buckets + 1) * 4
 
-    def rebuild(self, step: int, num_threads: int) -> None:
+    def rebuild(self, step: int, threads: int) -> None:
         """Bring the tables up to date with the weights.
 
         Only rows updated since the last time are hashed anew and moved, unless most were. A bucket with a capacity
@@ -115,7 +112,7 @@ class NeuronIndex:
         ----------
         step : int
             Optimiser steps taken so far.
-        num_threads : int
+        threads : int
         """
         start = time.perf_counter()
         if self.schedule.wants_new_functions:
@@ -128,62 +125,62 @@ class NeuronIndex:
                 rows = np.flatnonzero(changed).astype(dtypes.INDEX)
         moves = rows is not None and not self.lsh.capacity
         old = np.take(self.codes, rows, axis=1) if moves else None
-        self.hash_rows(self.codes, num_threads, rows)
+        self.hash_rows(self.codes, threads, rows)
         if moves:
-            tables.update(rows, old, self.codes, self.offsets, self.ids, num_threads)
+            tables.update(rows, old, self.codes, self.offsets, self.ids, threads)
         else:
-            self._build(num_threads)
+            self._build(threads)
         self._built_at = step
         self.schedule.built(step)
         self.rebuild_seconds += time.perf_counter() - start
 
-    def _build(self, num_threads):
+    def _build(self, threads):
         """Build the tables from the codes."""
         tables.build(
             self.codes,
             self.offsets,
             self.ids,
-            num_threads,
+            threads,
             capacity=self.lsh.capacity or 0,
             reservoir=self.lsh.insertion == "reservoir",
             seed=self.seed,
             dropped=self._dropped,
         )
 
-    def position(self) -> dict:
+    def state(self) -> dict:
         """Return what, with the codes, determines the tables and when and how they are built again: plain values.
 
         The tables are a function of the codes, and the hash functions of the seed and the `generation`.
         """
         facts = {"generation": self._generation, "built_at": self._built_at, "seconds": self.rebuild_seconds}
-        return {**self.schedule.position(), **facts}
+        return {**self.schedule.state(), **facts}
 
-    def restore(self, position: dict, codes: np.ndarray | None, num_threads: int) -> None:
+    def restore(self, state: dict, codes: np.ndarray | None, threads: int) -> None:
         """Go on from where another index of this configuration, over the same rows, stood.
 
         Parameters
         ----------
-        position : dict
-            What ``position`` returned.
+        state : dict
+            What ``state`` returned.
         codes : uint32 array [l, n] or None
             None if no tables had been built.
-        num_threads : int
+        threads : int
 
         Raises
         ------
         KeyError, TypeError
-            The position lacks something.
+            The state lacks something.
         ValueError
             It has something that is not a number, or a code is out of range.
         """
-        rebuilds, next_ = read_count(position, "rebuilds"), read_count(position, "next", MOST_NEXT)
-        built_at, seconds = read_count(position, "built_at", optional=True), read_figure(position, "seconds")
-        self._draw_functions(read_count(position, "generation"))
-        self.schedule.go_to(rebuilds, next_)
+        rebuilds, next_ = read_count(state, "rebuilds"), read_count(state, "next", MOST_NEXT)
+        built_at, seconds = read_count(state, "built_at", optional=True), read_figure(state, "seconds")
+        self._draw_functions(read_count(state, "generation"))
+        self.schedule.restore(rebuilds, next_)
         self._built_at, self.rebuild_seconds = built_at, seconds
         if codes is not None:
             self.codes[:] = codes
-            self._build(num_threads)
+            self._build(threads)
 
     def reset(self) -> None:
         """Forget the tables, as if none had been built: the weights were set anew."""
@@ -195,81 +192,105 @@ class NeuronIndex:
         """Take note that weights have changed other than by steps: the next rebuild hashes every neuron."""
         self._built_at = None
 
-    def rebuild_if_due(self, step: int, num_threads: int) -> None:
+    def rebuild_if_due(self, step: int, threads: int) -> None:
         """Call ``rebuild`` if the schedule says so after `step` steps."""
-        if self.schedule.due(step, lambda: self.drift(num_threads)):
-            self.rebuild(step, num_threads)
+        if self.schedule.due(step, lambda: self.drift(threads)):
+            self.rebuild(step, threads)
 
-    def drift(self, num_threads: int) -> float:
+    def drift(self, threads: int) -> float:
         """Return the share of bucket indices that the weights of today would change, on a sample of neurons.
 
         Parameters
         ----------
-        num_threads : int
+        threads : int
         """
         start = time.perf_counter()
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, self.rebuilds], dtype=np.uint64)))
         rows = rng.integers(0, self.table.n_rows, DRIFT_SAMPLE)
         now = np.empty((self.hasher.l, DRIFT_SAMPLE), dtypes.CODE)
-        self.hasher.hash(self.table.weights[rows], now, num_threads)
+        self.hasher.hash(self.table.weights[rows], now, threads)
         share = float(np.mean(now != self.codes[:, rows]))
         self.rebuild_seconds += time.perf_counter() - start
         return share
 
-    def hash_rows(self, out: np.ndarray, num_threads: int, rows: np.ndarray | None = None) -> None:
+    def hash_rows(self, out: np.ndarray, threads: int, rows: np.ndarray | None = None) -> None:
         """Hash the neurons' weights of today.
 
         Parameters
         ----------
         out : uint32 array [l, n]
             Written: every neuron's bucket in every table.
-        num_threads : int
+        threads : int
         rows : int32 array, optional
             Hash these neurons alone; the others' columns of `out` stay as they are.
         """
         weights = self.table.weights
         if isinstance(weights, np.ndarray):
-            self.hasher.hash(weights, out, num_threads, rows)
+            self.hasher.hash(weights, out, threads, rows)
             return
         for block in blocks((self.table.n_rows if rows is None else len(rows), self.table.dim)):
             places = block if rows is None else rows[block]
             codes = np.empty((self.hasher.l, block.stop - block.start), dtypes.CODE)
-            self.hasher.hash(weights[places], codes, num_threads)
+            self.hasher.hash(weights[places], codes, threads)
             out[:, places] = codes
 
-    def hash(self, signal, num_threads: int) -> np.ndarray:
+    def hash(self, inputs: Activations, threads: int) -> np.ndarray:
         """Return the buckets of every sample, a uint32 array [l, samples].
 
         Parameters
         ----------
-        signal : Signal
-        num_threads : int
+        inputs : Activations
+        threads : int
         """
-        if signal.dense is not None:
-            codes = np.empty((self.hasher.l, len(signal.dense)), dtypes.CODE)
-            self.hasher.hash(signal.dense, codes, num_threads)
+        if inputs.dense is not None:
+            codes = np.empty((self.hasher.l, len(inputs.dense)), dtypes.CODE)
+            self.hasher.hash(inputs.dense, codes, threads)
         else:
-            columns = signal.columns
+            columns = inputs.columns
             codes = np.empty((self.hasher.l, len(columns.begin)), dtypes.CODE)
-            self.hasher.hash_sparse(columns.indptr, columns.flat, signal.values, codes, num_threads)
+            self.hasher.hash_sparse(columns.indptr, columns.flat, inputs.values, codes, threads)
         return codes
+
+    def draw(self, pairs: Pairs, inputs: Activations, forced: Ragged, budget: int, iteration: int, threads: int) -> Ragged:
+        """Draw every sample's active rows from the tables, into the memory of a layer's pairs.
+
+        Parameters
+        ----------
+        pairs : Pairs
+        inputs : Activations
+            The samples.
+        forced : Ragged
+            Rows that are active in any case, from the first sample's first on without gaps.
+        budget : int
+            Number of rows per sample; forced rows count.
+        iteration : int
+            Keys the draws.
+        threads : int
+        """
+        n, budget = len(forced.begin), min(budget, self.table.n_rows)
+        capacity = max(budget, int(forced.lengths.max(initial=0)))
+        ids = pairs.room("candidates", n, capacity)
+        begin = np.arange(n, dtype=dtypes.OFFSET) * capacity
+        counts = np.zeros(n, dtypes.OFFSET)
+        self.sample(inputs, forced.indptr, forced.flat, budget, iteration, ids, counts, threads)
+        return Ragged(ids.reshape(-1), begin, begin + counts)
 
     def sample(
         self,
-        signal,
+        inputs: Activations,
         forced_ptr: np.ndarray,
         forced_ids: np.ndarray,
         budget: int,
         iteration: int,
         out_ids: np.ndarray,
         out_counts: np.ndarray,
-        num_threads: int,
+        threads: int,
     ) -> None:
-        """Draw each sample's active set from the tables by the configured policy; see `slide.policies`.
+        """Draw each sample's active set from the tables by the configured policy; see `slide.lsh.policies`.
 
         Parameters
         ----------
-        signal : Signal
+        inputs : Activations
             The queries.
         forced_ptr, forced_ids : int64, int32 arrays
             Each sample's forced ids, in CSR form.
@@ -280,10 +301,10 @@ class NeuronIndex:
             Written.
         out_counts : int64 array [samples]
             Written.
-        num_threads : int
+        threads : int
         """
         query = Query(
-            self.hash(signal, num_threads),
+            self.hash(inputs, threads),
             self.offsets,
             self.ids,
             self.table.n_rows,
@@ -294,7 +315,7 @@ class NeuronIndex:
             iteration,
             out_ids,
             out_counts,
-            num_threads,
+            threads,
         )
         self._policy(query, self.sampling)
 
@@ -318,7 +339,7 @@ class NeuronIndex:
         """Return each neuron's probability of being sampled for a vector by the configured policy.
 
         Over the draw of the hash functions and the policy's own draws, for tables that hold every neuron at today's
-        weights; see `slide.probability.inclusion_probability` for what is exact and what is approximate.
+        weights; see `slide.lsh.probability.inclusion_probability` for what is exact and what is approximate.
 
         Parameters
         ----------
@@ -330,7 +351,7 @@ class NeuronIndex:
         -------
         float64 array [n]
         """
-        from slide.probability import inclusion_probability  # which imports a large part of SciPy
+        from slide.lsh.probability import inclusion_probability  # which imports a large part of SciPy
 
         mixed = self.hasher.radix**self.hasher.k > 1 << self.hasher.bucket_bits
         return inclusion_probability(
@@ -342,20 +363,6 @@ class NeuronIndex:
             min_tables=self.sampling.min_tables,
             bits=self.hasher.bucket_bits if mixed else None,
         )
-
-    def diagnose(
-        self,
-        queries,
-        *,
-        budget: int,
-        budgets: Sequence[int] | None = None,
-        top: int = 10,
-        num_threads: int = 1,
-    ) -> IndexDiagnosis:
-        """Measure recall, occupancy, drift and cost on some queries; see `slide.diagnostics.diagnose`."""
-        from slide import diagnostics
-
-        return diagnostics.diagnose(self, queries, budget=budget, budgets=budgets, top=top, num_threads=num_threads)
 
     def statistics(self) -> dict:
         """Return a dict that describes the tables: family, k, l, buckets, occupancy, overflow, rebuilds and their time.

@@ -37,7 +37,7 @@ class Query(NamedTuple):
     out_ids : int32 array [samples, capacity]
     out_counts : int64 array [samples]
         Written: the active sets, without repetition, and their sizes.
-    num_threads : int
+    threads : int
     """
 
     codes: np.ndarray
@@ -51,7 +51,12 @@ class Query(NamedTuple):
     iteration: int
     out_ids: np.ndarray
     out_counts: np.ndarray
-    num_threads: int
+    threads: int
+
+    @property
+    def num_threads(self) -> int:
+        """The former name of `threads`."""
+        return self.threads
 
 
 def vanilla(query, config):

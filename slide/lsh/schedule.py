@@ -51,17 +51,17 @@ class RehashSchedule:
         self._next = step + max(1, round(gap))
         self.rebuilds += 1
 
-    def position(self) -> dict[str, int]:
-        """Return where the schedule stands, plain values that ``go_to`` takes."""
+    def state(self) -> dict[str, int]:
+        """Return where the schedule stands, as plain values that ``restore`` takes."""
         return {"rebuilds": self.rebuilds, "next": self._next}
 
-    def go_to(self, rebuilds: int, next: int) -> None:
+    def restore(self, rebuilds: int, next: int) -> None:
         """Go on from where another schedule of this configuration stood.
 
         Parameters
         ----------
         rebuilds, next : int
-            See ``position``.
+            See ``state``.
         """
         self.rebuilds, self._next = rebuilds, next
 

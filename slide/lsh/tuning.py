@@ -17,16 +17,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slide.buffers import Buffers
 from slide.config import ConfigError, LSHConfig, RehashConfig, SamplingConfig
-from slide.diagnostics import as_signal, draw, exact_top, fastest, recall, take
-from slide.families import make_hasher, registered_families
-from slide.index import NeuronIndex
+from slide.config.dicts import to_dict
+from slide.config.tables import SEARCHES
 from slide.kernels import dtypes
+from slide.kernels.optim import measure
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.rows import RowTable
-from slide.settings import to_dict
-from slide.signals import Pairs, Runs, Signal
+from slide.lsh.diagnostics import as_signal, draw, exact_top, fastest, recall, take
+from slide.lsh.families import make_hasher, registered_families
+from slide.lsh.index import NeuronIndex
+from slide.rows.activations import Activations, Ragged
+from slide.rows.pairs import Pairs
+from slide.rows.passes import Pass
+from slide.system.buffers import Buffers
 
 FAMILIES = ("simhash", "wta", "dwta", "minhash")
 POLICIES = (SamplingConfig("vanilla"), SamplingConfig("topk"), SamplingConfig("threshold"))
@@ -196,7 +200,7 @@ class TuningResult:
 
 def tune(
     layer,
-    queries: Signal | np.ndarray,
+    queries: Activations | np.ndarray,
     *,
     families: Sequence[str] = FAMILIES,
     tables: Sequence[int] = TABLES,
@@ -208,7 +212,7 @@ def tune(
     time_limit: float = 60.0,
     max_queries: int = 256,
     seed: int = 0,
-    num_threads: int | None = None,
+    threads: int | None = None,
 ) -> TuningResult:
     """Search for the hash tables, the policy and the budget that suit a layer.
 
@@ -220,7 +224,7 @@ def tune(
     ----------
     layer : layer, RowTable or float32 array [n, dim]
         Whose neurons are searched; an array has no biases.
-    queries : Signal or float32 array [n, dim]
+    queries : Activations or float32 array [n, dim]
         What the layer reads, such as ``network.layer_inputs(X)[-1]``.
     families : sequence of str
     tables : sequence of int
@@ -240,7 +244,7 @@ def tune(
         Use so many of the queries, drawn at random.
     seed : int
         Of the draws and the hash functions.
-    num_threads : int, optional
+    threads : int, optional
         By default all cores this process may use.
 
     Raises
@@ -254,20 +258,20 @@ def tune(
     if not (families and tables and policies and budgets):
         raise ValueError("families, tables, policies and budgets must each have one or more values")
     table = _table_of(layer)
-    signal = as_signal(queries, table)
-    n = len(signal.dense) if signal.dense is not None else len(signal.columns.begin)
+    inputs = as_signal(queries, table)
+    n = len(inputs.dense) if inputs.dense is not None else len(inputs.columns.begin)
     if n > max_queries:
-        signal = take(signal, np.sort(np.random.default_rng(seed).permutation(n)[:max_queries]))
+        inputs = take(inputs, np.sort(np.random.default_rng(seed).permutation(n)[:max_queries]))
     trial = _Trial(
         table,
-        signal,
+        inputs,
         tuple(sorted(set(tables))),
         tuple(policies),
         tuple(sorted({min(budget, table.n_rows) for budget in budgets})),
         min(top, table.n_rows),
         queries_per_rebuild,
         seed,
-        resolve_threads(num_threads),
+        resolve_threads(threads),
     )
     done: list[Measurement] = []
     complete = True
@@ -289,7 +293,7 @@ def tune(
         top=trial.exact.shape[1],
         queries=len(trial.exact),
         neurons=table.n_rows,
-        threads=trial.num_threads,
+        threads=trial.threads,
         seconds=time.perf_counter() - start,
         complete=complete,
     )
@@ -350,17 +354,17 @@ def _keeps_up(family, done):
 class _Trial:
     """What all measurements of a search share: the neurons, the queries and what these should find."""
 
-    def __init__(self, table, signal, tables, policies, budgets, top, queries_per_rebuild, seed, num_threads):
+    def __init__(self, table, inputs, tables, policies, budgets, top, queries_per_rebuild, seed, threads):
         self.table = table
-        self.signal = signal
+        self.inputs = inputs
         self.tables = tables
         self.policies = policies
         self.budgets = budgets
         self.queries_per_rebuild = queries_per_rebuild
         self.seed = seed
-        self.num_threads = num_threads
+        self.threads = threads
         start = time.perf_counter()
-        self.exact = exact_top(table, signal, top, num_threads)
+        self.exact = exact_top(table, inputs, top, threads)
         self.exact_microseconds = self._of_a_query(time.perf_counter() - start)
         self._buffers = Buffers()
         self._pairs = Pairs("tuning", table, self._buffers)
@@ -371,9 +375,9 @@ class _Trial:
     def measure(self, lsh: LSHConfig) -> Iterator[Measurement]:
         """Build tables and measure their first few, with every policy and budget."""
         index = NeuronIndex(self.table, lsh, RehashConfig(), self.policies[0], self.seed, self._buffers)
-        index.rebuild(0, self.num_threads)
-        codes = index.hash(self.signal, self.num_threads)
-        hashing = self._of_a_query(fastest(lambda: index.hash(self.signal, self.num_threads)))
+        index.rebuild(0, self.threads)
+        codes = index.hash(self.inputs, self.threads)
+        hashing = self._of_a_query(fastest(lambda: index.hash(self.inputs, self.threads)))
         rebuild = 1e6 * index.rebuild_seconds / self.queries_per_rebuild if self.queries_per_rebuild else 0.0
         nbytes = index.codes.nbytes + index.offsets.nbytes + index.ids.nbytes
         for l, sampling in itertools.product(self.tables, self.policies):  # noqa: E741
@@ -382,7 +386,7 @@ class _Trial:
             # Each table costs as much as the next to hash for, to build and to hold.
             share = l / lsh.l
             for budget in self.budgets:
-                draws = draw(index, codes, sampling, budget, self.num_threads, l=l, repeats=2)
+                draws = draw(index, codes, sampling, budget, self.threads, l=l, repeats=2)
                 yield Measurement(
                     lsh=dataclasses.replace(lsh, l=l),
                     sampling=sampling,
@@ -400,5 +404,8 @@ class _Trial:
 
     def _score(self, draws):
         begin = np.arange(len(draws.ids), dtype=dtypes.OFFSET) * draws.ids.shape[1]
-        rows = Runs(draws.ids.reshape(-1), begin, begin + draws.counts)
-        self._pairs.logits(self._pairs.group(rows, self.num_threads), rows, self.signal, self.num_threads)
+        rows = Ragged(draws.ids.reshape(-1), begin, begin + draws.counts)
+        self._pairs.logits(self._pairs.group(rows, self.threads), rows, self.inputs, Pass(measure(), 0, self.threads))
+
+
+SEARCHES.append(lambda weights, queries, **options: tune(weights, queries, **options).choice.lsh)

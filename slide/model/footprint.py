@@ -1,41 +1,24 @@
-"""What a network takes in memory, reckoned before anything is allocated, and whether there is that much."""
+"""What a network takes in memory, computed before anything is allocated."""
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import psutil
-
-try:
-    import resource
-except ImportError:  # pragma: no cover - Windows has no such limits
-    resource = None
 from scipy.sparse import csr_matrix
 
-from slide.config import NetworkConfig, TrainingConfig
+from slide.config import NetworkConfig
 from slide.data.statistics import longest_rows
-from slide.families import make_hasher
-from slide.hogwild import HogwildPairs
-from slide.hugepages.cgroups import memory_limit
-from slide.index import NeuronIndex
-from slide.info import hugepage_mode
 from slide.kernels.grouping import MOST_PARTS, PairGroups
-from slide.kernels.memory import HUGEPAGE
-from slide.storage import Storage
+from slide.lsh.families import make_hasher
+from slide.lsh.index import NeuronIndex
+from slide.rows.hogwild import HogwildPairs
+from slide.rows.storage import Storage
 
-if TYPE_CHECKING:
-    from slide.network import Network
-
-OVERRIDE = "SLIDE_MEMORY_CHECK"
-"""Environment variable that, set to ``off``, lets a network be made whatever the memory available."""
-
-PAGE = 4096
 SHARED_ROWS, PAIR_VISITS = 128, 1024 // 5
-"""Shared rows, and pairs of a row each, that make a task, which has a part of a gradient to itself."""
+"""Size of a task, in shared rows and in pairs; each task has its own part of the gradient."""
 
 
 class BatchShape(NamedTuple):
@@ -112,7 +95,7 @@ def _batch_arrays(config, n_labels, batch):
     shared = n_labels if output.candidates == "full" else min(n_labels, shared)
     searches = output.uses_tables or output.uses_search
     own = n * max(min(output.budget, n_labels) if searches else 0, batch.labels_of_a_point) if output.uses_own else 0
-    # Of the room for parts of each layer's gradient, as much as the layer above has tasks.
+    # A layer's gradient has one part for each task of the layer above.
     parts = [_parts(0, n * min(layer.budget, layer.units)) if layer.uses_tables else _parts(layer.units, 0)
              for layer in config.hidden[1:]]
     parts.append(_parts(shared, own))
@@ -144,137 +127,6 @@ def _parts(shared, pairs):
 
 def _pairs(count):
     return PairGroups.bytes_needed(count + count // 8)
-
-
-def resident(needs: dict[str, int], hugepages: str = "auto") -> int:
-    """Return the bytes of memory that arrays take up once they are written to: whole pages each.
-
-    Parameters
-    ----------
-    needs : dict
-        Of ``bytes_needed``.
-    hugepages : str
-        Of the configuration; where the system gives none pages are small all the same.
-    """
-    huge = hugepages != "off" and hugepage_mode() in ("always", "madvise")
-    pages = [HUGEPAGE if huge and size >= HUGEPAGE else PAGE for size in needs.values()]
-    return sum(-(-size // page) * page for size, page in zip(needs.values(), pages, strict=True))
-
-
-def available() -> tuple[int, str]:
-    """Return the bytes that may still be allocated, and what says so: the machine, a control group, or a ulimit."""
-    limit, found = memory_limit(), [(psutil.virtual_memory().available, "free")]
-    if limit.available is not None:
-        found.append((limit.available, f"left by the limit of control group {limit.group}, {_gib(limit.limit)}"))
-    return min([*found, *_left_by_ulimits()], key=lambda each: each[0])
-
-
-def _left_by_ulimits():
-    """What the process's own limits leave it, which count addresses whether or not anything is there."""
-    if resource is None:
-        return []
-    memory, left = psutil.Process().memory_info(), []
-    for name, option, used in (("RLIMIT_AS", "-v", memory.vms), ("RLIMIT_DATA", "-d", getattr(memory, "data", 0))):
-        soft = resource.getrlimit(getattr(resource, name))[0]
-        if soft != resource.RLIM_INFINITY:
-            left.append((max(0, soft - used), f"left by the limit {name} (ulimit {option}), {_gib(soft)}"))
-    return left
-
-
-def check_fit(needs: dict[str, int], hugepages: str = "auto", instead: str | None = None) -> None:
-    """Refuse what is larger than the memory available, unless the environment says not to look.
-
-    Parameters
-    ----------
-    needs : dict
-        Of ``bytes_needed``.
-    hugepages : str
-        Of the configuration.
-    instead : str, optional
-        What helps; by default what makes networks smaller.
-
-    Raises
-    ------
-    MemoryError
-        The message adds up what is needed and says what is available, why, and what to do.
-    """
-    total = resident(needs, hugepages)
-    if os.environ.get(OVERRIDE) == "off":
-        return
-    free, source = available()
-    if total <= free:
-        return
-    if instead is None:
-        tables = any(name.endswith(" tables") for name in needs)
-        fewer = f"fewer hidden units{' or tables (network.output.lsh.l)' if tables else ''}"
-        instead = f"choose {fewer}, the precision bf16 or the optimiser adagrad or sgd"
-    raise MemoryError(
-        f"{arithmetic(needs, total)} are needed, {_gib(free)} are {source}; {instead}, "
-        f"or set {OVERRIDE}=off to try all the same"
-    )
-
-
-def training_needs(
-    n_features: int, n_labels: int, config: NetworkConfig, training: TrainingConfig, batch: BatchShape
-) -> dict[str, int]:
-    """Return the bytes of a network's large arrays and of all that training it takes besides, by name.
-
-    Parameters
-    ----------
-    n_features, n_labels : int
-    config : NetworkConfig
-    training : TrainingConfig
-    batch : BatchShape
-    """
-    needs = bytes_needed(n_features, n_labels, config, batch=batch)
-    if training.keeps_best:
-        units = [layer.units for layer in config.hidden]
-        needs["copy of the best weights"] = 4 * n_parameters([n_features, *units, n_labels])
-    return needs
-
-
-def check_training(network: Network, X: csr_matrix, Y: csr_matrix, training: TrainingConfig) -> None:
-    """Refuse to train a new network where what that takes besides is more than the memory available.
-
-    Parameters
-    ----------
-    network : Network
-        One that was trained before has that memory already.
-    X, Y : csr_matrix
-    training : TrainingConfig
-
-    Raises
-    ------
-    MemoryError
-        As ``check_fit`` does.
-    """
-    if network.step:
-        return
-    sizes, batch = (network.n_features, network.n_labels, network.config), BatchShape.of(X, Y, training.batch_size)
-    there = bytes_needed(*sizes)
-    more = {name: size for name, size in training_needs(*sizes, training, batch).items() if name not in there}
-    check_fit(more, network.config.hugepages, "choose a smaller TrainingConfig.batch_size")
-
-
-def arithmetic(needs: dict[str, int], total: int) -> str:
-    """Return a sum in words: the arrays of any size, the many small ones together, and the total.
-
-    Parameters
-    ----------
-    needs : dict
-    total : int
-    """
-    always = " weights", " tables"
-    large = {name: size for name, size in needs.items() if 100 * size >= total or name.endswith(always)}
-    rest = total - sum(large.values())
-    terms = [f"{_gib(size)} {name}" for name, size in large.items()]
-    if rest > 0:
-        terms.append(f"{_gib(rest)} smaller arrays and the rest of their pages")
-    return f"{' + '.join(terms)} = {_gib(total)}"
-
-
-def _gib(size):
-    return f"{size / 2**30:.2f} GiB"
 
 
 def n_parameters(widths: Sequence[int]) -> int:

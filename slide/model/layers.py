@@ -1,6 +1,6 @@
 """Hidden layers, each the owner of a parameter table of which a batch touches few rows.
 
-A layer turns a `Signal` into the next. `make_hidden` chooses the kind:
+A layer turns a `Activations` into the next. `make_hidden` chooses the kind:
 
 - `InputLayer` reads the features and computes every unit; its rows are features.
 - `FullLayer` reads a layer below and computes every unit; its rows are units.
@@ -14,19 +14,21 @@ import math
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from slide.buffers import Buffers
 from slide.config import HiddenConfig
-from slide.hogwild import HogwildPairs, TouchedRows
-from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.bfloat16 import BFloat16View
 from slide.kernels.dense import shared_logits, shared_step
 from slide.kernels.dropout import drop_pairs, drop_units
 from slide.kernels.grouping import PairGroups
-from slide.kernels.optim import StepRule, step_vector
+from slide.kernels.optim import step_vector
 from slide.kernels.sparse import SampleGradient, spmm
-from slide.signals import Pairs, Runs, Signal
-from slide.storage import Storage
+from slide.lsh.index import NeuronIndex
+from slide.rows.activations import Activations, Ragged
+from slide.rows.hogwild import HogwildPairs, TouchedRows
+from slide.rows.pairs import Pairs
+from slide.rows.passes import Pass
+from slide.rows.storage import Storage
+from slide.system.buffers import Buffers
 
 NOTHING = np.zeros(0, dtypes.VALUE)
 
@@ -34,7 +36,7 @@ NOTHING = np.zeros(0, dtypes.VALUE)
 class HiddenLayer:
     """What every hidden layer has.
 
-    A kind of layer whose rows are no units says so in `rows_are_units`; its rows have no biases.
+    `rows_are_units` is False for layers whose rows are features; such rows have no bias.
 
     Parameters
     ----------
@@ -88,57 +90,43 @@ class HiddenLayer:
         """Make the hash tables that training looks units up in, where the configuration wants them."""
 
     def use_hogwild(self) -> None:
-        """From now on sum the gradients of rows that samples read on their own without locks; see `slide.hogwild`."""
+        """From now on sum the gradients of rows that samples read on their own without locks; see `slide.rows.hogwild`."""
 
-    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
+    def forward(self, inputs: Activations, now: Pass) -> Activations:
         """Return the layer's output for a training batch; it is valid until the next call.
 
         Parameters
         ----------
-        signal : Signal
-        rule : StepRule
-            Of the batch: rows pay what they owe before they are read.
-        iteration : int
-            Keys the sampling and the dropout.
-        threads : int
+        inputs : Activations
+        now : Pass
         """
         raise NotImplementedError
 
-    def predict(self, signal: Signal, threads: int) -> Signal:
+    def predict(self, inputs: Activations, threads: int) -> Activations:
         """Return the layer's output with every unit computed; may be called from several threads at once."""
         raise NotImplementedError
 
-    def step(
-        self,
-        signal: Signal,
-        dout: np.ndarray,
-        gradient: SampleGradient | None,
-        rule: StepRule,
-        iteration: int,
-        threads: int,
-    ) -> None:
+    def step(self, inputs: Activations, dout: np.ndarray, gradient: SampleGradient | None, now: Pass) -> None:
         """Update the parameters after ``forward``.
 
         Parameters
         ----------
-        signal : Signal
+        inputs : Activations
             What ``forward`` was given.
         dout : float32 array [samples, padded_dim]
             The loss's gradient with respect to the layer's output, zero where a ReLU's output is not positive;
             overwritten.
         gradient : SampleGradient or None
-            Receives the gradient with respect to `signal`.
-        rule : StepRule
-        iteration : int
-            What ``forward`` was given.
-        threads : int
+            Receives the gradient with respect to `inputs`.
+        now : Pass
+            What ``forward`` was given; its rule may be another.
         """
         raise NotImplementedError
 
-    def _drop(self, values, iteration, threads):
+    def _drop(self, values: np.ndarray, now: Pass) -> None:
         """Drop units from the output or, with the same keys, from its gradient."""
         if self.config.dropout:
-            drop_units(values, self.config.dropout, self._seed, iteration, threads)
+            drop_units(values, self.config.dropout, self._seed, now.iteration, now.threads)
 
     def state(self) -> dict[str, np.ndarray | BFloat16View]:
         """Return writable views of all parameters and of what the optimiser keeps of them, by name."""
@@ -162,38 +150,30 @@ class InputLayer(HiddenLayer):
         """See `HiddenLayer.use_hogwild`."""
         self._pairs = HogwildPairs(self.name, self.table, self._buffers)
 
-    def _dense(self, signal, out, threads):
-        columns = signal.columns
-        spmm(self.table, columns.indptr, columns.flat, signal.values, self.bias, self.relu, out, threads)
-        return Signal(out, None, None)
+    def _dense(self, inputs, out, threads):
+        columns = inputs.columns
+        spmm(self.table, columns.indptr, columns.flat, inputs.values, self.bias, self.relu, out, threads)
+        return Activations(out, None, None)
 
-    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
+    def forward(self, inputs: Activations, now: Pass) -> Activations:
         """See `HiddenLayer.forward`."""
-        self._groups = self._pairs.group(signal.columns, threads)
-        self._pairs.catch_up(self._groups, rule, threads)
-        shape = (len(signal.columns.begin), self.padded_dim)
-        out = self._dense(signal, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), threads)
-        self._drop(out.dense, iteration, threads)
+        self._groups = self._pairs.group(inputs.columns, now.threads)
+        self._pairs.catch_up(self._groups, now.rule, now.threads)
+        shape = (len(inputs.columns.begin), self.padded_dim)
+        out = self._dense(inputs, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), now.threads)
+        self._drop(out.dense, now)
         return out
 
-    def predict(self, signal: Signal, threads: int) -> Signal:
+    def predict(self, inputs: Activations, threads: int) -> Activations:
         """See `HiddenLayer.predict`."""
-        return self._dense(signal, np.empty((len(signal.columns.begin), self.padded_dim), dtypes.VALUE), threads)
+        return self._dense(inputs, np.empty((len(inputs.columns.begin), self.padded_dim), dtypes.VALUE), threads)
 
-    def step(
-        self,
-        signal: Signal,
-        dout: np.ndarray,
-        gradient: SampleGradient | None,
-        rule: StepRule,
-        iteration: int,
-        threads: int,
-    ) -> None:
+    def step(self, inputs: Activations, dout: np.ndarray, gradient: SampleGradient | None, now: Pass) -> None:
         """See `HiddenLayer.step`; the features themselves have no gradient."""
-        self._drop(dout, iteration, threads)
-        self._pairs.step(self._groups, signal.values, Signal(dout, None, None), None, rule, threads)
+        self._drop(dout, now)
+        self._pairs.step(self._groups, inputs.values, Activations(dout, None, None), None, now)
         bias_gradient = dout.sum(axis=0, dtype=np.float64).astype(dtypes.VALUE)
-        step_vector(self.bias, self.bias_moments[0], self.bias_moments[1], bias_gradient, rule)
+        step_vector(self.bias, self.bias_moments[0], self.bias_moments[1], bias_gradient, now.rule)
 
     def state(self) -> dict[str, np.ndarray | BFloat16View]:
         """See `HiddenLayer.state`; the bias is the layer's, a feature's row has none."""
@@ -214,35 +194,27 @@ class FullLayer(HiddenLayer):
         super().__init__(name, config.units, dim, config, *rest)
         self._everyone = np.arange(config.units, dtype=dtypes.INDEX)
 
-    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
+    def forward(self, inputs: Activations, now: Pass) -> Activations:
         """See `HiddenLayer.forward`."""
-        shape = (len(signal.dense), self.padded_dim)
-        out = self._dense(signal, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), threads)
-        self._drop(out.dense, iteration, threads)
+        shape = (len(inputs.dense), self.padded_dim)
+        out = self._dense(inputs, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), now.threads)
+        self._drop(out.dense, now)
         return out
 
-    def predict(self, signal: Signal, threads: int) -> Signal:
+    def predict(self, inputs: Activations, threads: int) -> Activations:
         """See `HiddenLayer.predict`."""
-        return self._dense(signal, np.zeros((len(signal.dense), self.padded_dim), dtypes.VALUE), threads)
+        return self._dense(inputs, np.zeros((len(inputs.dense), self.padded_dim), dtypes.VALUE), threads)
 
-    def _dense(self, signal, out, threads):
-        shared_logits(self.table, self._everyone, NOTHING, signal.dense, out, threads)
+    def _dense(self, inputs, out, threads):
+        shared_logits(self.table, self._everyone, NOTHING, inputs.dense, out, threads)
         if self.relu:
             np.maximum(out, 0.0, out=out)
-        return Signal(out, None, None)
+        return Activations(out, None, None)
 
-    def step(
-        self,
-        signal: Signal,
-        dout: np.ndarray,
-        gradient: SampleGradient | None,
-        rule: StepRule,
-        iteration: int,
-        threads: int,
-    ) -> None:
+    def step(self, inputs: Activations, dout: np.ndarray, gradient: SampleGradient | None, now: Pass) -> None:
         """See `HiddenLayer.step`."""
-        self._drop(dout, iteration, threads)
-        shared_step(self.table, self._everyone, dout, signal.dense, gradient, rule, threads)
+        self._drop(dout, now)
+        shared_step(self.table, self._everyone, dout, inputs.dense, gradient, now.rule, now.threads)
 
 
 class SampledLayer(HiddenLayer):
@@ -255,7 +227,7 @@ class SampledLayer(HiddenLayer):
         super().__init__(name, config.units, dim, config, *rest)
         self._pairs = Pairs(name, self.table, self._buffers)
         self._everyone = np.arange(config.units, dtype=dtypes.INDEX)
-        self._active: tuple[PairGroups | TouchedRows, Runs] | None = None
+        self._active: tuple[PairGroups | TouchedRows, Ragged] | None = None
 
     def make_index(self) -> None:
         """See `HiddenLayer.make_index`."""
@@ -268,66 +240,56 @@ class SampledLayer(HiddenLayer):
         """See `HiddenLayer.use_hogwild`."""
         self._pairs = HogwildPairs(self.name, self.table, self._buffers)
 
-    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
+    def forward(self, inputs: Activations, now: Pass) -> Activations:
         """See `HiddenLayer.forward`."""
-        n = len(signal.dense) if signal.dense is not None else len(signal.columns.begin)
-        nobody = Runs(np.zeros(0, dtypes.INDEX), np.zeros(n, dtypes.OFFSET), np.zeros(n, dtypes.OFFSET))
-        units = self._pairs.draw(self.index, signal, nobody, self.config.budget, iteration, threads)
-        groups = self._pairs.group(units, threads)
-        values = self._pairs.logits(groups, units, signal, threads, rule)
+        n = len(inputs.dense) if inputs.dense is not None else len(inputs.columns.begin)
+        nobody = Ragged(np.zeros(0, dtypes.INDEX), np.zeros(n, dtypes.OFFSET), np.zeros(n, dtypes.OFFSET))
+        units = self.index.draw(self._pairs, inputs, nobody, self.config.budget, now.iteration, now.threads)
+        groups = self._pairs.group(units, now.threads)
+        values = self._pairs.logits(groups, units, inputs, now)
         if self.relu:
             np.maximum(values, 0.0, out=values)
-        self._drop_active(values, units, iteration, threads)
+        self._drop_active(values, units, now)
         out = self._buffers.array(f"{self.name} output", (n, self.padded_dim), dtypes.VALUE)
         out.fill(0.0)
         samples, places = units.places()
         out[samples, units.flat[places]] = values[places]
         self._active = (groups, units)
-        return Signal(out, units, values)
+        return Activations(out, units, values)
 
-    def predict(self, signal: Signal, threads: int) -> Signal:
+    def predict(self, inputs: Activations, threads: int) -> Activations:
         """See `HiddenLayer.predict`."""
-        if signal.dense is not None:
-            out = np.zeros((len(signal.dense), self.padded_dim), dtypes.VALUE)
-            shared_logits(self.table, self._everyone, NOTHING, signal.dense, out, threads)
+        if inputs.dense is not None:
+            out = np.zeros((len(inputs.dense), self.padded_dim), dtypes.VALUE)
+            shared_logits(self.table, self._everyone, NOTHING, inputs.dense, out, threads)
         else:
-            out = self._of_features(signal)
+            out = self._of_features(inputs)
         if self.relu:
             np.maximum(out, 0.0, out=out)
-        return Signal(out, None, None)
+        return Activations(out, None, None)
 
-    def _of_features(self, signal):
+    def _of_features(self, inputs):
         """All units' sums of sparse features."""
-        columns = signal.columns
+        columns = inputs.columns
         shape = (len(columns.begin), self.table.dim)
-        features = csr_matrix((signal.values, columns.flat, columns.indptr), shape=shape)
+        features = csr_matrix((inputs.values, columns.flat, columns.indptr), shape=shape)
         out = np.zeros((len(columns.begin), self.padded_dim), dtypes.VALUE)
         out[:, : self.config.units] = features @ np.asarray(self.table.weights).T + self.table.bias
         return out
 
-    def step(
-        self,
-        signal: Signal,
-        dout: np.ndarray,
-        gradient: SampleGradient | None,
-        rule: StepRule,
-        iteration: int,
-        threads: int,
-    ) -> None:
+    def step(self, inputs: Activations, dout: np.ndarray, gradient: SampleGradient | None, now: Pass) -> None:
         """See `HiddenLayer.step`."""
         groups, units = self._active
         samples, places = units.places()
         deltas = self._buffers.array(f"{self.name} deltas", units.flat.shape, dtypes.VALUE)
         deltas[places] = dout[samples, units.flat[places]]
-        self._drop_active(deltas, units, iteration, threads)
-        self._pairs.step(groups, deltas, signal, gradient, rule, threads)
+        self._drop_active(deltas, units, now)
+        self._pairs.step(groups, deltas, inputs, gradient, now)
 
-    def _drop_active(self, values, units, iteration, threads):
-        """``_drop`` for the units that samples compute."""
+    def _drop_active(self, values: np.ndarray, units: Ragged, now: Pass) -> None:
+        """Do what ``_drop`` does for the units that samples compute."""
         if self.config.dropout:
-            drop_pairs(
-                values, units.flat, units.begin, units.end, self.config.dropout, self._seed, iteration, threads
-            )
+            drop_pairs(values, *units, self.config.dropout, self._seed, now.iteration, now.threads)
 
 
 def make_hidden(name: str, dim: int, config: HiddenConfig, *rest, reads_features: bool) -> HiddenLayer:

@@ -8,24 +8,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slide import initial
-from slide.buffers import Buffers
 from slide.config import OutputConfig
 from slide.data.batches import Batch
-from slide.hogwild import HogwildPairs, TouchedRows
-from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.active import label_places
 from slide.kernels.bfloat16 import BFloat16View, blocks
 from slide.kernels.dense import shared_logits, shared_step
 from slide.kernels.grouping import PairGroups
 from slide.kernels.losses import logistic_cross_entropy, remove_offsets, softmax_cross_entropy
-from slide.kernels.optim import StepRule
+from slide.kernels.rows import RowTable
 from slide.kernels.sampling import split_shared
 from slide.kernels.sparse import SampleGradient
-from slide.shared import SharedSample
-from slide.signals import Pairs, Runs, Signal
-from slide.storage import Storage
+from slide.lsh.index import NeuronIndex
+from slide.model.shared_candidates import SharedSample
+from slide.rows.activations import Activations, Ragged
+from slide.rows.hogwild import HogwildPairs, TouchedRows
+from slide.rows.pairs import Pairs
+from slide.rows.passes import Pass
+from slide.rows.storage import Storage
+from slide.system.buffers import Buffers
 
 NOTHING = np.zeros(0, dtypes.VALUE)
 NOBODY = np.zeros(0, dtypes.INDEX)
@@ -57,17 +58,17 @@ class ActiveSet(NamedTuple):
     ----------
     shared : int32 array [shared]
         Those that all samples share, ascending.
-    own : Runs
+    own : Ragged
         Those of each sample besides.
-    certain : Runs
+    certain : Ragged
         Places in `shared` of those that a sample would compute in any case, and which stand for themselves alone.
     places : int32 array
         Where each label of the batch stands in its sample's active set: the shared neurons, then its own.
     """
 
     shared: np.ndarray
-    own: Runs
-    certain: Runs
+    own: Ragged
+    certain: Ragged
     places: np.ndarray
 
 
@@ -85,6 +86,13 @@ class OutputLayer:
     threads : int
     biased : bool
         Whether neurons have biases.
+
+    Attributes
+    ----------
+    name : str
+        ``"output"``, for memory reports and saved files.
+    table : RowTable
+    index : NeuronIndex or None
     """
 
     rows_are_units = True
@@ -101,6 +109,7 @@ class OutputLayer:
         *,
         biased: bool = True,
     ):
+        self.name = "output"
         self.config = config
         self.seed = seed
         self._biased = biased
@@ -126,7 +135,7 @@ class OutputLayer:
             )
 
     def use_hogwild(self) -> None:
-        """See `slide.layers.HiddenLayer.use_hogwild`."""
+        """See `slide.model.layers.HiddenLayer.use_hogwild`."""
         if self._has_own:
             self._pairs = HogwildPairs("output", self.table, self._buffers)
 
@@ -144,7 +153,7 @@ class OutputLayer:
             for block in blocks(array.shape):
                 target[name][block] = array[block]
         if smaller.table.bias.any() or smaller.table.last_step.any():
-            initial.new_labels(self.table, n, self.config.loss)
+            new_labels(self.table, n, self.config.loss)
         fresh = self.table.n_rows - n
         if smaller._shared.frequency is not None:
             # Nobody has seen a point of the new labels.
@@ -230,19 +239,15 @@ class OutputLayer:
             weights = narrow
         self._label_weights = weights
 
-    def forward(self, batch: Batch, signal: Signal, rule: StepRule, iteration: int, threads: int) -> OutputStats:
+    def forward(self, batch: Batch, inputs: Activations, now: Pass) -> OutputStats:
         """Compute the active neurons, the loss and its gradient with respect to their logits, which ``step`` uses.
 
         Parameters
         ----------
         batch : Batch
-        signal : Signal
+        inputs : Activations
             The last hidden layer's output.
-        rule : StepRule
-            Of the batch: rows pay what they owe before they are read.
-        iteration : int
-            Keys the sampling.
-        threads : int
+        now : Pass
 
         Raises
         ------
@@ -250,11 +255,11 @@ class OutputLayer:
             The configuration needs the labels' frequencies or weights, and they were not set.
         """
         n = len(batch)
-        active = self.activate(batch, signal, iteration, threads)
+        active = self.activate(batch, inputs, now.iteration, now.threads)
         common = self._buffers.array("output shared logits", (n, len(active.shared)), dtypes.VALUE)
-        groups = self.group(active, threads)
-        own = self.logits(active, groups, signal, common, rule, threads)
-        loss, precision = self._losses(batch, active, common, own, threads)
+        groups = self.group(active, now.threads)
+        own = self.logits(active, groups, inputs, common, now)
+        loss, precision = self._losses(batch, active, common, own, now.threads)
         self._active = (groups, own, active.shared, common)
         return OutputStats(loss, precision, len(active.shared) + int(active.own.lengths.sum()) / n)
 
@@ -268,17 +273,17 @@ class OutputLayer:
         self.cross_entropy(batch, active, common, own, 1.0 / labelled, loss, hit, threads)
         return float(loss.sum(dtype=np.float64)) / labelled, float(hit.sum()) / labelled
 
-    def activate(self, batch: Batch, signal: Signal, iteration: int, threads: int) -> ActiveSet:
+    def activate(self, batch: Batch, inputs: Activations, iteration: int, threads: int) -> ActiveSet:
         """Choose the neurons that a batch computes: the first part of ``forward``, whose parameters these are.
 
         What is returned is valid until the next call.
         """
         shared = self._shared.ids(batch.labels, iteration)
-        own, certain = self._own_pairs(batch, signal, shared, iteration, threads)
+        own, certain = self._own_pairs(batch, inputs, shared, iteration, threads)
         places = self._buffers.array("output label places", batch.labels.shape, dtypes.INDEX)
         label_places(shared, batch.label_ptr, batch.labels, places)
         if certain is None:
-            certain = Runs(places, batch.label_ptr[:-1], batch.label_ptr[1:])
+            certain = Ragged(places, batch.label_ptr[:-1], batch.label_ptr[1:])
         return ActiveSet(shared, own, certain, places)
 
     def group(self, active: ActiveSet, threads: int) -> PairGroups | TouchedRows:
@@ -289,10 +294,9 @@ class OutputLayer:
         self,
         active: ActiveSet,
         groups: PairGroups | TouchedRows,
-        signal: Signal,
+        inputs: Activations,
         common: np.ndarray,
-        rule: StepRule | None,
-        threads: int,
+        now: Pass,
     ) -> np.ndarray:
         """Compute the active neurons' logits, those that a softmax reads with the logQ correction.
 
@@ -301,28 +305,25 @@ class OutputLayer:
         active : ActiveSet
         groups : PairGroups or TouchedRows
             Of ``group``.
-        signal : Signal
+        inputs : Activations
         common : float32 array [samples, shared]
             Written: the logits of the neurons that all samples share.
-        rule : StepRule or None
-            As of ``forward``; None where no row owes anything.
-        threads : int
+        now : Pass
 
         Returns
         -------
         float32 array, parallel to ``active.own.flat``
             The logits of those that samples compute on their own; valid until the next call.
         """
-        own = self._pairs.logits(groups, active.own, signal, threads, rule)
+        own = self._pairs.logits(groups, active.own, inputs, now)
         offsets = NOTHING
         if self.config.loss == "softmax":
             offsets = self._shared.offsets(active.shared, len(common))
             self._buffers.note("output corrections", self._shared.corrections)
-        owed = None if rule is None else rule.owed
-        shared_logits(self.table, active.shared, offsets, signal.dense, common, threads, owed)
+        shared_logits(self.table, active.shared, offsets, inputs.dense, common, now.threads, now.rule.owed)
         if len(offsets):
             certain = active.certain
-            remove_offsets(common, offsets, certain.begin, certain.end, certain.flat, threads)
+            remove_offsets(common, offsets, certain.begin, certain.end, certain.flat, now.threads)
         return own
 
     def cross_entropy(
@@ -389,20 +390,20 @@ class OutputLayer:
             own *= factor
             common *= factor
 
-    def step(self, signal: Signal, gradient: SampleGradient, rule: StepRule, threads: int) -> None:
+    def step(self, inputs: Activations, gradient: SampleGradient, now: Pass) -> None:
         """Update the parameters after ``forward``.
 
         Parameters
         ----------
-        signal : Signal
+        inputs : Activations
             What ``forward`` was given.
         gradient : SampleGradient
             Receives the loss's gradient with respect to it.
-        rule : StepRule
-        threads : int
+        now : Pass
+            What ``forward`` was given; its rule may be another.
         """
         assert self._active is not None, "step comes after forward"
-        self.step_by(*self._active, signal, gradient, rule, threads)
+        self.step_by(*self._active, inputs, gradient, now)
 
     def step_by(
         self,
@@ -410,26 +411,25 @@ class OutputLayer:
         own: np.ndarray,
         shared: np.ndarray,
         common: np.ndarray,
-        signal: Signal,
+        inputs: Activations,
         gradient: SampleGradient,
-        rule: StepRule,
-        threads: int,
+        now: Pass,
     ) -> None:
-        """Do what ``step`` does for a batch of which these are the active neurons and their logits' gradients."""
-        self._pairs.step(groups, own, signal, gradient, rule, threads)
-        shared_step(self.table, shared, common, signal.dense, gradient, rule, threads)
+        """Do what ``step`` does for a batch with these active neurons and gradients of their logits."""
+        self._pairs.step(groups, own, inputs, gradient, now)
+        shared_step(self.table, shared, common, inputs.dense, gradient, now.rule, now.threads)
 
-    def _own_pairs(self, batch, signal, shared, iteration, threads):
+    def _own_pairs(self, batch, inputs, shared, iteration, threads):
         """Neurons active for single samples, and the shared neurons that samples found themselves (places, or None)."""
         n, budget = len(batch), self.config.budget
         if not self._has_own:
             nowhere = self._buffers.array("output no pairs", (n,), dtypes.OFFSET)
-            return Runs(NOBODY, nowhere, nowhere), None
-        labels = Runs(batch.labels, batch.label_ptr[:-1], batch.label_ptr[1:])
+            return Ragged(NOBODY, nowhere, nowhere), None
+        labels = Ragged(batch.labels, batch.label_ptr[:-1], batch.label_ptr[1:])
         if self.config.uses_tables:
-            own = self._pairs.draw(self.index, signal, labels, budget, iteration, threads)
+            own = self.index.draw(self._pairs, inputs, labels, budget, iteration, threads)
         elif self.config.uses_search:
-            own = self._pairs.best(signal, labels, budget, threads)
+            own = self._pairs.best(inputs, labels, budget, threads)
         else:
             own = self._pairs.lay_out(labels, np.zeros((n, 0), dtypes.INDEX))
         if not len(shared):
@@ -441,8 +441,39 @@ class OutputLayer:
             split_shared(self._place, own.flat.reshape(n, -1), counts, places, taken, threads)
         finally:
             self._place[shared] = -1
-        return own._replace(end=own.begin + counts), Runs(places.reshape(-1), own.begin, own.begin + taken)
+        return own._replace(end=own.begin + counts), Ragged(places.reshape(-1), own.begin, own.begin + taken)
 
     def state(self) -> dict[str, np.ndarray | BFloat16View]:
         """Return writable views of all parameters and of what the optimiser keeps of them, by name."""
         return self.table.state()
+
+
+UNSEEN = 0.1
+"""What the random weights of a label without training points are multiplied by where the others' come from theirs: it
+must not outshine labels with a vector that means something."""
+
+
+def new_labels(table: RowTable, first: int, loss: str) -> None:
+    """Start the rows of labels that a trained layer has not known so that they take no known label's place.
+
+    With ``"bce"`` they say of every point what an average label's bias says: random weights, at `UNSEEN` of their
+    length, tell one from another. Behind a softmax only differences between logits mean anything, and trained labels
+    score far below 0 the points that are not theirs: there the mean of all rows comes on top, which scores a point as
+    an average label does (Hewitt, *Initializing New Word Embeddings for Pretrained Language Models*, 2021). Without it
+    new labels would at first be the best of a quarter of all points, in a test of 40 beside 80; with it, with bce, the
+    mean row would be more to unlearn.
+
+    Parameters
+    ----------
+    table : RowTable
+        Its rows from `first` on have random weights, which are replaced, and nothing else.
+    first : int
+    loss : str
+        As of `OutputConfig`.
+    """
+    weights, bias = table.weights, table.bias
+    new = UNSEEN * weights[first:]
+    if loss == "softmax":
+        new += weights[:first].mean(axis=0, dtype=np.float64)
+    weights[first:] = new
+    bias[first:] = bias[:first].mean(dtype=np.float64)

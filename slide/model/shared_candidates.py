@@ -49,7 +49,7 @@ class SharedSample:
         self._points_of_corrections = -1
 
     def set_frequency(self, frequency: np.ndarray, points: int | None = None) -> None:
-        """Take the labels' frequencies; see `slide.output.OutputLayer.set_label_frequency`."""
+        """Take the labels' frequencies; see `slide.model.output.OutputLayer.set_label_frequency`."""
         frequency = np.asarray(frequency, np.float64)
         if frequency.shape != (self.n_labels,) or not ((frequency >= 0) & (frequency <= 1)).all():
             raise ValueError(f"frequency must be {self.n_labels} shares from 0 to 1")

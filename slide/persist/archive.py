@@ -1,6 +1,6 @@
 """A network as bytes: its saved folder in an uncompressed zip file, for pickles and copies.
 
-What is inside is what `slide.checkpoint` writes and checks; nothing in it is executed when it is read.
+What is inside is what `slide.persist.saved_network` writes and checks; nothing in it is executed when it is read.
 """
 
 from __future__ import annotations
@@ -9,36 +9,43 @@ import io
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from slide import checkpoint
-from slide.network import Network
-from slide.saved_checks import CheckpointError
+from slide.model.base import BaseNetwork
+from slide.model.stack import LayerStack
+from slide.persist import saved_network
+from slide.persist.checks import CheckpointError
+
+N = TypeVar("N", bound=BaseNetwork)
 
 
-def pack(network: Network) -> bytes:
+def pack(layers: LayerStack) -> bytes:
     """Return a network as bytes, with the optimiser's moments if it has any.
 
     Parameters
     ----------
-    network : Network
+    layers : LayerStack
     """
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory(prefix="slide.") as folder:
         saved = Path(folder) / "network"
-        checkpoint.save(network, saved, moments=network.trainable)
+        saved_network.save(layers, saved, moments=layers.trainable)
         with zipfile.ZipFile(packed, "w") as archive:
             for file in sorted(saved.iterdir()):
                 archive.write(file, file.name)
     return packed.getvalue()
 
 
-def unpack(packed: bytes) -> Network:
+def unpack(packed: bytes, make: Callable[..., N]) -> N:
     """Return the network that ``pack`` was given, to run on all cores this process may use.
 
     Parameters
     ----------
     packed : bytes
+    make : callable
+        Makes the network; see `slide.persist.saved_network.load`.
 
     Raises
     ------
@@ -54,4 +61,4 @@ def unpack(packed: bytes) -> Network:
                 archive.extractall(folder)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
             raise CheckpointError(f"these bytes are no packed network: {error}") from None
-        return checkpoint.load(folder)
+        return saved_network.load(folder, make)

@@ -1,7 +1,7 @@
 """What is held against a saved network before it is believed: its files may come from anywhere.
 
 A manifest's sizes are compared with those of the files before memory is taken for them, arrays with the shape, the type
-and the range that they must have. Nothing here reads a file; see `slide.checkpoint`.
+and the range that they must have. Nothing here reads a file; see `slide.persist.saved_network`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from slide.config import NetworkConfig
-from slide.families import make_hasher
-from slide.faults import first_not_finite
-from slide.index import NeuronIndex
 from slide.kernels.bfloat16 import BFloat16View, blocks
+from slide.lsh.families import make_hasher
+from slide.lsh.index import NeuronIndex
+from slide.model.faults import first_not_finite
 
 FREE_BYTES, MAX_RATIO = 64 << 20, 32
 """Hash tables of a saved network may take so many bytes, or so many times those of its weights: they are in no file, so
@@ -78,7 +78,7 @@ def check_sizes(source, n_features: int, n_labels: int, config: NetworkConfig, *
     Parameters
     ----------
     source : object
-        From `slide.checkpoint.open_arrays`.
+        From `slide.persist.saved_network.open_arrays`.
     n_features, n_labels : int
     config : NetworkConfig
     rows : bool

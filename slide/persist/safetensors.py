@@ -1,6 +1,6 @@
-"""A network's numbers in forms that other programs read: safetensors, and the output layer as a plain matrix.
+"""Networks in one safetensors file, which other programs read too.
 
-A ``.safetensors`` file has the arrays of a saved network under the names that `slide.checkpoint` gives them, all
+A ``.safetensors`` file has the arrays of a saved network under the names that `slide.persist.saved_network` gives them, all
 float32, and in its metadata, under ``slide``, what ``network.json`` says. Weights alone: it is for exchange and
 prediction. It takes the package safetensors, an extra.
 """
@@ -13,23 +13,23 @@ from pathlib import Path
 
 import numpy as np
 
-from slide import checkpoint
-from slide.extras import load_extra
-from slide.folders import write_in_place
+from slide.files.atomic import write_in_place
 from slide.kernels import dtypes
-from slide.network import Network
-from slide.saved_checks import CheckpointError, checked
+from slide.model.stack import LayerStack
+from slide.persist.checks import CheckpointError, checked
+from slide.persist.format import manifest
+from slide.system.extras import load_extra
 
 KEY = "slide"
 """Of the metadata."""
 
 
-def save_safetensors(network: Network, path: str | os.PathLike) -> None:
+def save_safetensors(layers: LayerStack, path: str | os.PathLike) -> None:
     """Write a network's weights to a safetensors file, which appears complete or not at all.
 
     Parameters
     ----------
-    network : Network
+    layers : LayerStack
         The weights are copied in memory while they are written.
     path : path-like
 
@@ -42,14 +42,14 @@ def save_safetensors(network: Network, path: str | os.PathLike) -> None:
     """
     path = Path(path)
     save = _package("safetensors.numpy").save
-    about = checkpoint.manifest(network, moments=False, layout="arrays")
-    arrays = checkpoint.parameters(network, moments=False)
+    about = manifest(layers, moments=False, layout="arrays")
+    arrays = layers.parameters(moments=False)
     tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     write_in_place(path, lambda file: file.write(save(tensors, {KEY: json.dumps(about)})))
 
 
 class SafetensorsFile:
-    """A network in a safetensors file, read as a folder of arrays is; see `slide.checkpoint.open_arrays`.
+    """A network in a safetensors file, read as a folder of arrays is; see `slide.persist.saved_network.open_arrays`.
 
     Parameters
     ----------
@@ -106,55 +106,6 @@ class SafetensorsFile:
         if not self.size(name):
             raise CheckpointError(f"{self.manifest} has no array {name!r}")
         return checked(self.name(name), self._file.get_tensor(name), shape, dtype)
-
-
-def output_matrix(network: Network, *, centred: bool = True) -> np.ndarray:
-    """Return the output layer as a plain matrix, a row for each label, for libraries of nearest-neighbour search.
-
-    The last column is the biases, to be multiplied with a one: the labels of the largest inner products of rows with
-    ``network.hidden_vectors(X, append_one=True)``, hnswlib's space ``"ip"`` or FAISS's ``IndexFlatIP``, are those that
-    ``predict`` finds.
-
-    Parameters
-    ----------
-    network : Network
-    centred : bool
-        Subtract the mean of all rows. That moves all scores of a point alike and so changes no ranking, but graphs of
-        neighbours depend on it: rows are otherwise all much alike, from their biases above all. After two epochs on
-        delicious hnswlib finds 100 % of the five best labels with it and 60 % without, with its defaults and ef = 100.
-        Without it the inner products are the logits.
-
-    Returns
-    -------
-    float32 array [n_labels, units + 1]
-    """
-    network.settle()
-    table = network.output.table
-    matrix = np.empty((table.n_rows, table.dim + 1), dtypes.VALUE)
-    matrix[:, :-1] = table.weights
-    matrix[:, -1] = table.bias
-    if centred:
-        matrix -= matrix.mean(axis=0, dtype=np.float64).astype(dtypes.VALUE)
-    return matrix
-
-
-def save_output_matrix(network: Network, path: str | os.PathLike, *, centred: bool = True) -> None:
-    """Write the output layer as a .npy file that appears complete or not at all.
-
-    Parameters
-    ----------
-    network : Network
-    path : path-like
-    centred : bool
-        As for ``output_matrix``.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written; what was there before is as it was.
-    """
-    matrix = output_matrix(network, centred=centred)
-    write_in_place(Path(path), lambda file: checkpoint.write_array(file, matrix))
 
 
 def _package(name):

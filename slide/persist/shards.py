@@ -2,7 +2,7 @@
 
 The format, layout ``"shards"``
 -------------------------------
-A saved network (`slide.checkpoint`, version 3) whose arrays are not in one file each but in shares. Beside
+A saved network (`slide.persist.saved_network`, version 3) whose arrays are not in one file each but in shares. Beside
 ``network.json`` stands ``shards.json``: ``format`` (``"slide-shards"``), ``version`` (1) and ``arrays``, by name a list
 of shares, in any order. A share has
 
@@ -29,11 +29,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from slide import checkpoint
-from slide.folders import open_regular, write_file
+from slide.files.atomic import write_file
+from slide.files.fields import read_json
+from slide.files.npy import write_blocks
 from slide.kernels.bfloat16 import BFloat16View
-from slide.npy import read_header
-from slide.saved_checks import CheckpointError, checked
+from slide.persist import format
+from slide.persist.checks import CheckpointError, checked
+from slide.persist.format import map_file, read_manifest
 
 FORMAT = "slide-shards"
 VERSION = 1
@@ -108,12 +110,13 @@ def write_share(folder: Path, name: str, share: str, part: Part) -> dict:
     sums = []
 
     def write(stream):
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": array.shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for first in range(0, len(rows), size):
-            block = np.ascontiguousarray(array[first : first + size])
-            sums.append(zlib.crc32(block))
-            stream.write(block)
+        def summed():
+            for first in range(0, len(rows), size):
+                block = np.ascontiguousarray(array[first : first + size])
+                sums.append(zlib.crc32(block))
+                yield block
+
+        write_blocks(stream, dtype, array.shape, summed())
 
     file = f"{name}.{share}.npy"
     write_file(folder / file, write)
@@ -143,7 +146,7 @@ def write_manifest(folder: Path, entries: list[dict[str, dict]]) -> None:
 
 
 class ShardedFolder:
-    """The arrays of a network that was saved in shares: what `slide.checkpoint` reads other saved networks by.
+    """The arrays of a network that was saved in shares: what `slide.persist.saved_network` reads other saved networks by.
 
     Parameters
     ----------
@@ -157,12 +160,11 @@ class ShardedFolder:
 
     def __init__(self, path: Path):
         self._path = path
-        self.manifest = path / checkpoint.MANIFEST
+        self.manifest = path / format.MANIFEST
         where = path / MANIFEST
         try:
-            with open_regular(where) as file:
-                values = json.loads(file.read())
-        except (OSError, ValueError, RecursionError) as error:
+            values = read_json(where)
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{where}: {error}") from None
         if not isinstance(values, dict) or (values.get("format"), values.get("version")) != (FORMAT, VERSION):
             raise CheckpointError(f"{where}: not a {FORMAT} file of version {VERSION}; a newer slide may read it")
@@ -178,7 +180,7 @@ class ShardedFolder:
 
     def about(self) -> object:
         """Return what ``network.json`` says."""
-        return checkpoint.read_json(self._path)
+        return read_manifest(self._path)
 
     def name(self, name: str) -> Path:
         """Return where an array is, for messages.
@@ -295,10 +297,10 @@ class _Share:
             yield _as_slice(places), values if mine is None else values[mine]
 
     def _open(self, shape, dtype):
-        array = self._array(self.file)
+        array = map_file(self.file)
         rows = self._rows
         if isinstance(rows, str):
-            numbers = self._array(self._folder / rows)
+            numbers = map_file(self._folder / rows)
             # An array without dimensions has no length; it is refused below.
             n = array.shape[:1] or (0,)
             rows = np.asarray(checked(self._folder / rows, numbers, n, np.dtype(np.int64)))
@@ -307,15 +309,6 @@ class _Share:
             raise CheckpointError(f"{self.file}: {len(self._sums)} sums for {len(rows):,} rows in {MANIFEST}")
         return array, rows
 
-    def _array(self, file):
-        try:
-            with open_regular(file) as stream:
-                shape, fortran_order, dtype = read_header(stream)
-                if dtype.hasobject:
-                    raise ValueError("an array of Python objects")
-                return np.memmap(stream, dtype, "r", stream.tell(), shape, "F" if fortran_order else "C")
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{file}: {error}; the network was not saved completely or is damaged") from None
 
 
 class _Finder:
@@ -354,7 +347,7 @@ def take_rows(source, name: str, shape: tuple, dtype: np.dtype, wanted: Rows):
     Parameters
     ----------
     source : object
-        From `slide.checkpoint.open_arrays`.
+        From `slide.persist.saved_network.open_arrays`.
     name : str
     shape : tuple
         Of the whole.

@@ -7,17 +7,18 @@ have changed: the network that owns it then refuses it.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 
-from slide.buffers import Buffers
 from slide.config import LSHConfig, RehashConfig, SamplingConfig
-from slide.index import NeuronIndex
 from slide.kernels import dtypes
 from slide.kernels.rows import RowTable
 from slide.kernels.search import exact_topk, sketch_topk
 from slide.kernels.sketch import Sketch
-from slide.signals import Signal
+from slide.lsh.index import NeuronIndex
+from slide.rows.activations import Activations
+from slide.system.buffers import Buffers
 
 ROW_BLOCK = 1 << 16
 """Rows that are projected at a time."""
@@ -36,7 +37,7 @@ MODES = ("exact", "sketch", "lsh", "lsh-votes")
 count in how many hash tables it is found, and score none."""
 
 INDEXES = ("sketch", "lsh")
-"""What there is to search, by the first mode that searches it."""
+"""Kinds of index."""
 
 NOBODY = np.zeros(0, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
 
@@ -200,7 +201,7 @@ class HashIndex:
         budget = min(candidates, self._table.n_rows)
         found = np.empty((n, budget), dtypes.INDEX)
         counts = np.empty(n, dtypes.OFFSET)
-        signal, nothing = Signal(hidden, None, None), np.zeros(n + 1, dtypes.OFFSET)
+        signal, nothing = Activations(hidden, None, None), np.zeros(n + 1, dtypes.OFFSET)
         self._index.sample(signal, nothing, NOBODY[1], budget, 0, found, counts, threads)
         return found, counts
 
@@ -218,44 +219,72 @@ class HashIndex:
         -------
         int array [n, m]
         """
-        queries = self._index.hash(Signal(hidden, None, None), threads)
+        queries = self._index.hash(Activations(hidden, None, None), threads)
         return np.count_nonzero(self._index.codes[:, found] == queries[:, :, np.newaxis], axis=0)
 
 
+class Versioned(Protocol):
+    """What has weights, and counts their changes: a `slide.model.stack.LayerStack`, or a PyTorch layer.
+
+    Attributes
+    ----------
+    step : int
+        Training steps so far.
+    weights_version : int
+        Counts how often weights have changed other than by training steps.
+    """
+
+    @property
+    def step(self) -> int:
+        """Return the number of training steps so far."""
+
+    @property
+    def weights_version(self) -> int:
+        """Return how often weights have changed other than by training steps."""
+
+
 class SearchIndexes:
-    """The search indexes of one network, and whether they still are of its weights.
+    """The search indexes of one network, and the weights that they were made of.
 
     A reader sees an index complete or not at all.
     """
 
-    def __init__(self):
-        self._made = {}
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[SketchIndex | HashIndex, int, int]] = {}
 
-    def add(self, mode: str, index: SketchIndex | HashIndex, step: int) -> None:
-        """Keep an index for a mode, made after `step` steps."""
-        self._made[index_of(mode)] = index, step
+    def add(self, mode: str, index: SketchIndex | HashIndex, owner: Versioned) -> None:
+        """Keep an index that was made of the weights as they are.
 
-    def forget(self) -> None:
-        """Take note that weights have changed other than by steps."""
-        self._made.clear()
+        Parameters
+        ----------
+        mode : str
+        index : SketchIndex or HashIndex
+        owner : Versioned
+            Whose weights these are.
+        """
+        self._made[index_of(mode)] = index, owner.step, owner.weights_version
 
-    def get(self, mode: str, step: int) -> SketchIndex | HashIndex:
+    def get(self, mode: str, owner: Versioned) -> SketchIndex | HashIndex:
         """Return the index of a mode.
 
         Raises
         ------
         RuntimeError
-            There is none, or the network has been trained since.
+            There is none, or the weights have changed since.
         """
         name = index_of(mode)
         found = self._made.get(name)
+        if found is not None and found[2] != owner.weights_version:
+            # Nothing can be predicted with it any more.
+            self._made.pop(name, None)
+            found = None
         if found is None:
             raise RuntimeError(f"mode {mode!r} needs an index of the weights: call build_search_index({name!r}, ...)")
-        index, made_at = found
-        if made_at != step:
+        index, made_at, _ = found
+        if made_at != owner.step:
             raise RuntimeError(
                 f"the {name} index is of the weights after step {made_at:,}, and the network has trained to step "
-                f"{step:,}: call build_search_index({name!r}, ...) again"
+                f"{owner.step:,}: call build_search_index({name!r}, ...) again"
             )
         return index
 

@@ -16,15 +16,15 @@ from scipy.sparse import csr_matrix
 from scipy.special import expit
 
 from slide import metrics
-from slide.blas import one_blas_thread
 from slide.data.dataset import Dataset, as_float32_csr
-from slide.exclusions import Exclusions, entry_keys
 from slide.kernels import dtypes
 from slide.kernels.grouping import PairGroups
 from slide.kernels.search import exact_topk
 from slide.kernels.sparse import sddmm
-from slide.neighbours import Neighbours, best_labels
-from slide.network import Network
+from slide.model.base import BaseNetwork
+from slide.predict.masks import Exclusions, entry_keys
+from slide.predict.neighbours import Neighbours, best_labels
+from slide.system.blas import one_blas_thread
 
 BLOCK = 512
 """Points whose scores of voted labels are in memory at a time."""
@@ -66,7 +66,7 @@ class Mixture:
     Prediction may be called from several threads at once.
     """
 
-    def __init__(self, network: Network, neighbours: Neighbours, share: float = 0.5):
+    def __init__(self, network: BaseNetwork, neighbours: Neighbours, share: float = 0.5):
         for what in ("features", "labels"):
             ours, theirs = getattr(network, f"n_{what}"), getattr(neighbours, f"n_{what}")
             if ours != theirs:
@@ -158,7 +158,7 @@ class Mixture:
     @classmethod
     def tuned(
         cls,
-        network: Network,
+        network: BaseNetwork,
         neighbours: Neighbours,
         X_val: csr_matrix,
         Y_val: csr_matrix,
@@ -238,7 +238,7 @@ class _NetworkScores:
         Probabilities parallel to the entries of `votes`.
     """
 
-    def __init__(self, network, X, k, ptr, banned, votes, neighbours):
+    def __init__(self, network: BaseNetwork, X, k, ptr, banned, votes, neighbours):
         hidden = network.layer_inputs(X)[-1].dense
         table, n = network.output.table, len(hidden)
         self.ids, logits = np.empty((n, k), dtypes.INDEX), np.empty((n, k), dtypes.VALUE)

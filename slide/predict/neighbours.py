@@ -10,10 +10,10 @@ from scipy.sparse import csr_matrix
 
 from slide.data.batches import BatchReader
 from slide.data.dataset import Dataset, as_float32_csr
-from slide.exclusions import Exclusions
 from slide.kernels import dtypes
 from slide.kernels.neighbours import Postings, best_of_rows, nearest
 from slide.kernels.parallel import resolve_threads
+from slide.predict.masks import Exclusions
 
 BLOCK = 512
 """Queries whose votes are in memory at a time."""

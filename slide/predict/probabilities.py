@@ -15,13 +15,13 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
-from slide.blas import one_blas_thread
-from slide.footprint import available
 from slide.kernels import dtypes
 from slide.kernels.dense import shared_logits
 from slide.kernels.search import exact_topk
-from slide.network import Network
-from slide.prediction import PREDICT_BLOCK
+from slide.model.base import BaseNetwork
+from slide.predict.topk import PREDICT_BLOCK
+from slide.system.blas import one_blas_thread
+from slide.system.memory import available
 
 NOTHING = np.zeros(0, dtypes.VALUE)
 
@@ -32,12 +32,12 @@ FIRST_LOOK = 16
 """Labels of a point that are looked at first, where those above a threshold are wanted."""
 
 
-def all_logits(network: Network, X: csr_matrix, outputs: np.ndarray) -> np.ndarray:
+def all_logits(network: BaseNetwork, X: csr_matrix, outputs: np.ndarray) -> np.ndarray:
     """Return the logits of some outputs, usually all.
 
     Parameters
     ----------
-    network : Network
+    network : BaseNetwork
     X : csr_matrix of float32, shape (n, n_features)
     outputs : int32 array [m]
 
@@ -63,12 +63,12 @@ def all_logits(network: Network, X: csr_matrix, outputs: np.ndarray) -> np.ndarr
     return out
 
 
-def probabilities(network: Network, logits: np.ndarray, *, single: bool) -> np.ndarray:
+def probabilities(network: BaseNetwork, logits: np.ndarray, *, single: bool) -> np.ndarray:
     """Turn the logits of all outputs into probabilities, in place.
 
     Parameters
     ----------
-    network : Network
+    network : BaseNetwork
         Whose loss says what they are.
     logits : float32 array [n, n_labels]
         Overwritten.
@@ -94,12 +94,12 @@ def probabilities(network: Network, logits: np.ndarray, *, single: bool) -> np.n
     return logits
 
 
-def best(network: Network, X: csr_matrix, k: int, *, single: bool) -> tuple[np.ndarray, np.ndarray]:
+def best(network: BaseNetwork, X: csr_matrix, k: int, *, single: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return each point's k most probable labels, exactly, in memory that does not grow with the number of labels.
 
     Parameters
     ----------
-    network : Network
+    network : BaseNetwork
     X : csr_matrix of float32, shape (n, n_features)
     k : int
         From 1 to the number of labels.
@@ -134,7 +134,7 @@ def best(network: Network, X: csr_matrix, k: int, *, single: bool) -> tuple[np.n
 
 
 def above(
-    network: Network, X: csr_matrix, threshold: float, *, labels_per_point: float
+    network: BaseNetwork, X: csr_matrix, threshold: float, *, labels_per_point: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each point's labels whose probability is above a threshold.
 
@@ -142,7 +142,7 @@ def above(
 
     Parameters
     ----------
-    network : Network
+    network : BaseNetwork
     X : csr_matrix of float32, shape (n, n_features)
     threshold : float
     labels_per_point : float
@@ -181,7 +181,7 @@ def log_sigmoid(logits: np.ndarray) -> None:
     np.negative(logits, out=logits)
 
 
-def _hidden(network: Network, X: csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
+def _hidden(network: BaseNetwork, X: csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
     for first in range(0, X.shape[0], PREDICT_BLOCK):
         block = slice(first, min(first + PREDICT_BLOCK, X.shape[0]))
         yield block, network.layer_inputs(X[block])[-1].dense

@@ -1,6 +1,6 @@
 """What several ranks save together: each writes its rows, and the set is complete or is not there.
 
-A folder is made under a name that begins with a dot. All ranks write their shares into it (`slide.shards`) and flush
+A folder is made under a name that begins with a dot. All ranks write their shares into it (`slide.persist.shards`) and flush
 them to the disk; when the last has, rank 0 writes the manifests, gives the folder its name and removes the oldest of a
 run's checkpoints. Whoever dies when, what has its own name is complete. One process reads it as any saved network, and
 a run goes on from it on any number of ranks.
@@ -16,19 +16,18 @@ import logging
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from slide import checkpoint, shards
-from slide.faults import NumericalFault, check_network
-from slide.folders import new_folder, write_file
+from slide.files.atomic import new_folder, write_file
 from slide.kernels import dtypes
-from slide.resume import Checkpoints, SavedRun, write_run
-from slide.shards import Part
-
-if TYPE_CHECKING:
-    from slide.distributed.network import DistributedNetwork
+from slide.model.faults import NumericalFault, check_network
+from slide.persist import shards
+from slide.persist.format import MANIFEST, manifest, table_states, training_arrays
+from slide.persist.shards import Part
+from slide.ranks.stack import RankStack
+from slide.train.checkpoints import Checkpoints, SavedRun, write_run
 
 log = logging.getLogger("slide")
 
@@ -65,15 +64,17 @@ class SharedCheckpoints(Checkpoints):
         Where and when; on a file system that all ranks share.
     group : communicator
         Of the network's ranks.
+    average : callable
+        Makes replicas that train on their own agree.
     """
 
-    def __init__(self, plain: Checkpoints, group: Group):
+    def __init__(self, plain: Checkpoints, group: Group, average: Callable[[], None]):
         super().__init__(plain.folder, every=plain.every, keep=plain.keep)
-        self._plain = plain
+        self._plain, self._average = plain, average
         self._group = group
 
     def begin(self, resume: SavedRun | None = None) -> None:
-        """See `slide.resume.Checkpoints.begin`; where rank 0 refuses the folder, all do."""
+        """See `slide.train.checkpoints.Checkpoints.begin`; where rank 0 refuses the folder, all do."""
         problem = None
         if self._group.rank == 0:
             try:
@@ -85,16 +86,16 @@ class SharedCheckpoints(Checkpoints):
             raise problem
 
     def _write(self, network, state, facts, name):
-        network.average()
+        self._average()
         path = self.folder / name
         last = "" if self.latest is None else f". The last good one is {self.latest}"
-        check_together(self._group, network, f"checkpoint {path} was not written: ", last)
+        check_together(self._group, network.layers, f"checkpoint {path} was not written: ", last)
         best = {f"best.{part}": array for part, array in (state.best.weights or {}).items()}
 
         def beside(folder):
             write_run(folder, state, facts)
 
-        problem = write_together(self._group, network, path, best, beside, moments=True)
+        problem = write_together(self._group, network.layers, path, best, beside, moments=True)
         if problem is not None:
             if self._group.rank == 0:
                 log.warning("checkpoint %s could not be written, training goes on without it: %s", path, problem)
@@ -105,22 +106,22 @@ class SharedCheckpoints(Checkpoints):
 
 
 def check_together(
-    group: Group, network: DistributedNetwork, where: str, advice: str = "", *, moments: bool = True
+    group: Group, layers: RankStack, where: str, advice: str = "", *, moments: bool = True
 ) -> None:
     """Raise NumericalFault on all ranks if something of the network is not finite on one of them.
 
     Parameters
     ----------
     group : communicator
-    network : DistributedNetwork
+    layers : RankStack
     where, advice : str
         Go before and after what is said of it.
     moments : bool
-        As for `slide.faults.check_network`.
+        As for `slide.model.faults.check_network`.
     """
     problem = None
     try:
-        check_network(network, moments=moments)
+        check_network(layers, moments=moments)
     except NumericalFault as fault:
         problem = fault
     # Rows are in one place each: what is wrong with them, the others are told.
@@ -131,20 +132,20 @@ def check_together(
 
 def write_together(
     group: Group,
-    network: DistributedNetwork,
+    layers: RankStack,
     path: Path,
     more: dict[str, np.ndarray],
     beside: Callable[[Path], object],
     *,
     moments: bool,
 ) -> str | None:
-    """Write a network, to a folder that replaces what is there when it is complete; return why not, None if it is.
+    """Write a layers, to a folder that replaces what is there when it is complete; return why not, None if it is.
 
     Parameters
     ----------
     group : communicator
         All of whose ranks call this.
-    network : DistributedNetwork
+    layers : RankStack
         Whose replicas agree.
     path : Path
     more : dict of array
@@ -156,25 +157,25 @@ def write_together(
     if group.rank:
         folder = group.bcast(None)
         if folder is not None:
-            group.gather(_write_share(group, network, Path(folder), more, moments))
+            group.gather(_write_share(group, layers, Path(folder), more, moments))
         return group.bcast(None)
     told, problem = False, None
     try:
         with new_folder(path) as folder:
             told = True
             group.bcast(str(folder))
-            written = group.gather(_write_share(group, network, folder, more, moments))
+            written = group.gather(_write_share(group, layers, folder, more, moments))
             failed = [f"rank {rank}: {share}" for rank, share in enumerate(written) if isinstance(share, str)]
             if failed:
                 raise OSError("; ".join(failed))
             entries, tables = zip(*written, strict=True)
             shards.write_manifest(folder, entries)
             beside(folder)
-            about = checkpoint.manifest(network, moments=moments, layout="shards")
+            about = manifest(layers, moments=moments, layout="shards")
             for of_rank in tables if moments else ():
                 about["training"]["tables"] |= of_rank
             text = json.dumps(about, indent=2)
-            write_file(folder / checkpoint.MANIFEST, lambda stream: stream.write(text.encode()))
+            write_file(folder / MANIFEST, lambda stream: stream.write(text.encode()))
     except OSError as error:
         problem = str(error)
         if not told:
@@ -182,62 +183,62 @@ def write_together(
     return group.bcast(problem)
 
 
-def _write_share(group, network, folder, more, moments):
+def _write_share(group, layers, folder, more, moments):
     """Write this rank's share; return its entries for the manifests, or why it could not be written."""
-    arrays = checkpoint.parameters(network, moments=moments) | more
+    arrays = layers.parameters(moments=moments) | more
     if moments:
-        arrays |= checkpoint.of_training(network)
+        arrays |= training_arrays(layers)
     entries, suffix = {}, f"{group.rank}-of-{group.size}"
     try:
         for name, array in arrays.items():
-            part = _part(group, network, name, array)
+            part = _part(group, layers, name, array)
             if len(part.rows):
                 entries[name] = shards.write_share(folder, name, suffix, part)
-        if moments and network.residual is not None:
-            name = f"{RESIDUAL}{network.replica[0]}"
-            entries[name] = shards.write_share(folder, name, suffix, Part(network.residual, network.label_rows))
+        if moments and layers.residual is not None:
+            name = f"{RESIDUAL}{layers.replica[0]}"
+            entries[name] = shards.write_share(folder, name, suffix, Part(layers.residual, layers.label_rows))
     except FileNotFoundError:
         return f"no {folder} on {platform.node()}; what ranks save together needs a file system that all of them share"
     except OSError as error:
         return str(error)
-    return entries, checkpoint.positions(network)
+    return entries, table_states(layers)
 
 
-def _part(group, network, name, array):
+def _part(group, layers, name, array):
     """What this rank writes of an array: a part of those that all have, and of those that its replicas have."""
     whole, codes = Part(array, range(len(array))), name.endswith(".codes")
-    if codes and name.startswith(network.table_name("output")):
-        return whole.piece(*network.replica)
+    if codes and name.startswith(layers.table_name("output")):
+        return whole.piece(*layers.replica)
     name = name.removeprefix("best.")
-    here = None if codes else network.rows_here(name)
+    here = None if codes else layers.rows_here(name)
     if here is not None:
-        replica = network.replica if name.startswith("output.") else network.feature_replica
+        replica = layers.replica if name.startswith("output.") else layers.feature_replica
         return Part(array, here[1]).piece(*replica)
     if array.nbytes >= WORTH_A_FILE:
         return whole.piece(group.rank, group.size)
     return whole.piece(0, 1) if group.rank == 0 else whole.piece(0, len(array) + 1)
 
 
-def read_residual(network: DistributedNetwork, source) -> None:
+def read_residual(layers: RankStack, source) -> None:
     """Read what a network's replica kept back, or on another number of them, for the first, what all did.
 
     Parameters
     ----------
-    network : DistributedNetwork
+    layers : RankStack
     source : object
-        From `slide.checkpoint.open_arrays`.
+        From `slide.persist.saved_network.open_arrays`.
     """
-    residual = network.residual
+    residual = layers.residual
     if residual is None:
         return
     residual[...] = 0.0
     names = [name for name in getattr(source, "names", ()) if name.startswith(RESIDUAL)]
-    replica, replicas = network.replica
+    replica, replicas = layers.replica
     if len(names) == replicas:
         names = [f"{RESIDUAL}{replica}"]
     elif replica:
         names = []
-    shape = (network.n_labels, residual.shape[1])
+    shape = (layers.n_labels, residual.shape[1])
     for name in names:
-        for places, values in shards.take_rows(source, name, shape, np.dtype(dtypes.VALUE), network.label_rows):
+        for places, values in shards.take_rows(source, name, shape, np.dtype(dtypes.VALUE), layers.label_rows):
             residual[places] += values

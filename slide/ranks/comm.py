@@ -11,7 +11,7 @@ from collections import Counter
 
 import numpy as np
 
-from slide.extras import load_extra
+from slide.system.extras import load_extra
 
 
 def mpi():
@@ -100,12 +100,12 @@ class Ranks:
         """Return the ranks of one colour, in the order of their keys; they keep the same account."""
         return Ranks(self.comm.Split(colour, key), self.traffic)
 
-    def gather(self, kind: str, array: np.ndarray) -> np.ndarray:
+    def allgather(self, kind: str, array: np.ndarray) -> np.ndarray:
         """Return every rank's array, all of one shape and type: [size, ...]."""
-        return self.begin_gather(kind, array).wait()
+        return self.iallgather(kind, array).wait()
 
-    def begin_gather(self, kind: str, array: np.ndarray) -> Pending:
-        """Begin what ``gather`` does."""
+    def iallgather(self, kind: str, array: np.ndarray) -> Pending:
+        """Begin what ``allgather`` does."""
         array = np.ascontiguousarray(array)
         out = np.empty((self.size, *array.shape), array.dtype)
         self.traffic.add(kind, out.nbytes - array.nbytes)
@@ -114,7 +114,7 @@ class Ranks:
             return Pending(None, out, None)
         return Pending(self.comm.Iallgather(self._bytes(array), self._bytes(out)), out, array)
 
-    def join(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    def allgatherv(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Return all ranks' rows, those of rank 0 first.
 
         Parameters
@@ -124,10 +124,10 @@ class Ranks:
         counts : int array [size]
             Rows of each rank.
         """
-        return self.begin_join(kind, rows, counts).wait()
+        return self.iallgatherv(kind, rows, counts).wait()
 
-    def begin_join(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> Pending:
-        """Begin what ``join`` does."""
+    def iallgatherv(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> Pending:
+        """Begin what ``allgatherv`` does."""
         rows = np.ascontiguousarray(rows)
         out = np.empty((int(np.sum(counts)), *rows.shape[1:]), rows.dtype)
         self.traffic.add(kind, out.nbytes - rows.nbytes)
@@ -138,7 +138,7 @@ class Ranks:
         to = [_flat(out), (sizes, _starts(sizes)), self._byte]
         return Pending(self.comm.Iallgatherv(self._bytes(rows), to), out, rows)
 
-    def exchange(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    def alltoallv(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Give every rank its rows of this rank's array, and return those that all have for this one.
 
         Parameters
@@ -153,10 +153,10 @@ class Ranks:
         -------
         array [size, counts[rank], ...]
         """
-        return self.begin_exchange(kind, rows, counts).wait()
+        return self.ialltoallv(kind, rows, counts).wait()
 
-    def begin_exchange(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> Pending:
-        """Begin what ``exchange`` does."""
+    def ialltoallv(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> Pending:
+        """Begin what ``alltoallv`` does."""
         rows = np.ascontiguousarray(rows)
         mine = int(counts[self.rank])
         out = np.empty((self.size, mine, *rows.shape[1:]), rows.dtype)
@@ -169,13 +169,13 @@ class Ranks:
         ends = [[_flat(rows), (sizes, _starts(sizes)), self._byte], [_flat(out), (back, _starts(back)), self._byte]]
         return Pending(self.comm.Ialltoallv(*ends), out, rows)
 
-    def sum(self, kind: str, array: np.ndarray) -> np.ndarray:
+    def ordered_sum(self, kind: str, array: np.ndarray) -> np.ndarray:
         """Return the sum of all ranks' arrays, which have one shape and type: the same bits on every rank."""
         flat = np.ascontiguousarray(array).reshape(-1)
         counts = np.diff(len(flat) * np.arange(self.size + 1) // self.size)
-        return self.join(kind, in_order(self.exchange(kind, flat, counts)), counts).reshape(np.shape(array))
+        return self.allgatherv(kind, in_order(self.alltoallv(kind, flat, counts)), counts).reshape(np.shape(array))
 
-    def share(self, kind: str, value: object, root: int = 0) -> object:
+    def bcast(self, kind: str, value: object, root: int = 0) -> object:
         """Return the value that the root has; anything that can be pickled."""
         if self.size == 1:
             return value
@@ -189,9 +189,9 @@ class Ranks:
 
     def agree(self, kind: str, value: bool) -> bool:
         """Return rank 0's answer to a question."""
-        return bool(self.broadcast(kind, np.array([value]))[0])
+        return bool(self.bcast_array(kind, np.array([value]))[0])
 
-    def broadcast(self, kind: str, array: np.ndarray) -> np.ndarray:
+    def bcast_array(self, kind: str, array: np.ndarray) -> np.ndarray:
         """Return rank 0's array, which has the shape and type of this one."""
         array = np.ascontiguousarray(array)
         if self.size > 1:
@@ -200,8 +200,8 @@ class Ranks:
         self.traffic.add(kind, 0 if self.rank == 0 else array.nbytes)
         return array
 
-    def collect(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> np.ndarray | None:
-        """Return on rank 0 what ``join`` returns, on the others None."""
+    def gatherv(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> np.ndarray | None:
+        """Return on rank 0 what ``allgatherv`` returns, on the others None."""
         rows = np.ascontiguousarray(rows)
         if self.size == 1:
             return rows

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from slide.distributed.comm import Ranks
+from slide.ranks.comm import Ranks
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ def on_root(ranks: Ranks, call: Callable[[], T]) -> T | None:
             result = call()
         except Exception as raised:
             error = raised
-    told = ranks.share("control", None if error is None else _plain(error))
+    told = ranks.bcast("control", None if error is None else _plain(error))
     if error is not None:
         raise error
     if told is not None:

@@ -6,81 +6,64 @@ While a batch is trained on, the features and labels of the next one are under w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
-from slide import initial
-from slide.callbacks import Callbacks
 from slide.config import ConfigError, TrainingConfig
-from slide.data.batches import Batch
 from slide.data.dataset import DataError
+from slide.data.fingerprint import fingerprint
 from slide.data.statistics import column_counts
-from slide.distributed.comm import Pending
-from slide.distributed.prediction import evaluate_own
-from slide.distributed.shares import Cuts, Share, batches_of, rows_of
-from slide.feed import check_labels, fitting, measured
 from slide.kernels import dtypes
-from slide.run_state import fingerprint
-
-if TYPE_CHECKING:
-    from slide.callbacks import Run
-    from slide.distributed.network import DistributedNetwork
-    from slide.training import History, Progress
-
-AHEAD = 2
-"""Batches that are under way while one is trained on: of one the points, of the other the sizes."""
-
-
-@dataclass(frozen=True)
-class JoinedBatch(Batch):
-    """A batch that was joined from several ranks.
-
-    Attributes
-    ----------
-    parts : int64 array [ranks + 1]
-        Where each rank's points begin.
-    in_all : int
-        Points that the step is made of.
-    """
-
-    parts: np.ndarray
-    in_all: int
-
-    @property
-    def n_points(self) -> int:
-        """See `Batch.n_points`."""
-        return self.in_all
+from slide.model import initialization
+from slide.ranks.parcels import AHEAD, JoinedBatch, Parcel
+from slide.ranks.shares import Cuts, Share, batches_of, rows_of
+from slide.ranks.stack import RankStack
+from slide.ranks.topk import evaluate_own
+from slide.train.callbacks import Callbacks, Run
+from slide.train.feed import check_labels, fitting, measured
+from slide.train.records import History, Progress
 
 
 class DistributedFeed:
-    """The points of a run; see `slide.feed.Feed`, whose attributes and methods it has.
+    """The points of a run; see `slide.train.feed.Feed`, whose attributes and methods it has.
 
     Parameters
     ----------
-    network : DistributedNetwork
+    layers : RankStack
     X, Y : sparse or dense matrices
         All points, the same on all ranks, of which each trains on its own; or those of this rank, if `own`.
     config : TrainingConfig
     validation : pair of matrices, optional
         The same on all ranks.
     own : bool
+    on_epoch_end : callable
+        Called at the end of each epoch's batches.
     """
 
-    def __init__(self, network: DistributedNetwork, X, Y, config: TrainingConfig, validation, *, own: bool = False):
+    def __init__(
+        self,
+        layers: RankStack,
+        X: csr_matrix,
+        Y: csr_matrix,
+        config: TrainingConfig,
+        validation: tuple[csr_matrix, csr_matrix] | None,
+        *,
+        own: bool = False,
+        on_epoch_end: Callable[[], None],
+    ):
         if config.on_fault != "stop":
             raise ConfigError(
                 f"TrainingConfig.on_fault = {config.on_fault!r} needs one process: of a batch over several ranks it is "
                 'known too late that it should be left out. Set it to "stop", and go on from the last checkpoint'
             )
-        self.network, self.config = network, config
-        self._grid = grid = network.grid
-        world, seed, n_shares = grid.world, network.config.seed, grid.n_shares
-        self.given, self._own = fitting(network, X, Y, "training"), own
-        points = world.gather("sizes", np.array([self.given.n_points], np.int64))[:, 0]
+        self.layers, self.config, self._on_epoch_end = layers, config, on_epoch_end
+        self._grid = grid = layers.grid
+        world, seed, n_shares = grid.world, layers.config.seed, grid.n_shares
+        self.given, self._own = fitting(layers, X, Y, "training"), own
+        points = world.allgather("sizes", np.array([self.given.n_points], np.int64))[:, 0]
         total = int(points.sum() if own else points[0])
         if not total:
             raise DataError("the training data has no points")
@@ -100,7 +83,7 @@ class DistributedFeed:
             )
         self.other, self._probe = None, None
         if validation is not None and config.eval_points:
-            self.other = measured(network, validation, config)
+            self.other = measured(layers, validation, config)
             ends = self.other.n_points * np.arange(world.size + 1) // world.size
             self._probe = self.other.subset(slice(int(ends[world.rank]), int(ends[world.rank + 1])))
         held_out = config.holdout if validation is None else 0.0
@@ -125,41 +108,41 @@ class DistributedFeed:
             self._probe = [self._probe]
         sizes = [sum(share.data.n_points for share in self.shares), sum(p.n_points for p in self._probe or ())]
         sizes.append(max(share.per_epoch for share in self.shares))
-        every = world.gather("sizes", np.array(sizes, np.int64))
+        every = world.allgather("sizes", np.array(sizes, np.int64))
         self.n_points, self.n_measured = int(every[:, 0].sum()), int(every[:, 1].sum())
         if held_out and not self.n_measured:
             raise DataError("no share of the training points has one to spare for holdout; set it to 0")
         self.per_epoch = int(every[:, 2].max())
         row = slice(grid.data.rank * grid.labels.size * each, (grid.data.rank + 1) * grid.labels.size * each)
         self.batch_points = int(cuts.sizes[row].sum())
-        self.counts = world.sum("frequencies", sum(column_counts(share.data.Y) for share in self.shares))
+        self.counts = world.ordered_sum("frequencies", sum(column_counts(share.data.Y) for share in self.shares))
         check_labels(self.counts)
 
     def facts(self) -> dict:
-        """See `slide.feed.Feed.facts`; of ranks that have their own points each, how many there are in all."""
+        """See `slide.train.feed.Feed.facts`; of ranks that have their own points each, how many there are in all."""
         data = fingerprint(self.given)
         if self._own:
             names = "points", "values", "labels_of_points"
-            totals = self._grid.world.sum("sizes", np.array([data[name] for name in names], np.int64))
+            totals = self._grid.world.ordered_sum("sizes", np.array([data[name] for name in names], np.int64))
             data |= dict(zip(names, totals.tolist(), strict=True)) | {"digest": ""}
         other = None if self.other is None else fingerprint(self.other)
         return {"data": data, "validation": other, "shares": self._grid.n_shares}
 
     def start(self) -> None:
-        """See `slide.feed.Feed.start`."""
-        network = self.network
-        if network.config.feature_weights == "idf":
+        """See `slide.train.feed.Feed.start`."""
+        layers = self.layers
+        if layers.config.feature_weights == "idf":
             df = sum(column_counts(share.data.X, nonzero=True) for share in self.shares)
-            df = self._grid.world.sum("frequencies", df)
-            network.feature_weights[:] = initial.idf_of(df, self.n_points)
+            df = self._grid.world.ordered_sum("frequencies", df)
+            layers.feature_weights[:] = initialization.idf_of(df, self.n_points)
 
     def open(self) -> None:
-        """See `slide.feed.Feed.open`."""
+        """See `slide.train.feed.Feed.open`."""
         for share in self.shares:
-            share.open(self.network)
+            share.open(self.layers)
 
     def batches(self, epoch: int, first: int) -> Iterator[Parcel]:
-        """See `slide.feed.Feed.batches`."""
+        """See `slide.train.feed.Feed.batches`."""
         rows, nothing = batches_of(self.shares, epoch, first), (np.zeros(0, dtypes.OFFSET),) * len(self.shares)
         under_way: deque[Parcel] = deque()
         try:
@@ -171,14 +154,13 @@ class DistributedFeed:
                     for parcel in list(under_way)[:AHEAD]:
                         parcel.send()
                     yield under_way.popleft()
-            self.network.settle()
-            self.network.check_replicas()
+            self._on_epoch_end()
         finally:
             for parcel in under_way:
                 parcel.abandon()
 
     def read(self, parcel: Parcel) -> JoinedBatch:
-        """See `slide.feed.Feed.read`."""
+        """See `slide.train.feed.Feed.read`."""
         return parcel.receive()
 
     def _send(self, rows):
@@ -186,66 +168,12 @@ class DistributedFeed:
         return Parcel(self._grid, [share.reader.read(some) for share, some in zip(self.shares, rows, strict=True)])
 
     def evaluate(self, inv_propensity: np.ndarray | None, mask_inputs: bool) -> dict[str, float]:
-        """See `slide.feed.Feed.evaluate`; each rank measures on its own points."""
-        return evaluate_own(self.network, self._probe, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
+        """See `slide.train.feed.Feed.evaluate`; each rank measures on its own points."""
+        return evaluate_own(self.layers, self._probe, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
 
     def heard(self, callbacks: Callbacks) -> Callbacks:
-        """See `slide.feed.Feed.heard`: those of rank 0 are told, and all ranks do as they say."""
-        return RootCallbacks(callbacks, self.network)
-
-
-class Parcel:
-    """A batch on its way: its sizes first, its points once those have arrived.
-
-    Parameters
-    ----------
-    grid : Grid
-    parts : list of Batch
-        What this rank gives; copied.
-    """
-
-    def __init__(self, grid, parts: list[Batch]):
-        self._grid = grid
-        features = np.concatenate([np.diff(part.indptr) for part in parts])
-        labels = np.concatenate([np.diff(part.label_ptr) for part in parts])
-        pieces = [features, labels, *(part.indices for part in parts), *(part.labels for part in parts)]
-        pieces += [part.values.view(dtypes.INDEX) for part in parts]
-        self._packed = np.concatenate([piece.astype(dtypes.INDEX, copy=False) for piece in pieces])
-        sizes = np.array([len(features), int(features.sum()), int(labels.sum())], np.int64)
-        self._sizes = grid.world.begin_gather("features", sizes)
-        self._points: Pending | None = None
-
-    def send(self) -> None:
-        """Send the points, if they were not sent before."""
-        if self._points is None:
-            self._of_world = self._sizes.wait()
-            first, together = 0, self._grid.together
-            if together is not self._grid.world:
-                first = self._grid.data.rank * together.size
-            self._counts = self._of_world[first : first + together.size]
-            n, values, labels = self._counts.T
-            self._points = together.begin_join("features", self._packed, 2 * n + 2 * values + labels)
-            self._packed = None
-
-    def receive(self) -> JoinedBatch:
-        """Return the batch, once all of it has arrived."""
-        packed, pieces = self._points.wait(), [[], [], [], [], []]
-        first = 0
-        for n, values, labels in self._counts.tolist():
-            for piece, size in zip(pieces, (n, n, values, labels, values), strict=True):
-                piece.append(packed[first : first + size])
-                first += size
-        features, counts, indices, labels, values = (np.concatenate(piece) for piece in pieces)
-        parts = _starts(self._counts[:, 0])
-        ends = _starts(features), _starts(counts)
-        in_all = int(self._of_world[:, 0].sum())
-        return JoinedBatch(ends[0], indices, values.view(dtypes.VALUE), ends[1], labels, parts, in_all)
-
-    def abandon(self) -> None:
-        """Let what is under way arrive, and nobody use it."""
-        self._sizes.wait()
-        if self._points is not None:
-            self._points.wait()
+        """See `slide.train.feed.Feed.heard`: those of rank 0 are told, and all ranks do as they say."""
+        return RootCallbacks(callbacks, self.layers)
 
 
 class RootCallbacks(Callbacks):
@@ -255,23 +183,23 @@ class RootCallbacks(Callbacks):
     ----------
     callbacks : Callbacks
         Those of ranks other than 0 are never called.
-    network : DistributedNetwork
+    layers : RankStack
     """
 
-    def __init__(self, callbacks: Callbacks, network: DistributedNetwork):
-        self._network, self._ranks = network, network.grid.world
-        super().__init__(list(callbacks) if network.leads else [])
-        self._any = self._ranks.share("control", bool(self._all))
+    def __init__(self, callbacks: Callbacks, layers: RankStack):
+        self._layers, self._ranks = layers, layers.grid.world
+        super().__init__(list(callbacks) if layers.leads else [])
+        self._any = self._ranks.bcast("control", bool(self._all))
 
     @contextmanager
     def following(self, run: Run, history: History) -> Iterator[None]:
         """See `Callbacks.following`; the history is given what was received in the run."""
-        before, step = self._network.traffic.copy(), self._network.step
+        before, step = self._layers.traffic.copy(), self._layers.step
         with super().following(run, history):
             try:
                 yield
             finally:
-                received, batches = self._network.traffic.bytes - before.bytes, max(1, self._network.step - step)
+                received, batches = self._layers.traffic.bytes - before.bytes, max(1, self._layers.step - step)
                 history.bytes_per_batch = {kind: received[kind] / batches for kind in sorted(received)}
 
     def on_batch(self, progress: Progress) -> bool:
@@ -281,7 +209,3 @@ class RootCallbacks(Callbacks):
     def on_epoch(self, progress: Progress) -> bool:
         """See `Callbacks.on_epoch`."""
         return self._any and self._ranks.agree("control", super().on_epoch(progress))
-
-
-def _starts(lengths):
-    return np.concatenate([[0], np.cumsum(lengths, dtype=dtypes.OFFSET)]).astype(dtypes.OFFSET, copy=False)

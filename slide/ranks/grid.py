@@ -8,9 +8,9 @@ import os
 import numpy as np
 
 from slide.config import ConfigError
-from slide.distributed.comm import Ranks, mpi
-from slide.distributed.config import DistributionConfig
+from slide.config.distribution import DistributionConfig
 from slide.kernels import dtypes
+from slide.ranks.comm import Ranks, mpi
 
 log = logging.getLogger("slide")
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from slide.distributed.comm import Pending
-from slide.distributed.grid import Grid
 from slide.kernels import dtypes
 from slide.kernels.rows import RowTable
+from slide.model.stack import LayerStack
+from slide.ranks.comm import Pending
+from slide.ranks.grid import Grid
 
 BLOCK = 1 << 12
 """Rows that are averaged at a time."""
@@ -60,8 +61,8 @@ class Replicas:
         touched = rows
         if self._residual is not None:
             rows, gradients = self._largest(rows, gradients)
-        counts = self._ranks.gather("rows", np.array([len(rows), len(touched)], np.int64))
-        self._counts, join = counts[:, 0], self._ranks.begin_join
+        counts = self._ranks.allgather("rows", np.array([len(rows), len(touched)], np.int64))
+        self._counts, join = counts[:, 0], self._ranks.iallgatherv
         self._under_way = [join("rows", rows, counts[:, 0]), join("rows", gradients, counts[:, 0])]
         if self._residual is not None:
             self._under_way.append(join("rows", touched, counts[:, 1]))
@@ -97,25 +98,25 @@ class Replicas:
         return rows, gradients
 
 
-def average(grid: Grid, network, since: int) -> None:
+def average(grid: Grid, layers: LayerStack, since: int) -> None:
     """Make replicas the mean of what they have become: weights, biases and moments of all rows that any has touched.
 
     Parameters
     ----------
     grid : Grid
-    network : DistributedNetwork
+    layers : LayerStack
     since : int
         The step of the last average; rows that no replica has touched since are the same on all.
     """
     ranks = grid.data
-    tables = [layer.table for layer in (*network.hidden, network.output)]
+    tables = [layer.table for layer in layers]
     touched = [(table.last_step > since).astype(np.uint8) for table in tables]
-    network.catch_up()
-    for layer, mine in zip((*network.hidden, network.output), touched, strict=True):
-        rows = np.flatnonzero(ranks.gather("average", mine).any(axis=0))
+    layers.settle()
+    for layer, mine in zip(layers, touched, strict=True):
+        rows = np.flatnonzero(ranks.allgather("average", mine).any(axis=0))
         for name, view in layer.state().items():
             if name == "last_step":
-                view[rows] = ranks.gather("average", view[rows]).max(axis=0)
+                view[rows] = ranks.allgather("average", view[rows]).max(axis=0)
             elif name.startswith("bias") and not layer.rows_are_units:
                 view[...] = _mean(ranks, np.asarray(view))
             else:
@@ -125,4 +126,4 @@ def average(grid: Grid, network, since: int) -> None:
 
 
 def _mean(ranks, array):
-    return (ranks.sum("average", array.astype(np.float32)) / ranks.size).astype(array.dtype, copy=False)
+    return (ranks.ordered_sum("average", array.astype(np.float32)) / ranks.size).astype(array.dtype, copy=False)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from slide.config import HiddenConfig
-from slide.distributed.comm import Ranks, in_order
-from slide.distributed.grid import LabelShard
 from slide.kernels import dtypes
-from slide.kernels.optim import StepRule
 from slide.kernels.sparse import SampleGradient, spmm
-from slide.layers import InputLayer
-from slide.signals import Runs, Signal
+from slide.model.layers import InputLayer
+from slide.ranks.comm import Ranks, in_order
+from slide.ranks.grid import LabelShard
+from slide.rows.activations import Activations, Ragged
+from slide.rows.passes import Pass
 
 NOTHING = np.zeros(0, dtypes.VALUE)
 
@@ -41,56 +41,48 @@ class ShardInput(InputLayer):
         # Weights are those that the features have in a network on one process.
         self.table.fill_uniform(np.sqrt(3.0 / config.units), seed, threads, shard.first, shard.distance)
 
-    def forward(self, signal: Signal, rule: StepRule, iteration: int, threads: int) -> Signal:
+    def forward(self, inputs: Activations, now: Pass) -> Activations:
         """See `HiddenLayer.forward`; all ranks have the same points."""
-        self._mine = mine = self._own(signal)
-        self._groups = self._pairs.group(mine.columns, threads)
-        self._pairs.catch_up(self._groups, rule, threads)
+        self._mine = mine = self._own(inputs)
+        self._groups = self._pairs.group(mine.columns, now.threads)
+        self._pairs.catch_up(self._groups, now.rule, now.threads)
         n, size = len(mine.columns.begin), self._ranks.size
         counts = np.diff(n * np.arange(size + 1) // size)
-        own = self._sum(mine, counts, threads)
+        own = self._sum(mine, counts, now.threads)
         out = self._buffers.array(f"{self.name} output", (n, self.padded_dim), dtypes.VALUE)
-        out[:] = self._ranks.join("hidden", own, counts)
-        self._drop(out, iteration, threads)
-        return Signal(out, None, None)
+        out[:] = self._ranks.allgatherv("hidden", own, counts)
+        self._drop(out, now)
+        return Activations(out, None, None)
 
-    def predict(self, signal: Signal, threads: int) -> Signal:
+    def predict(self, inputs: Activations, threads: int) -> Activations:
         """See `HiddenLayer.predict`; every rank has points of its own, and all call this together."""
-        columns, ranks = signal.columns, self._ranks
-        sizes = ranks.gather("prediction", np.array([len(columns.begin), len(columns.flat)], np.int64))
-        lengths = ranks.join("prediction", columns.lengths, sizes[:, 0])
-        indices = ranks.join("prediction", columns.flat, sizes[:, 1])
-        values = ranks.join("prediction", signal.values, sizes[:, 1])
+        columns, ranks = inputs.columns, self._ranks
+        sizes = ranks.allgather("prediction", np.array([len(columns.begin), len(columns.flat)], np.int64))
+        lengths = ranks.allgatherv("prediction", columns.lengths, sizes[:, 0])
+        indices = ranks.allgatherv("prediction", columns.flat, sizes[:, 1])
+        values = ranks.allgatherv("prediction", inputs.values, sizes[:, 1])
         ends = np.concatenate([[0], np.cumsum(lengths)]).astype(dtypes.OFFSET, copy=False)
-        every = Signal(None, Runs(indices, ends[:-1], ends[1:]), values)
-        return Signal(self._sum(self._own(every), sizes[:, 0], threads, "prediction"), None, None)
+        every = Activations(None, Ragged(indices, ends[:-1], ends[1:]), values)
+        return Activations(self._sum(self._own(every), sizes[:, 0], threads, "prediction"), None, None)
 
-    def _own(self, signal):
+    def _own(self, inputs):
         """The features of this rank."""
-        columns = signal.columns
+        columns = inputs.columns
         ptr, numbers, here = self.shard.select(columns.indptr, columns.flat)
-        return Signal(None, Runs(numbers, ptr[:-1], ptr[1:]), signal.values[here])
+        return Activations(None, Ragged(numbers, ptr[:-1], ptr[1:]), inputs.values[here])
 
     def _sum(self, mine, counts, threads, kind="hidden"):
         """The layer's output for this rank's part of some points, from what every rank's features give to it."""
         columns = mine.columns
         part = np.empty((len(columns.begin), self.padded_dim), dtypes.VALUE)
         spmm(self.table, columns.indptr, columns.flat, mine.values, NOTHING, False, part, threads)
-        own = in_order(self._ranks.exchange(kind, part, counts))
+        own = in_order(self._ranks.alltoallv(kind, part, counts))
         own += self.bias
         if self.relu:
             # Written so that NaN passes through.
             own[own < 0.0] = 0.0
         return own
 
-    def step(
-        self,
-        signal: Signal,
-        dout: np.ndarray,
-        gradient: SampleGradient | None,
-        rule: StepRule,
-        iteration: int,
-        threads: int,
-    ) -> None:
+    def step(self, inputs: Activations, dout: np.ndarray, gradient: SampleGradient | None, now: Pass) -> None:
         """See `HiddenLayer.step`; all ranks have the same gradient, and step the biases alike."""
-        super().step(self._mine, dout, gradient, rule, iteration, threads)
+        super().step(self._mine, dout, gradient, now)

@@ -15,9 +15,6 @@ import numpy as np
 
 from slide.config import OutputConfig
 from slide.data.batches import Batch
-from slide.distributed.comm import Pending
-from slide.distributed.grid import Grid, LabelShard
-from slide.distributed.replicas import Replicas
 from slide.kernels import dtypes
 from slide.kernels.catch_up import catch_up
 from slide.kernels.gradients import row_gradients, step_rows
@@ -25,8 +22,12 @@ from slide.kernels.loss_parts import TERMS, largest_logits, softmax_gradients, s
 from slide.kernels.losses import logistic_cross_entropy
 from slide.kernels.optim import StepRule, measure
 from slide.kernels.sparse import SampleGradient
-from slide.output import OutputLayer
-from slide.signals import Signal
+from slide.model.output import OutputLayer
+from slide.ranks.comm import Pending
+from slide.ranks.grid import Grid, LabelShard
+from slide.ranks.replicas import Replicas
+from slide.rows.activations import Activations
+from slide.rows.passes import Pass
 
 TOP, BEST, TOTAL, WANTED, MASS, ALL, STANDS_FOR = range(TERMS)
 """What `slide.kernels.loss_parts.softmax_terms` writes of each point."""
@@ -124,25 +125,25 @@ class ShardOutput(OutputLayer):
             self._pending = None
         return self._sums
 
-    def forward(self, batch: ShardBatch, signal: Signal, rule: StepRule, iteration: int, threads: int) -> None:
+    def forward(self, batch: ShardBatch, inputs: Activations, now: Pass) -> None:
         """See `OutputLayer.forward`; what the batch did is in ``sums``."""
         self._sums[:] = 0.0
         self._counts = batch.counts
         if not len(batch):
             return
-        stats = super().forward(batch, signal, rule, iteration, threads)
+        stats = super().forward(batch, inputs, now)
         self._sums[0], self._sums[2] = stats.loss, stats.active * len(batch)
 
-    def step(self, signal: Signal, gradient: SampleGradient, rule: StepRule, threads: int) -> None:
+    def step(self, inputs: Activations, gradient: SampleGradient, now: Pass) -> None:
         """See `OutputLayer.step`; where replicas combine their gradients, ``finish`` takes the step."""
         if not self._replicas.combine_gradients:
             if len(self._counts):
-                super().step(signal, gradient, rule, threads)
+                super().step(inputs, gradient, now)
             return
         rows, gradients = np.zeros(0, dtypes.INDEX), np.zeros((0, self.table.padded_dim + 1), dtypes.VALUE)
         if len(self._counts):
-            super().step(signal, gradient, measure(), threads)
-            rows, gradients = self._row_gradients(signal, threads)
+            super().step(inputs, gradient, now._replace(rule=measure()))
+            rows, gradients = self._row_gradients(inputs, now.threads)
         self._replicas.begin(rows, gradients)
 
     def finish(self, rule: StepRule, threads: int) -> None:
@@ -162,17 +163,17 @@ class ShardOutput(OutputLayer):
             threads,
         )
 
-    def _row_gradients(self, signal, threads):
+    def _row_gradients(self, inputs, threads):
         """The rows that the batch touches here, ascending, and their gradients, that of the bias last."""
         groups, own, shared, common = self._active
-        n, dim = len(signal.dense), self.table.padded_dim
+        n, dim = len(inputs.dense), self.table.padded_dim
         out = np.empty((len(shared) + groups.n_groups, dim + 1), dtypes.VALUE)
         deltas = common[:n, : len(shared)]
-        np.matmul(deltas.T, signal.dense, out=out[: len(shared), :dim])
+        np.matmul(deltas.T, inputs.dense, out=out[: len(shared), :dim])
         out[: len(shared), dim] = deltas.sum(axis=0)
         if groups.n_groups:
             gradients, bias = np.empty((groups.n_groups, dim), dtypes.VALUE), np.empty(groups.n_groups, dtypes.VALUE)
-            row_gradients(groups, own, signal.dense, gradients, bias, threads)
+            row_gradients(groups, own, inputs.dense, gradients, bias, threads)
             out[len(shared) :, :dim], out[len(shared) :, dim] = gradients, bias
         rows = np.concatenate([shared, groups.rows])
         order = np.argsort(rows, kind="stable")
@@ -186,7 +187,7 @@ class ShardOutput(OutputLayer):
             return self._softmax(batch, sets, options, scale, threads)
         largest = np.empty((len(batch), 2), np.float64)
         largest_logits(*sets, largest)
-        self._pending = self._grid.labels.begin_gather("loss", largest)
+        self._pending = self._grid.labels.iallgather("loss", largest)
         loss, hit = self._buffers.array("output losses", (2, len(batch)), dtypes.VALUE)
         labelled = (batch.counts > 0).astype(np.uint8)
         logistic_cross_entropy(*sets, scale, loss, hit, threads, labelled=labelled, **options)
@@ -196,7 +197,7 @@ class ShardOutput(OutputLayer):
         n, smoothing = len(batch), self.config.label_smoothing
         terms = np.empty((n, TERMS), np.float64)
         softmax_terms(*sets, terms, threads, **options)
-        every = self._grid.labels.gather("loss", terms)
+        every = self._grid.labels.allgather("loss", terms)
         top, best = every[:, :, TOP].max(axis=0), every[:, :, BEST].max(axis=0)
         sums = every[:, :, WANTED:].sum(axis=0)
         wanted, mass, all_logits, stands_for = sums.T

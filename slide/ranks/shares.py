@@ -17,8 +17,8 @@ from scipy.sparse import csr_matrix
 
 from slide.config import ConfigError, TrainingConfig
 from slide.data.dataset import Dataset, is_mapped
-from slide.feed import hold_out, order_of
 from slide.kernels import dtypes
+from slide.train.feed import hold_out, order_of
 
 
 class Cuts:

@@ -8,59 +8,56 @@ order of id.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from slide import metrics
-from slide.blas import one_blas_thread
 from slide.data.dataset import Dataset
-from slide.exclusions import Exclusions
 from slide.kernels import dtypes
 from slide.kernels.search import exact_topk
-from slide.prediction import PREDICT_BLOCK, hidden_of
-
-if TYPE_CHECKING:
-    from slide.distributed.network import DistributedNetwork
+from slide.predict.masks import Exclusions
+from slide.predict.topk import PREDICT_BLOCK
+from slide.ranks.stack import RankStack
+from slide.system.blas import one_blas_thread
 
 
 def predict_own(
-    network: DistributedNetwork, X: csr_matrix, k: int, exclude: csr_matrix | None
+    layers: RankStack, X: csr_matrix, k: int, exclude: csr_matrix | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the k best labels of this rank's points, and their scores; called by all ranks.
 
     Parameters
     ----------
-    network : DistributedNetwork
+    layers : RankStack
     X : csr_matrix, shape (n, n_features)
         Checked; other ranks may have any other number of points.
     k : int
     exclude : csr_matrix or None
         None on all ranks or on none.
     """
-    network.settle()
-    ranks, table, shard = network.grid.labels, network.output.table, network.output.shard
+    layers.settle()
+    ranks, table, shard = layers.grid.labels, layers.output.table, layers.output.shard
     n = X.shape[0]
     ids, scores = np.empty((n, k), dtypes.INDEX), np.empty((n, k), dtypes.VALUE)
     exclusions = Exclusions(exclude, n)
     size = max(1, PREDICT_BLOCK // ranks.size)
-    reader = network.reader(X, None, size)
+    reader = layers.reader(X, None, size)
     # As often as the rank with the most points, of all that have a part in the hidden layers.
-    most = int(network.grid.together.gather("prediction", np.array([n], np.int64)).max())
+    most = int(layers.grid.together.allgather("prediction", np.array([n], np.int64)).max())
     for first in range(0, most, size):
         rows = np.arange(min(first, n), min(first + size, n), dtype=dtypes.OFFSET)
         with one_blas_thread():
-            hidden = hidden_of(network, reader.read(rows))
-        counts = ranks.gather("prediction", np.array([len(rows)], np.int64))[:, 0]
-        every = ranks.join("prediction", hidden, counts)
+            hidden = layers.hidden_of(reader.read(rows))
+        counts = ranks.allgather("prediction", np.array([len(rows)], np.int64))[:, 0]
+        every = ranks.allgatherv("prediction", hidden, counts)
         banned = exclusions.of(slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0))
         if exclude is not None:
             banned = _of_shard(ranks, shard, banned, len(rows), counts)
         found, logits = np.empty((len(every), k), dtypes.INDEX), np.empty((len(every), k), dtypes.VALUE)
-        exact_topk(table, every, *banned, found, logits, network.threads)
-        found = ranks.exchange("prediction", shard.to_ids(found).astype(dtypes.INDEX, copy=False), counts)
-        logits = ranks.exchange("prediction", logits, counts)
+        exact_topk(table, every, *banned, found, logits, layers.threads)
+        found = ranks.alltoallv("prediction", shard.to_ids(found).astype(dtypes.INDEX, copy=False), counts)
+        logits = ranks.alltoallv("prediction", logits, counts)
         ids[rows], scores[rows] = merge(found, logits)
     return ids, scores
 
@@ -87,7 +84,7 @@ def merge(ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def evaluate_own(
-    network: DistributedNetwork,
+    layers: RankStack,
     probes: list[Dataset],
     *,
     ks: Iterable[int] = (1, 3, 5),
@@ -98,7 +95,7 @@ def evaluate_own(
 
     Parameters
     ----------
-    network : DistributedNetwork
+    layers : RankStack
     probes : list of Dataset
         Those of this rank.
     ks, inv_propensity, mask_inputs
@@ -108,10 +105,10 @@ def evaluate_own(
     X, Y = _joined([probe.X for probe in probes]), _joined([probe.Y for probe in probes])
     names = [f"{name}@{k}" for k in ks for name in ("P", "nDCG", "R", *(() if inv_propensity is None else ("PSP",)))]
     if X is None:
-        X = csr_matrix((0, network.n_features), dtype=dtypes.VALUE)
-    ids, _ = predict_own(network, X, max(ks), X if mask_inputs else None)
+        X = csr_matrix((0, layers.n_features), dtype=dtypes.VALUE)
+    ids, _ = predict_own(layers, X, max(ks), X if mask_inputs else None)
     sums = metrics.totals(ids, Y, ks, inv_propensity) if len(ids) else dict.fromkeys(names, (0.0, 0.0))
-    every = network.grid.world.gather("evaluation", np.array([sums[name] for name in names]))
+    every = layers.grid.world.allgather("evaluation", np.array([sums[name] for name in names]))
     return metrics.ratios(dict(zip(names, map(tuple, every.sum(axis=0).tolist()), strict=True)))
 
 
@@ -125,7 +122,7 @@ def _of_shard(ranks, shard, banned, n, counts):
     """The excluded labels of all ranks' points that are of this shard, as its numbers."""
     ptr, ids = banned
     lengths = np.diff(ptr) if n else np.zeros(0, dtypes.OFFSET)
-    sizes = ranks.gather("prediction", np.array([len(ids)], np.int64))[:, 0]
-    lengths = ranks.join("prediction", lengths.astype(dtypes.OFFSET, copy=False), counts)
-    ids = ranks.join("prediction", ids, sizes)
+    sizes = ranks.allgather("prediction", np.array([len(ids)], np.int64))[:, 0]
+    lengths = ranks.allgatherv("prediction", lengths.astype(dtypes.OFFSET, copy=False), counts)
+    ids = ranks.allgatherv("prediction", ids, sizes)
     return shard.select(np.concatenate([[0], np.cumsum(lengths)]), ids)[:2]

@@ -2,7 +2,7 @@
 
 A file has a line ``name = value`` for each setting, with commas between the values of layers; a line that has a ``#``
 is a comment. `read` turns one into a `RunConfig` and lists, for the settings that something else stands for here, what
-does. `slide.reference_weights` reads the weights that the program saves.
+does. `slide.reference.weights` reads the weights that the program saves.
 
 The program samples a layer where its `Sparsity` in training is below 1. A sample then computes its labels, all that it
 finds in `L` hash tables of buckets of 128 and, where that is fewer than 1,000 neurons, random ones up to there; the

@@ -19,9 +19,9 @@ import numpy as np
 from slide.config import HiddenConfig, NetworkConfig, OptimizerConfig, OutputConfig
 from slide.data.dataset import DataError
 from slide.data.npz import DAMAGE, open_array, rewound
-from slide.folders import open_regular
+from slide.files.atomic import open_regular
 from slide.kernels import dtypes
-from slide.layers import InputLayer
+from slide.model.layers import InputLayer
 from slide.network import Network
 from slide.reference import Reference
 
@@ -81,7 +81,7 @@ def load_weights(
                 _check_fit(path, sizes, reference)
             config = _network_config(sizes) if reference is None else reference.config.network
             network = Network(sizes[0], sizes[-1], config, threads=threads, trainable=moments)
-            for i, layer in enumerate((*network.hidden, network.output)):
+            for i, layer in enumerate(network.layers):
                 _take(path, archive, i, layer, (sizes[i + 1], sizes[i]), step if moments else None)
     except DataError:
         raise

@@ -6,18 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slide.buffers import Buffers
 from slide.kernels import dtypes, hogwild
-from slide.kernels.optim import StepRule
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient
-from slide.signals import Pairs, Runs, Signal
+from slide.rows.activations import Activations, Ragged
+from slide.rows.pairs import Pairs
+from slide.rows.passes import Pass
+from slide.system.buffers import Buffers
 
 
 class TouchedRows(NamedTuple):
     """A batch's pairs, sample by sample, and their distinct rows, ascending."""
 
-    pairs: Runs
+    pairs: Ragged
     rows_in_place: np.ndarray
 
 
@@ -55,32 +56,23 @@ class HogwildPairs(Pairs):
         """
         return RowTable.bytes_needed(n_rows, dim, 0) + n_rows * dtypes.INDEX.itemsize
 
-    def group(self, rows: Runs, threads: int) -> TouchedRows:
+    def group(self, rows: Ragged, threads: int) -> TouchedRows:
         """Find the pairs' distinct rows; `rows` must stay as they are until the step."""
         self._stamp += 1
         touched = self._buffers.array(f"{self._name} touched rows", rows.flat.shape, dtypes.INDEX)
         count = hogwild.touched_rows(*rows, self._stamps, self._stamp, touched, threads)
         return TouchedRows(rows, touched[:count])
 
-    def logits(
-        self, groups: TouchedRows, rows: Runs, signal: Signal, threads: int, rule: StepRule | None = None
-    ) -> np.ndarray:
+    def logits(self, groups: TouchedRows, rows: Ragged, inputs: Activations, now: Pass) -> np.ndarray:
         """See `Pairs.logits`."""
-        if rule is not None:
-            self.catch_up(groups, rule, threads)
+        self.catch_up(groups, now.rule, now.threads)
         out = self._buffers.array(f"{self._name} logits", rows.flat.shape, dtypes.VALUE)
-        hogwild.sddmm(self._table, *rows, signal.dense, out, threads)
+        hogwild.sddmm(self._table, *rows, inputs.dense, out, now.threads)
         return out
 
     def step(
-        self,
-        groups: TouchedRows,
-        deltas: np.ndarray,
-        signal: Signal,
-        gradient: SampleGradient | None,
-        rule: StepRule,
-        threads: int,
+        self, groups: TouchedRows, deltas: np.ndarray, inputs: Activations, gradient: SampleGradient | None, now: Pass
     ) -> None:
         """See `Pairs.step`."""
-        rest = (deltas, signal.dense, gradient, rule, threads)
+        rest = (deltas, inputs.dense, gradient, now.rule, now.threads)
         hogwild.step_rows(self._table, self._sums, groups.rows_in_place, *groups.pairs, *rest)

@@ -102,12 +102,12 @@ class Optimizer:
         """Forget the history: all rows have caught up with the last step."""
         self.resume(self.step)
 
-    def history(self) -> dict[str, np.ndarray]:
+    def state(self) -> dict[str, np.ndarray]:
         """Return what is kept of the steps since rows were last settled, by name; empty where they owe nothing.
 
         With `step` and `settled_at` it is all that ``restore`` needs to go on to the same bits.
         """
-        layout = self.history_layout(self.step - self._first)
+        layout = self.state_layout(self.step - self._first)
         return {name: getattr(self, f"_{name}")[: shape[0]] for name, (shape, _) in layout.items()}
 
     @property
@@ -115,8 +115,8 @@ class Optimizer:
         """The step at whose end no row owed anything."""
         return self._first
 
-    def history_layout(self, steps: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Return shape and dtype of each array of ``history``, by name.
+    def state_layout(self, steps: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Return shape and dtype of each array of ``state``, by name.
 
         Parameters
         ----------
@@ -131,14 +131,14 @@ class Optimizer:
             shapes |= {"first_root": self._first_root.shape, "measures": self._measures.shape}
         return {name: (shape, getattr(self, f"_{name}").dtype) for name, shape in shapes.items()}
 
-    def restore(self, step: int, settled_at: int, history: dict[str, np.ndarray]) -> None:
-        """Go on from a step at whose end rows owed what `history` says.
+    def restore(self, step: int, settled_at: int, state: dict[str, np.ndarray]) -> None:
+        """Go on from a step at whose end rows owed what `state` says.
 
         Parameters
         ----------
         step, settled_at : int
-        history : dict of array
-            As ``history`` returned it; copied.
+        state : dict of array
+            As ``state`` returned it; copied.
 
         Raises
         ------
@@ -149,8 +149,8 @@ class Optimizer:
             raise ValueError(f"settled_at must be from 0 to {step}, got {settled_at}")
         self.resume(settled_at)
         self.step = step
-        for name, (shape, dtype) in self.history_layout(step - settled_at).items():
-            array = history.get(name)
+        for name, (shape, dtype) in self.state_layout(step - settled_at).items():
+            array = state.get(name)
             if array is None or array.shape != shape or array.dtype != dtype:
                 raise ValueError(f"{name} of steps {settled_at + 1} to {step} must be {dtype} {list(shape)}")
             setattr(self, f"_{name}", np.array(array, order="C"))

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slide.buffers import Buffers
 from slide.config import NetworkConfig
 from slide.kernels import dtypes
 from slide.kernels.rows import RowTable
-from slide.optimizer import Optimizer
+from slide.rows.optimizer import Optimizer
+from slide.system.buffers import Buffers
 
 
 class Storage(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from slide.history import RecordedRun
+from slide.runs.history import RecordedRun
 
 COMPLETE = "complete"
 """How a run ends that nothing ends before its time."""

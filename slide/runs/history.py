@@ -5,10 +5,10 @@
 - ``"run"``, the first line: the format's version, when the run began, the sizes, the configuration, the threads, the
   names of the data and what the machine is. A run that goes on where another ended has such a line too, whose ``batch``
   is that of the checkpoint it goes on from; what the run before did after that batch does not count;
-- ``"batch"``, some 500 times over the run and at least every 10 seconds (`slide.callbacks.Pace`): the running means
-  of `slide.training.Progress`, the learning rate, and the process's memory;
+- ``"batch"``, some 500 times over the run and at least every 10 seconds (`slide.runs.pace.Pace`): the running means
+  of `slide.train.records.Progress`, the learning rate, and the process's memory;
 - ``"epoch"``, for each: the same with means over the epoch and the ``quality`` that was measured at its end, if it was;
-- ``"end"``: the fields of `slide.training.History`, and the most memory the process has had. A run that was killed has
+- ``"end"``: the fields of `slide.train.records.History`, and the most memory the process has had. A run that was killed has
   no such line, and its last line may be cut short;
 - ``"test"``, where the network was measured on test data after the run: its ``quality`` there.
 
@@ -30,16 +30,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 
-from slide.callbacks import Callback, Pace, Run
-from slide.checkpoint import FORMER_HISTORY, HISTORY, MANIFEST
 from slide.config import RunConfig
-from slide.console import as_json
-from slide.folders import naming
-from slide.info import __version__, machine_facts, peak_rss_bytes
-from slide.settings import to_dict
+from slide.config.dicts import to_dict
+from slide.files.atomic import naming
+from slide.files.fields import as_json
+from slide.persist.format import FORMER_HISTORY, HISTORY, MANIFEST
+from slide.runs.pace import Pace
+from slide.system.info import __version__, machine_facts, peak_rss_bytes
+from slide.train.callbacks import Callback, Run
 
 if TYPE_CHECKING:
-    from slide.training import History, Progress
+    from slide.train.records import History, Progress
 
 log = logging.getLogger("slide")
 
@@ -285,7 +286,7 @@ def read_history(path: str | os.PathLike) -> RecordedRun:
     except FileNotFoundError:
         raise HistoryError(
             f"{file}: there is no such file; slide train writes it into the folder of the network, and from Python "
-            "slide.history.HistoryFile does"
+            "slide.runs.history.HistoryFile does"
         ) from None
     except OSError as error:
         raise HistoryError(f"{file}: {error.strerror}") from None

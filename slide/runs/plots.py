@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from slide.comparison import names_of
-from slide.extras import load_extra
-from slide.history import HistoryError, RecordedRun
+from slide.runs.comparison import names_of
+from slide.runs.history import HistoryError, RecordedRun
+from slide.system.extras import load_extra
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Told apart by everyone (Okabe and Ito, *Color Universal Design*, 2008); more runs repeat them, dashed and dotted."""

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import psutil
 import tomli_w
 
-from slide.callbacks import Callback, Pace, Run
 from slide.config import RunConfig
-from slide.extras import load_extra
-from slide.settings import to_dict
+from slide.config.dicts import to_dict
+from slide.runs.pace import Pace
+from slide.system.extras import load_extra
+from slide.train.callbacks import Callback, Run
 
 if TYPE_CHECKING:
-    from slide.training import History, Progress
+    from slide.train.records import History, Progress
 
 
 class TensorBoard(Callback):

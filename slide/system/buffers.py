@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from slide.hugepages import smaps
 from slide.kernels.memory import HUGEPAGE, HugeBuffer
+from slide.system import smaps
 
 
 class Buffers:

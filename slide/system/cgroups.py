@@ -6,7 +6,7 @@ import os
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from slide.hugepages.system import System
+from slide.system.proc import System
 
 UNLIMITED = 1 << 60
 """Limits from here on are version 1's way to say that there is none."""

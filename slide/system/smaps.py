@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from slide.hugepages.system import System
+from slide.system.proc import System
 
 PAGE = 4096
 HUGEPAGE = 2 << 20

@@ -16,7 +16,7 @@ The rooms::
     reference          the losses in PyTorch's own operations, in double precision
 """
 
-from slide.extras import load_extra
+from slide.system.extras import load_extra
 
 load_extra("torch", "torch", "slide.torch")
 

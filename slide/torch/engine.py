@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from slide.blas import one_blas_thread
-from slide.buffers import Buffers
 from slide.config import OptimizerConfig, OutputConfig
 from slide.data.batches import Batch
 from slide.kernels import dtypes
@@ -18,10 +16,13 @@ from slide.kernels.dense import shared_gradients
 from slide.kernels.gradients import row_gradients, step_rows
 from slide.kernels.optim import measure, step_groups
 from slide.kernels.sparse import SampleGradient
-from slide.optimizer import Optimizer
-from slide.output import ActiveSet, OutputLayer
-from slide.signals import Signal
-from slide.storage import Storage
+from slide.model.output import ActiveSet, OutputLayer
+from slide.rows.activations import Activations
+from slide.rows.optimizer import Optimizer
+from slide.rows.passes import Pass
+from slide.rows.storage import Storage
+from slide.system.blas import one_blas_thread
+from slide.system.buffers import Buffers
 
 
 class Activation(NamedTuple):
@@ -81,6 +82,9 @@ class Engine:
     biased : bool
     optimizer : Optimizer or None
         Makes the steps that rows get in place, and knows what they owe; None while no `RowAdam` has the layer.
+    step, weights_version : int
+        What search indexes are told apart by: every change of the weights counts as one from outside, so that the step
+        stays 0.
     steps_in_backward : bool
         Whether the backward pass takes the step of each row it visits.
     stepped : bool
@@ -98,6 +102,7 @@ class Engine:
         self.output = self._make(n_labels, dim, Storage(), threads)
         self.output.make_index()
         self.optimizer: Optimizer | None = None
+        self.step, self.weights_version = 0, 0
         self.steps_in_backward = self.stepped = False
         self.lr_factor: Callable[[], float] = lambda: 1.0
         self._gradient: SampleGradient | None = None
@@ -165,7 +170,7 @@ class Engine:
         threads : int
         """
         with one_blas_thread():
-            active = self.output.activate(batch, Signal(hidden, None, None), key, threads)
+            active = self.output.activate(batch, Activations(hidden, None, None), key, threads)
         own, certain, places = active.own, active.certain, active.places.copy()
         # The layer's own arrays are written to by the next batch, which may come before this one's backward pass.
         own = own._replace(flat=own.flat.copy())
@@ -177,11 +182,11 @@ class Engine:
         """Return the logits of the shared candidates [samples, shared], and of samples' own [samples, room]."""
         active, n = activation.active, len(activation.hidden)
         common = torch.empty((n, len(active.shared)))
-        rule = None if self.optimizer is None else self.optimizer.rule()
-        signal = Signal(activation.hidden, None, None)
+        now = self._pass(threads)
+        inputs = Activations(activation.hidden, None, None)
         with one_blas_thread():
             groups = self._group(active, threads)
-            own = self.output.logits(active, groups, signal, common.numpy(), rule, threads)
+            own = self.output.logits(active, groups, inputs, common.numpy(), now)
         room = len(own) // max(1, n)
         own = torch.from_numpy(own).reshape(n, room).clone()
         if room:
@@ -268,10 +273,9 @@ class Engine:
                 own.reshape(-1).numpy(),
                 active.shared,
                 common.numpy(),
-                Signal(hidden, None, None),
+                Activations(hidden, None, None),
                 gradient,
-                self.optimizer.rule(self.lr_factor()),
-                threads,
+                self._pass(threads, self.lr_factor()),
             )
         to_hidden = np.empty(hidden.shape, dtypes.VALUE)
         gradient.sum_into(to_hidden, None, threads)
@@ -296,6 +300,11 @@ class Engine:
         if rule.owed is not None:
             catch_up(self.table, rows, rule.owed, threads)
         step_rows(self.table, rows, self.pad(weights), bias, rule, threads)
+
+    def _pass(self, threads: int, lr_factor: float = 1.0) -> Pass:
+        """Return what the output layer needs to know of a pass; without an optimizer no row is ever behind."""
+        rule = measure() if self.optimizer is None else self.optimizer.rule(lr_factor)
+        return Pass(rule, 0, threads)
 
     def _gathered(self, n):
         """Where samples' gradients are gathered, empty and with room for n of them."""

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from slide.blas import one_blas_thread
 from slide.config import LSHConfig, OutputConfig
-from slide.exclusions import Exclusions
 from slide.kernels import dtypes
 from slide.kernels.search import exact_topk
-from slide.prediction import best
-from slide.search import INDEXES, MODES, HashIndex, SketchIndex
-from slide.torch import reference
+from slide.predict.indexes import INDEXES, HashIndex, SketchIndex
+from slide.predict.masks import Exclusions
+from slide.predict.topk import Block, Finder, Masks
+from slide.system.blas import one_blas_thread
+from slide.torch import double
 from slide.torch.engine import candidates_of_samples
 from slide.torch.functions import CandidateLogits, CandidateLosses, NoLosses
 from slide.torch.parameters import RowModule
@@ -238,7 +238,7 @@ class SampledLinear(RowModule):
         samples = torch.from_numpy(np.repeat(np.arange(len(vectors)), np.diff(targets.ptr)))
         places = torch.from_numpy(activation.active.places.astype(np.int64))
         target = torch.from_numpy(self._engine.output.targets(activation.batch))
-        return scale * reference.losses(scores, samples, places, target, self.config)
+        return scale * double.losses(scores, samples, places, target, self.config)
 
     def _vectors(self, hidden):
         """Hidden vectors as a matrix of the parameters' type, and their shape but for the last dimension."""
@@ -312,7 +312,7 @@ class SampledLinear(RowModule):
             own = (vectors[:, None, :] * self.weight[ids]).sum(2) + bias[ids]
             logits, there = torch.cat([logits, own], 1), torch.cat([there, own_there], 1)
             stands_for = torch.cat([stands_for, torch.ones(own.shape, dtype=torch.float64)], 1)
-        return reference.Scores(logits, there, stands_for)
+        return double.Scores(logits, there, stands_for)
 
     # Labels' frequencies, and the tables.
 
@@ -468,23 +468,20 @@ class SampledLinear(RowModule):
         ValueError
             Shapes or types do not fit, k or `candidates` is not positive, or there is no such mode.
         """
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-        if k < 1 or (candidates is not None and candidates < 1):
-            raise ValueError(f"k and candidates must be 1 or more, got {k} and {candidates}")
+        if k < 1:
+            raise ValueError(f"k must be 1 or more, got {k}")
         vectors, leading = self._vectors(hidden)
         if self._in_double:
             raise ValueError("topk reads float32 parameters: call float() on the layer")
         self.settle()
-        index = None if mode == "exact" else self._search.get(mode, 0)
+        engine = self._engine
+        finder = Finder.of(
+            engine.table, mode, candidates, lambda name: self._search.get(name, engine), self._threads
+        )
         ids, scores = np.empty((len(vectors), k), dtypes.INDEX), np.empty((len(vectors), k), dtypes.VALUE)
-        exclusions, everyone = Exclusions(exclude, len(vectors)), slice(0, len(vectors))
+        masks = Masks(Exclusions(exclude, len(vectors)), None)
         with one_blas_thread():
-            padded = self._engine.pad(vectors)
-            best(
-                self._engine.table, index, mode, padded, exclusions, None, everyone, candidates, ids, scores,
-                self._threads,
-            )
+            finder.find(Block(engine.pad(vectors), slice(0, len(vectors)), ids, scores), masks)
         shape = (*leading, k)
         return torch.from_numpy(ids.astype(np.int64)).reshape(shape), torch.from_numpy(scores).reshape(shape)
 
@@ -527,9 +524,9 @@ class SampledLinear(RowModule):
                 index = SketchIndex(table, padded, dims=dims, coverage=coverage, **options)
             else:
                 index = HashIndex(table, lsh or self.config.lsh, **options)
-        self._search.add(mode, index, 0)
+        self._search.add(mode, index, self._engine)
         return index
 
     def memory_report(self) -> list[dict]:
-        """Return one dict for each large buffer; see `slide.buffers.Buffers.report`."""
+        """Return one dict for each large buffer; see `slide.system.buffers.Buffers.report`."""
         return self._engine.buffers.report()

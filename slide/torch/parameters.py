@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from slide.config import OutputConfig
-from slide.footprint import check_fit
 from slide.kernels.rows import RowTable
-from slide.search import SearchIndexes
+from slide.predict.indexes import SearchIndexes
+from slide.system.memory import check_fit
 from slide.torch.engine import Engine
 
 HALF = (torch.float16, torch.bfloat16)
@@ -128,7 +128,7 @@ class RowModule(nn.Module):
     def _changed(self):
         """Take note that rows were written to by others than the kernels."""
         self._watch()
-        self._search.forget()
+        self._engine.weights_version += 1
         if self._engine.output.index is not None:
             self._engine.output.index.forget()
 
@@ -150,7 +150,7 @@ class RowModule(nn.Module):
             if parameter is not None:
                 torch.autograd.graph.increment_version(parameter)
         self._watch()
-        self._search.forget()
+        self._engine.weights_version += 1
 
     def catch_up(self, labels: torch.Tensor) -> None:
         """Let the rows of some labels catch up with the steps that skipped them; see ``settle``.

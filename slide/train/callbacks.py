@@ -11,31 +11,19 @@ A callback is an object of a class derived from `Callback`, with those of its fo
 
 A plain function among the callbacks is called as ``on_batch`` is. They are called in the order in which they are given,
 in the thread that trains; the time they take is not counted as training. The bar and the log lines of ``slide train``
-(`slide.console.TrainingDisplay`), the history that it writes (`slide.history.HistoryFile`) and the writer of
-TensorBoard's files (`slide.tensorboard.TensorBoard`) are such callbacks.
+(`slide.runs.display.TrainingDisplay`), the history that it writes (`slide.runs.history.HistoryFile`) and the writer of
+TensorBoard's files (`slide.runs.tensorboard.TensorBoard`) are such callbacks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from slide.config import TrainingConfig
-    from slide.network import Network
-    from slide.training import History, Progress
-
-PARTS = 500
-"""Into how many steps of batches `Pace` cuts a run."""
-
-SHARE = 50
-"""After how small a part of the batches so far `Pace` takes note where it does not know how many will come."""
-
-SECONDS = 10.0
-"""How long `Pace` waits at most."""
+from slide.config import TrainingConfig
+from slide.model.base import BaseNetwork
+from slide.train.records import History, Progress
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,8 @@ class Run:
 
     Attributes
     ----------
-    network : Network
+    network : BaseNetwork
+        A `slide.Network`, or a `slide.distributed.DistributedNetwork`.
     config : TrainingConfig
     points : int
         To train on, without those that are held out; 0 where nobody knows.
@@ -55,7 +44,7 @@ class Run:
         before where a run goes on.
     """
 
-    network: Network
+    network: BaseNetwork
     config: TrainingConfig
     points: int
     measured_points: int
@@ -137,7 +126,7 @@ class Callbacks(Callback):
                 self._all.append(_Function(callback))
             else:
                 raise TypeError(
-                    f"callbacks takes objects of classes derived from slide.callbacks.Callback, and functions to be "
+                    f"callbacks takes objects of classes derived from slide.train.callbacks.Callback, and functions to be "
                     f"called after every batch; got {callback!r}"
                 )
 
@@ -146,6 +135,7 @@ class Callbacks(Callback):
 
     def on_batch(self, progress: Progress) -> bool:
         """Tell all; return whether one asks for the end."""
+        # A list, so that every callback is called.
         return any([callback.on_batch(progress) for callback in self._all])
 
     def on_epoch(self, progress: Progress) -> bool:
@@ -171,34 +161,3 @@ class Callbacks(Callback):
             except BaseException as error:
                 history.error = f"{type(error).__name__}: {error}".removesuffix(": ")
                 raise
-
-
-class Pace:
-    """Says after which batches to take note: so often that a run makes a curve, however long or short it is.
-
-    That is after the first batch and then at most `PARTS` times over the run, or `SECONDS` after the last time. In a
-    run of unknown length it is ever less often.
-
-    Parameters
-    ----------
-    batches : int
-        Of the run; 0 where nobody knows.
-    """
-
-    def __init__(self, batches: int):
-        self._every = -(-batches // PARTS)
-        self._next, self._deadline = 0, 0.0
-
-    def due(self, batch: int) -> bool:
-        """Return whether to take note now; if so, the time until the next note begins.
-
-        Parameters
-        ----------
-        batch : int
-            The last that was done.
-        """
-        if batch < self._next and time.monotonic() < self._deadline:
-            return False
-        every = self._every or max(1, batch // SHARE)
-        self._next, self._deadline = batch + every, time.monotonic() + SECONDS
-        return True

@@ -1,12 +1,12 @@
 """Checkpoints of a run, from which it goes on to the very bits that it would have reached uninterrupted.
 
 A run's folder has a folder for each checkpoint, named by its batch, ``0000001200``, or at the end of an epoch
-``0000001408-epoch-2``. Each is a saved network with moments (`slide.checkpoint`), as the weights stand between two
+``0000001408-epoch-2``. Each is a saved network with moments (`slide.persist.saved_network`), as the weights stand between two
 batches, and besides
 
 - ``run.json``: ``format`` (``"slide-run"``) and ``version`` (1); ``training``, the `slide.TrainingConfig`; what the run
   was given besides, ``data``, ``validation`` (fingerprints), ``label_weights`` (a digest) and ``mask_inputs``; and
-  ``state``, a `slide.run_state.RunState`: progress, history, place in the epoch, best epoch;
+  ``state``, a `slide.train.run_state.RunState`: progress, history, place in the epoch, best epoch;
 - ``best.hidden.0.weights.npy`` and so on, float32: the weights of the best epoch, where they are kept.
 
 The orders of the data, what is held out and all other draws are functions of the seed and of epoch or step, so that
@@ -23,26 +23,23 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slide import checkpoint
-from slide.checks import shown
 from slide.config import ConfigError, NetworkConfig, TrainingConfig
+from slide.config.dicts import differences, from_dict, to_dict
 from slide.data.dataset import DataError
-from slide.faults import NumericalFault, check_network
-from slide.folders import new_folder, open_regular, remove_folder, remove_unfinished, write_file
-from slide.info import __version__
+from slide.files.atomic import new_folder, remove_folder, remove_unfinished, write_file
+from slide.files.fields import read_count, read_json, shown
 from slide.kernels import dtypes
-from slide.network import Network
-from slide.plain import read_count
-from slide.run_state import RunState
-from slide.saved_checks import CheckpointError, check_finite
-from slide.settings import differences, from_dict, to_dict
-
-if TYPE_CHECKING:
-    from slide.feed import Feed
+from slide.model.base import BaseNetwork
+from slide.model.faults import NumericalFault, check_network
+from slide.persist import saved_network
+from slide.persist.checks import CheckpointError, check_finite
+from slide.persist.format import write_array
+from slide.system.info import __version__
+from slide.train.feed import Feed
+from slide.train.run_state import RunState
 
 log = logging.getLogger("slide")
 
@@ -128,12 +125,12 @@ class Checkpoints:
             )
         remove_unfinished(self.folder)
 
-    def batch_done(self, network: Network, state: RunState, facts: dict, *, stopping: bool) -> None:
+    def batch_done(self, network: BaseNetwork, state: RunState, facts: dict, *, stopping: bool) -> None:
         """Write a checkpoint if one is due after a batch.
 
         Parameters
         ----------
-        network : Network
+        network : BaseNetwork
         state : RunState
         facts : dict
             From `facts_of`.
@@ -144,7 +141,7 @@ class Checkpoints:
         if stopping or (self._is_due(state) and not ends_epoch):
             self._write(network, state, facts, f"{state.progress.batch:010d}")
 
-    def fault_met(self, network: Network, state: RunState, facts: dict, *, harmless: bool) -> Path | None:
+    def fault_met(self, network: BaseNetwork, state: RunState, facts: dict, *, harmless: bool) -> Path | None:
         """Write a checkpoint of what there was before a numerical fault that ends the run; return the newest.
 
         Parameters
@@ -159,7 +156,7 @@ class Checkpoints:
                 self._write(network, state, facts, f"{state.progress.batch:010d}")
         return self.newest()
 
-    def epoch_done(self, network: Network, state: RunState, facts: dict, *, stopping: bool) -> None:
+    def epoch_done(self, network: BaseNetwork, state: RunState, facts: dict, *, stopping: bool) -> None:
         """Write a checkpoint if one is due at the end of an epoch; the parameters are those of ``batch_done``."""
         epoch = state.progress.epoch
         best = self.every is not None and state.best.epoch == epoch
@@ -172,7 +169,7 @@ class Checkpoints:
     def _write(self, network, state, facts, name):
         path = self.folder / name
         try:
-            check_network(network)
+            check_network(network.layers)
         except NumericalFault as fault:
             good = self.newest()
             last = "" if good is None else f". The last good one is {good}"
@@ -190,9 +187,9 @@ class Checkpoints:
     def _fill(self, folder, network, state, facts):
         for part, array in (state.best.weights or {}).items():
             file = folder / f"best.{part}.npy"
-            write_file(file, lambda stream, array=array: checkpoint.write_array(stream, array))
+            write_file(file, lambda stream, array=array: write_array(stream, array))
         write_run(folder, state, facts)
-        checkpoint.write(network, folder, moments=True)
+        saved_network.write(network.layers, folder, moments=True)
 
     def _written(self, path, state):
         """Take note of a checkpoint that is complete, and let older ones go."""
@@ -206,6 +203,23 @@ class Checkpoints:
         for name in older[: -self.keep]:
             if not name.endswith(f"-epoch-{best}"):
                 remove_folder(self.folder / name)
+
+
+class NoCheckpoints:
+    """What a run without checkpoints has in their place: nothing is written."""
+
+    def begin(self, resume: SavedRun | None = None) -> None:
+        """See `Checkpoints.begin`."""
+
+    def batch_done(self, network: BaseNetwork, state: RunState, facts: dict, *, stopping: bool) -> None:
+        """See `Checkpoints.batch_done`."""
+
+    def fault_met(self, network: BaseNetwork, state: RunState, facts: dict, *, harmless: bool) -> Path | None:
+        """See `Checkpoints.fault_met`."""
+        return None
+
+    def epoch_done(self, network: BaseNetwork, state: RunState, facts: dict, *, stopping: bool) -> None:
+        """See `Checkpoints.epoch_done`."""
 
 
 class SavedRun:
@@ -239,24 +253,24 @@ class SavedRun:
         self.path = newest(path)
         manifest = self.path / MANIFEST
         try:
-            with open_regular(manifest) as file:
-                self._values = json.loads(file.read())
+            values = read_json(manifest)
         except FileNotFoundError:
             raise CheckpointError(
                 f"{path} is no checkpoint of a run and has none: there is no {MANIFEST}. A network that was saved "
                 "without its run can be trained on from where it is, but not resumed: Network.load and fit"
             ) from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             others = f"; {path} has others: {', '.join(names[:-1])}" if names[:-1] else ""
             raise CheckpointError(f"{manifest}: {error}{others}") from None
-        if not isinstance(self._values, dict) or self._values.get("format") != FORMAT:
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise CheckpointError(f"{manifest}: not a {FORMAT} file")
+        self._values = values
         if self._values.get("version") != VERSION:
             raise CheckpointError(
                 f"{manifest}: format version {shown(self._values.get('version'))}, this slide {__version__} reads "
                 f"version {VERSION}"
             )
-        about = checkpoint.describe(self.path)
+        about = saved_network.describe(self.path)
         try:
             self.training = from_dict(TrainingConfig, self._values["training"])
             self.network = from_dict(NetworkConfig, about["config"])
@@ -334,12 +348,12 @@ class SavedRun:
                 "began with, or not at all"
             )
 
-    def restore(self, network: Network, state: RunState) -> None:
+    def restore(self, network: BaseNetwork, state: RunState) -> None:
         """Bring a network and a run to where they stood.
 
         Parameters
         ----------
-        network : Network
+        network : BaseNetwork
         state : RunState
 
         Raises
@@ -347,17 +361,17 @@ class SavedRun:
         CheckpointError
             The checkpoint is damaged or incomplete; the network is not to be used.
         """
-        checkpoint.restore(network, self.path)
+        saved_network.restore(network, self.path)
         try:
             best = None
             if state.best.config.keeps_best and self._values["state"]["best"]["epoch"] is not None:
-                files = checkpoint.open_arrays(self.path)
-                views = checkpoint.parameters(network, moments=False)
+                files = saved_network.open_arrays(self.path)
+                views = network.layers.parameters(moments=False)
                 best = {}
                 for name, view in views.items():
                     if name != "feature_weights":
                         best[name] = np.empty(view.shape, dtypes.VALUE)
-                        checkpoint.read_into(best[name], files, f"best.{name}", network)
+                        saved_network.read_into(best[name], files, f"best.{name}", network.layers)
                         check_finite(files.name(f"best.{name}"), best[name])
             state.restore(self._values["state"], best)
         except (KeyError, TypeError, ValueError) as error:
@@ -377,7 +391,7 @@ def write_run(folder: Path, state: RunState, facts: dict) -> None:
     facts : dict
         From `facts_of`.
     """
-    values = {"format": FORMAT, "version": VERSION, "slide": __version__, **facts, "state": state.to_dict()}
+    values = {"format": FORMAT, "version": VERSION, "slide": __version__, **facts, "state": state.state()}
     write_file(folder / MANIFEST, lambda stream: stream.write(json.dumps(values, indent=1).encode()))
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from slide.config import ConfigError, TrainingConfig
-from slide.plain import read_count, read_figures
-
-if TYPE_CHECKING:
-    from slide.network import Network
+from slide.files.fields import read_count, read_figures
+from slide.model.base import BaseNetwork
 
 
 class BestEpoch:
@@ -38,7 +34,7 @@ class BestEpoch:
         self.weights: dict[str, np.ndarray] | None = None
         self._step = 0
 
-    def measured(self, epoch: int, quality: dict[str, float], network: Network) -> bool:
+    def measured(self, epoch: int, quality: dict[str, float], network: BaseNetwork) -> bool:
         """Take note of an epoch, and of the network's weights if it is the best and they are to be kept.
 
         Parameters
@@ -46,7 +42,7 @@ class BestEpoch:
         epoch : int
         quality : dict
             Its metrics.
-        network : Network
+        network : BaseNetwork
 
         Returns
         -------
@@ -69,17 +65,17 @@ class BestEpoch:
                 self.weights = network.copy_weights()
         return patience is not None and epoch - self.epoch >= patience
 
-    def position(self) -> dict:
-        """Return all but the weights, plain values that ``restore`` takes."""
+    def state(self) -> dict:
+        """Return all but the weights, as plain values that ``restore`` takes."""
         return {"epoch": self.epoch, "quality": self.quality, "step": self._step}
 
-    def restore(self, position: dict, weights: dict[str, np.ndarray] | None) -> None:
+    def restore(self, state: dict, weights: dict[str, np.ndarray] | None) -> None:
         """Follow on from where another stood.
 
         Parameters
         ----------
-        position : dict
-            What ``position`` returned.
+        state : dict
+            What ``state`` returned.
         weights : dict of array or None
 
         Raises
@@ -87,13 +83,13 @@ class BestEpoch:
         KeyError, TypeError, ValueError
             Something is missing or is not what it should be.
         """
-        epoch, quality = read_count(position, "epoch", optional=True), read_figures(position, "quality")
+        epoch, quality = read_count(state, "epoch", optional=True), read_figures(state, "quality")
         if epoch is not None and self.config.monitor not in quality:
             raise ValueError(f"quality must have {self.config.monitor}, by which epoch {epoch} was best")
-        self.epoch, self.quality, self._step = epoch, quality, read_count(position, "step")
+        self.epoch, self.quality, self._step = epoch, quality, read_count(state, "step")
         self.weights = weights
 
-    def put_back(self, network: Network) -> None:
+    def put_back(self, network: BaseNetwork) -> None:
         """Give the network the weights of the best epoch, if they were kept and it has been trained since."""
         if self.weights is not None and network.step != self._step:
             network.set_weights(self.weights)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from slide import initial
-from slide.callbacks import Callbacks
-from slide.config import TrainingConfig
+from slide.config import NetworkConfig, TrainingConfig
 from slide.data.batches import Batch
 from slide.data.dataset import DataError, Dataset, is_mapped
+from slide.data.fingerprint import fingerprint
 from slide.data.order import EpochOrder, default_window, epoch_order
 from slide.data.statistics import column_counts, n_entries
-from slide.footprint import check_training
-from slide.run_state import fingerprint
-
-if TYPE_CHECKING:
-    from slide.network import Network
+from slide.model import initialization
+from slide.model.footprint import BatchShape, bytes_needed, n_parameters
+from slide.model.stack import LayerStack
+from slide.predict import topk
+from slide.system.memory import check_fit
+from slide.train.callbacks import Callbacks
 
 
 class Feed:
@@ -27,7 +26,7 @@ class Feed:
 
     Parameters
     ----------
-    network : Network
+    layers : LayerStack
     X, Y : sparse or dense matrices
         To train on, but for what is held out.
     config : TrainingConfig
@@ -55,21 +54,21 @@ class Feed:
         Training takes more than the memory available.
     """
 
-    def __init__(self, network: Network, X: csr_matrix, Y: csr_matrix, config: TrainingConfig, validation):
-        self.network, self.config = network, config
-        self.given = self._data = checked(network, X, Y, "training")
+    def __init__(self, layers: LayerStack, X: csr_matrix, Y: csr_matrix, config: TrainingConfig, validation):
+        self.layers, self.config = layers, config
+        self.given = self._data = checked(layers, X, Y, "training")
         self.other = self._probe = None
         if validation is None and config.holdout:
-            self._data, self._probe = hold_out(self.given, config.holdout, config.eval_points, network.config.seed)
+            self._data, self._probe = hold_out(self.given, config.holdout, config.eval_points, layers.config.seed)
         elif validation is not None and config.eval_points:
-            self.other = self._probe = measured(network, validation, config)
+            self.other = self._probe = measured(layers, validation, config)
         self.n_points = self.batch_points = self._data.n_points
         self.batch_points = min(config.batch_size, self.n_points)
         self.n_measured = 0 if self._probe is None else self._probe.n_points
         self.per_epoch = -(-self.n_points // config.batch_size)
         self.counts = column_counts(self._data.Y)
         check_labels(self.counts)
-        check_training(network, self._data.X, self._data.Y, config)
+        check_training(layers, self._data.X, self._data.Y, config)
 
     def facts(self) -> dict:
         """Return, as plain values, what tells whether a run that goes on is given the same points again."""
@@ -80,11 +79,11 @@ class Feed:
 
     def start(self) -> None:
         """Set what a network that has not been trained takes from its training data."""
-        initial.start(self.network, self._data)
+        initialization.start(self.layers, self._data)
 
     def open(self) -> None:
         """Make what ``batches`` reads with, once the features have their weights."""
-        self._reader = self.network.reader(self._data.X, self._data.Y, self.config.batch_size)
+        self._reader = self.layers.reader(self._data.X, self._data.Y, self.config.batch_size)
 
     def batches(self, epoch: int, first: int) -> Iterator[np.ndarray]:
         """Yield what ``read`` makes each batch of an epoch from.
@@ -94,7 +93,7 @@ class Feed:
         epoch, first : int
             The epoch, and the batch to begin with, counted from 0.
         """
-        order = order_of(self._data, self.config, self.network.config.seed, epoch)
+        order = order_of(self._data, self.config, self.layers.config.seed, epoch)
         soon = {"ahead": self._reader.fetch, "expected": self._reader.expect}
         return order.batches(self.config.batch_size, first=first, **soon)
 
@@ -111,18 +110,18 @@ class Feed:
     def evaluate(self, inv_propensity: np.ndarray | None, mask_inputs: bool) -> dict[str, float]:
         """Return the quality on the points that it is measured on; see `Network.evaluate`."""
         X, Y = self._probe.X, self._probe.Y
-        return self.network.evaluate(X, Y, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
+        return topk.evaluate(self.layers, X, Y, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
 
     def heard(self, callbacks: Callbacks) -> Callbacks:
         """Return what tells callbacks of the run."""
         return callbacks
 
 
-def measured(network: Network, validation: tuple[csr_matrix, csr_matrix], config: TrainingConfig) -> Dataset:
+def measured(layers: LayerStack, validation: tuple[csr_matrix, csr_matrix], config: TrainingConfig) -> Dataset:
     """Return the points of a validation set that quality is measured on: all, or as many as are asked for at random."""
-    probe = checked(network, *validation, "validation")
+    probe = checked(layers, *validation, "validation")
     if probe.n_points > config.eval_points:
-        rng = np.random.default_rng(network.config.seed)
+        rng = np.random.default_rng(layers.config.seed)
         probe = probe.subset(np.sort(rng.permutation(probe.n_points)[: config.eval_points]))
     return probe
 
@@ -170,29 +169,29 @@ def order_of(data: Dataset, config: TrainingConfig, seed: int, epoch: int, part:
     return EpochOrder(data.n_points, seed, epoch, shuffle=config.shuffle, window=window, part=part)
 
 
-def checked(network: Network, X, Y, what: str) -> Dataset:
+def checked(layers: LayerStack, X, Y, what: str) -> Dataset:
     """Return the data set, or raise DataError if it has no points or the network cannot use it.
 
     Parameters
     ----------
-    network : Network
+    layers : LayerStack
     X, Y : sparse or dense matrices
     what : str
         What to call it.
     """
-    data = fitting(network, X, Y, what)
+    data = fitting(layers, X, Y, what)
     if data.n_points == 0:
         raise DataError(f"the {what} data has no points")
     return data
 
 
-def fitting(network: Network, X, Y, what: str) -> Dataset:
+def fitting(layers: LayerStack, X, Y, what: str) -> Dataset:
     """Return the data set, or raise DataError if the network cannot use it; the parameters are those of ``checked``."""
     data = Dataset.from_arrays(X, Y, name=what)
-    if (data.n_features, data.n_labels) != (network.n_features, network.n_labels):
+    if (data.n_features, data.n_labels) != (layers.n_features, layers.n_labels):
         raise DataError(
             f"the {what} data has {data.n_features:,} features and {data.n_labels:,} labels, "
-            f"the network {network.n_features:,} and {network.n_labels:,}"
+            f"the network {layers.n_features:,} and {layers.n_labels:,}"
         )
     return data
 
@@ -206,3 +205,45 @@ def check_labels(counts: np.ndarray) -> None:
     """
     if not counts.any():
         raise DataError("no training point has a label: there is nothing to learn")
+
+
+def training_needs(
+    n_features: int, n_labels: int, config: NetworkConfig, training: TrainingConfig, batch: BatchShape
+) -> dict[str, int]:
+    """Return the bytes of a network's large arrays and of all that training it takes besides, by name.
+
+    Parameters
+    ----------
+    n_features, n_labels : int
+    config : NetworkConfig
+    training : TrainingConfig
+    batch : BatchShape
+    """
+    needs = bytes_needed(n_features, n_labels, config, batch=batch)
+    if training.keeps_best:
+        units = [layer.units for layer in config.hidden]
+        needs["copy of the best weights"] = 4 * n_parameters([n_features, *units, n_labels])
+    return needs
+
+
+def check_training(layers: LayerStack, X: csr_matrix, Y: csr_matrix, training: TrainingConfig) -> None:
+    """Refuse to train a new network where what that takes besides is more than the memory available.
+
+    Parameters
+    ----------
+    layers : LayerStack
+        One that was trained before has that memory already.
+    X, Y : csr_matrix
+    training : TrainingConfig
+
+    Raises
+    ------
+    MemoryError
+        As ``check_fit`` does.
+    """
+    if layers.step:
+        return
+    sizes, batch = (layers.n_features, layers.n_labels, layers.config), BatchShape.of(X, Y, training.batch_size)
+    there = bytes_needed(*sizes)
+    more = {name: size for name, size in training_needs(*sizes, training, batch).items() if name not in there}
+    check_fit(more, layers.config.hugepages, "choose a smaller TrainingConfig.batch_size")

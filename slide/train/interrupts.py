@@ -6,10 +6,10 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
-from slide.callbacks import Callback
+from slide.train.callbacks import Callback
 
 if TYPE_CHECKING:
-    from slide.training import Progress
+    from slide.train.records import Progress
 
 
 class StopSignals(Callback):

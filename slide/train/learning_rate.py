@@ -13,7 +13,7 @@ With t batches done of the n of the run, and w of them the warm-up's, the factor
 - ``"constant"``: 1.
 
 p reaches 1, and linear and cosine their end f, one batch after the last, so that with f = 0 every batch still counts.
-The names are fields of `TrainingConfig`. When hash tables are rebuilt is another matter; see `slide.schedule`.
+The names are fields of `TrainingConfig`. When hash tables are rebuilt is another matter; see `slide.lsh.schedule`.
 """
 
 from __future__ import annotations

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
-from slide.data.dataset import is_mapped
-from slide.data.folder import describe
-from slide.plain import read_count, read_figure, read_figures, read_flag
-from slide.stopping import BestEpoch
-
-if TYPE_CHECKING:
-    from slide.data.dataset import Dataset
-    from slide.training import History, Progress
-
-SAMPLE = 1000
-"""Rows whose contents a fingerprint takes in; of the others it has the lengths."""
+from slide.files.fields import read_count, read_figure, read_figures, read_flag
+from slide.train.early_stopping import BestEpoch
+from slide.train.records import Epoch, History, Progress
 
 
 @dataclass
@@ -67,7 +56,7 @@ class RunState:
             self.under_way, self.batches, self.skipped, self.totals[:] = True, 0, 0, 0.0
             self.began = self.progress.seconds
 
-    def to_dict(self) -> dict:
+    def state(self) -> dict:
         """Return plain values that ``restore`` takes; the best epoch's weights are apart, in ``best.weights``."""
         history = dataclasses.asdict(self.history)
         # A run that was stopped goes on as if it had not been.
@@ -82,7 +71,7 @@ class RunState:
             "totals": self.totals.tolist(),
             "progress": progress,
             "history": history,
-            "best": self.best.position(),
+            "best": self.best.state(),
         }
 
     def restore(self, values: dict, best_weights: dict[str, np.ndarray] | None) -> None:
@@ -91,7 +80,7 @@ class RunState:
         Parameters
         ----------
         values : dict
-            What ``to_dict`` returned.
+            What ``state`` returned.
         best_weights : dict of array or None
 
         Raises
@@ -99,8 +88,6 @@ class RunState:
         KeyError, TypeError, ValueError
             Something is missing or is not what it should be.
         """
-        from slide.training import Epoch
-
         planned = self.progress.batches
         epochs = [Epoch(**_read(Epoch, epoch)) for epoch in values["history"]["epochs"]]
         # Runs from before batches could be left out do not say that none was.
@@ -140,44 +127,3 @@ def _read(kind, values, **given):
             optional = {"optional": True} if f.type == "int | None" else {}
             fields[f.name] = reader.get(f.type, read_count)(values, f.name, **optional)
     return fields
-
-
-def fingerprint(data: Dataset) -> dict:
-    """Return what tells a data set from others: sizes, and a digest of all rows' lengths and some rows' contents.
-
-    It takes milliseconds, so a change to an entry of a row that is not among the `SAMPLE` evenly spaced ones goes
-    unnoticed. Of data that is mapped into memory it is the digest of everything that its folder has.
-
-    Parameters
-    ----------
-    data : Dataset
-
-    Returns
-    -------
-    dict
-        ``points``, ``features``, ``labels``, ``values``, ``labels_of_points``, ``mapped`` and ``digest``.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for matrix in (data.X, data.Y):
-        if is_mapped(matrix):
-            digest.update(describe(matrix.mapping.indptr.path.parent)["fingerprint"].encode())
-        else:
-            _add(digest, matrix)
-    return {
-        "points": data.n_points,
-        "features": data.n_features,
-        "labels": data.n_labels,
-        "values": int(data.X.nnz),
-        "labels_of_points": int(data.Y.nnz),
-        "mapped": is_mapped(data.X),
-        "digest": digest.hexdigest(),
-    }
-
-
-def _add(digest, matrix: csr_matrix):
-    digest.update(np.asarray(matrix.indptr, np.int64))
-    n = matrix.shape[0]
-    for row in np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(np.int64)):
-        entries = slice(int(matrix.indptr[row]), int(matrix.indptr[row + 1]))
-        digest.update(np.ascontiguousarray(matrix.indices[entries], np.int32))
-        digest.update(np.ascontiguousarray(matrix.data[entries], np.float32))

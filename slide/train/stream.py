@@ -9,16 +9,17 @@ from dataclasses import replace
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from slide.access import runs
-from slide.callbacks import Callback, Callbacks, Run
 from slide.config import ConfigError, TrainingConfig
 from slide.data.batches import Batch
 from slide.data.dataset import DataError, Dataset
-from slide.faults import Tolerance
-from slide.feed import fitting
 from slide.kernels import dtypes
-from slide.learning_rate import lr_factor
-from slide.training import Epoch, History, Progress
+from slide.model.base import BaseNetwork
+from slide.system.guard import runs
+from slide.train.callbacks import Callback, Callbacks, Run
+from slide.train.feed import fitting
+from slide.train.learning_rate import lr_factor
+from slide.train.records import Epoch, History, Progress
+from slide.train.tolerance import Tolerance
 
 RECOUNT = 1.1
 """How many times as many points as at the last count of the labels make the next one due."""
@@ -26,7 +27,7 @@ RECOUNT = 1.1
 
 @runs
 def fit_stream(
-    network,
+    network: BaseNetwork,
     blocks: Iterable[tuple[csr_matrix, csr_matrix]],
     *,
     config: TrainingConfig | None = None,
@@ -34,62 +35,11 @@ def fit_stream(
     label_weights: np.ndarray | None = None,
     callbacks: Iterable[Callback | Callable[[Progress], bool | None]] = (),
 ) -> History:
-    """Train a network on an iterator, once through and in its order; a block and a batch are in memory at a time.
+    """Train a network on an iterator of blocks; see `Network.fit_stream` for the parameters, the result and the errors.
 
     Parameters
     ----------
-    network : Network
-    blocks : iterable of (X, Y)
-        Features and labels of any number of points, as ``fit`` takes them. They are cut and joined to batches of
-        ``config.batch_size``: the weights do not depend on where one block ends and the next begins. Neighbours in the
-        stream share a batch, so it should be in random order.
-    config : TrainingConfig, optional
-        Of it `batch_size`, `max_batches`, `schedule`, `warmup`, `final_lr`, `decay_batches` and `on_fault` count. The
-        schedule goes over `max_batches`; without them nobody knows how long the run will be, and ``"inverse_sqrt"``
-        takes the place of linear and cosine. Where what is to be learnt changes with time, ``"constant"`` keeps up.
-    label_frequency : float array [n_labels], optional
-        Share of the points that has each label, where it is known. By default it is counted as the stream goes, on top
-        of what the network knows from former training.
-    label_weights : float array [n_labels], optional
-        As for ``fit``.
-    callbacks : iterable of Callback or callable, optional
-        As for ``fit``; the end of the stream is that of the one epoch. ``Progress.batches`` is 0 where nobody knows how
-        many will come.
-
-    Returns
-    -------
-    History
-        Of one epoch, without quality.
-
-    Raises
-    ------
-    ConfigError
-        The configuration asks for something that needs all of the data, or its length.
-    DataError
-        A block cannot be used: the message has its number, counted from 1. What the batches before it have taught
-        stays, and training can go on with another stream. Also if the stream has no points.
-    NumericalFault
-        Something became NaN or infinite, or soon would have; a FloatingPointError. See ``config.on_fault``.
-    RuntimeError
-        As for ``fit``.
-    ValueError
-        `label_frequency` or `label_weights` are not as they should be.
-    TypeError
-        `callbacks` are not a list of callbacks.
-
-    Notes
-    -----
-    The same stream gives the same weights to the bit, at any number of threads. Whatever the iterator raises comes
-    through.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from slide import Network, TrainingConfig
-    >>> blocks = ((np.eye(3)[i % 3 : i % 3 + 1], np.eye(3)[i % 3 : i % 3 + 1]) for i in range(600))
-    >>> network = Network(3, 3)
-    >>> network.fit_stream(blocks, config=TrainingConfig(batch_size=20)).batches
-    30
+    network : BaseNetwork
     """
     config = config or TrainingConfig()
     callbacks = Callbacks(callbacks)

@@ -19,11 +19,11 @@ from slide import (
     OptimizerConfig,
     OutputConfig,
     TrainingConfig,
-    checkpoint,
 )
 from slide.data import make_extreme
 from slide.distributed import DistributionConfig, own_rows
-from slide.resume import names_in
+from slide.persist.format import training_arrays
+from slide.train.checkpoints import names_in
 
 COMM = MPI.COMM_WORLD
 DATA = make_extreme(240, 60, 37, labels_per_point=2, seed=3)
@@ -51,7 +51,7 @@ def fit(folder, *, stop=None, every=None, resume=False, own=False, output=None, 
 
 def state(network):
     """Everything that this rank has, as bytes by name."""
-    arrays = checkpoint.parameters(network, moments=True) | checkpoint.of_training(network)
+    arrays = network.layers.parameters(moments=True) | training_arrays(network.layers)
     if network.residual is not None:
         arrays["residual"] = network.residual
     return {name: np.asarray(array).tobytes() for name, array in arrays.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slide.data import DataError, make_extreme, save_npz
-from slide.resume import SavedRun
+from slide.train.checkpoints import SavedRun
 
 PROGRAM = Path(__file__).parent / "resumed.py"
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import pytest
 
 from slide import Network
 from slide.data import make_extreme, save_folder, save_xc
-from slide.history import read_history
+from slide.runs.history import read_history
 
 SETTINGS = ["--epochs", "2", "--batch-size", "32", "--hidden", "8", "--candidates", "full", "--threads", "1"]
 

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slide.config import ConfigError
-from slide.distributed.config import DistributionConfig
-from slide.distributed.grid import LabelShard
-from slide.distributed.prediction import merge
-from slide.distributed.shares import Cuts
+from slide.config.distribution import DistributionConfig
+from slide.ranks.grid import LabelShard
+from slide.ranks.shares import Cuts
+from slide.ranks.topk import merge
 
 fast = settings(max_examples=60, deadline=None)
 

@@ -29,7 +29,7 @@ def batch_of(points, config):
 
 def layers_of(net):
     """All layers by name."""
-    return {layer.name: layer for layer in net.hidden} | {"output": net.output}
+    return net.layers.by_name
 
 
 def state_of(net):

@@ -2,7 +2,7 @@
 
 from slide import HiddenConfig, Network, NetworkConfig, OutputConfig, TrainingConfig
 from slide.data import make_extreme
-from slide.history import HistoryFile
+from slide.runs.history import HistoryFile
 
 
 def train(callbacks, *, epochs=2, candidates="uniform", units=8, **fields):

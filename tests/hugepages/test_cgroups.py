@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from slide.hugepages.cgroups import MemoryLimit, memory_limit
-from slide.hugepages.system import System
+from slide.system.cgroups import MemoryLimit, memory_limit
+from slide.system.proc import System
 
 GIB = 1 << 30
 

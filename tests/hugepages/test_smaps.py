@@ -2,8 +2,8 @@
 
 import pytest
 
-from slide.hugepages import smaps
-from slide.hugepages.system import System
+from slide.system import smaps
+from slide.system.proc import System
 
 SMAPS = """\
 00400000-00600000 r-xp 00000000 08:02 1234                               /usr/bin/some program

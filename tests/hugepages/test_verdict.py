@@ -5,8 +5,8 @@ import pytest
 from slide.hugepages import facts as facts_module
 from slide.hugepages import show
 from slide.hugepages.facts import facts
-from slide.hugepages.system import System
 from slide.hugepages.verdict import verdict
+from slide.system.proc import System
 
 THP = "sys/kernel/mm/transparent_hugepage"
 POOL = "sys/kernel/mm/hugepages/hugepages-2048kB"

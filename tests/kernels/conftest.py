@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from slide.blas import one_blas_thread
 from slide.kernels.rows import RowTable
+from slide.system.blas import one_blas_thread
 
 # Around the sixteen lanes of a vector, and around the panels of eight vectors.
 DIMS = (1, 15, 16, 17, 31, 32, 127, 128, 129, 200, 256, 300)

@@ -8,7 +8,6 @@ from kernel_inputs import DIMS, LARGEST, NUMBERS, SEEDS, THREADS, TINY, fast, nu
 from scipy.special import expit, logsumexp, softmax
 
 from slide.config import LSHConfig
-from slide.families import make_dwta, make_simhash
 from slide.kernels.active import draw_uniform, label_places, sorted_unique
 from slide.kernels.bfloat16 import BFloat16View, narrow, widen
 from slide.kernels.dropout import drop_entries, drop_pairs, drop_units
@@ -17,6 +16,7 @@ from slide.kernels.rows import RowTable
 from slide.kernels.search import exact_topk, sketch_topk
 from slide.kernels.sketch import Sketch
 from slide.kernels.sparse import take_rows
+from slide.lsh.families import make_dwta, make_simhash
 
 KINDS = st.sampled_from(list(NUMBERS))
 EDGES = [0.0, -0.0, 1e-45, -1e-45, TINY, -TINY, 1.0, -1.0, 88.5, -88.5, 1e30, -1e30, LARGEST, -LARGEST]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from slide.config import LSHConfig
-from slide.families import make_dwta, make_simhash
 from slide.kernels import (
     active,
     catch_up,
@@ -30,6 +29,7 @@ from slide.kernels import (
 from slide.kernels.grouping import PairGroups
 from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient
+from slide.lsh.families import make_dwta, make_simhash
 
 
 def int32(*values):

@@ -12,8 +12,8 @@ from scipy import stats
 from scipy.sparse import csr_array
 
 from slide.config import LSHConfig
-from slide.families import make_hasher
 from slide.kernels import hashing, parallel
+from slide.lsh.families import make_hasher
 
 FAMILIES = {
     "hadamard": {"family": "simhash", "projection": "hadamard"},

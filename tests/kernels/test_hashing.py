@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from slide.config import LSHConfig
-from slide.families import make_dwta, make_simhash
 from slide.kernels.hashing import DWTA, CodeCombiner, HadamardSimHash, SparseSimHash
 from slide.kernels.rows import RowTable
+from slide.lsh.families import make_dwta, make_simhash
 
 FAMILIES = {
     "hadamard": lambda dim, n=1000, seed=0, **fields: make_simhash(

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from slide.hugepages import smaps
 from slide.kernels.memory import HUGEPAGE, MODES, HugeBuffer, Scratch, memory_nodes
+from slide.system import smaps
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 63, 4096, 4097, HUGEPAGE - 1, HUGEPAGE, HUGEPAGE + 1, 3 * HUGEPAGE])

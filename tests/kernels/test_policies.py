@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slide import policies
 from slide.config import ConfigError, LSHConfig, OutputConfig, SamplingConfig
 from slide.kernels import sampling, tables
-from slide.policies import POLICIES, Query, make_policy, register_policy
+from slide.lsh import policies
+from slide.lsh.policies import POLICIES, Query, make_policy, register_policy
 
 N, L, BUCKETS = 400, 9, 16
 

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from slide.blas import one_blas_thread
 from slide.kernels.rows import RowTable
 from slide.kernels.search import candidates_topk, exact_topk, sketch_topk
 from slide.kernels.sketch import Sketch
+from slide.system.blas import one_blas_thread
 
 NO_EXCLUDES = np.zeros(0, np.int64), np.zeros(0, np.int32)
 

@@ -24,14 +24,14 @@ from slide import (
     RehashConfig,
     SlideClassifier,
     TrainingConfig,
-    checkpoint,
-    shards,
 )
 from slide.data import DataError, load, make_extreme
 from slide.data.folder import _fingerprint as fingerprint_of
 from slide.data.folder import save_folder, verify
-from slide.resume import SavedRun
-from slide.saved_checks import CheckpointError
+from slide.persist import saved_network, shards
+from slide.persist.checks import CheckpointError
+from slide.persist.format import MANIFEST, manifest, training_arrays
+from slide.train.checkpoints import SavedRun
 
 from . import folders
 from .readers import check_dataset
@@ -166,7 +166,7 @@ class _Folder(Target):
 
 
 class Model(_Folder):
-    """`slide.checkpoint.load` and `slide.SlideClassifier.load` of folders, with moments and without."""
+    """`slide.Network.load` and `slide.SlideClassifier.load` of folders, with moments and without."""
 
     name = "model"
 
@@ -190,14 +190,14 @@ class Model(_Folder):
         return bases
 
     def read(self, path, data):
-        use(checkpoint.load(path, threads=1))
+        use(Network.load(path, threads=1))
         if (path / "estimator.json").exists():
             classifier = SlideClassifier.load(path, n_jobs=1)
             classifier.predict(csr_matrix((2, classifier.n_features_in_), dtype=np.float32))
 
 
 class Shards(_Folder):
-    """`slide.checkpoint.load` of what several processes saved, each some rows."""
+    """`slide.Network.load` of what several processes saved, each some rows."""
 
     name = "shards"
 
@@ -210,7 +210,7 @@ class Shards(_Folder):
         ]
 
     def read(self, path, data):
-        use(checkpoint.load(path, threads=1))
+        use(Network.load(path, threads=1))
 
 
 def save_in_shares(path, network, numbered, n_shares=2):
@@ -218,7 +218,7 @@ def save_in_shares(path, network, numbered, n_shares=2):
     network.settle()
     path.mkdir()
     entries = [{} for _ in range(n_shares)]
-    arrays = checkpoint.parameters(network, moments=True) | checkpoint.of_training(network)
+    arrays = network.layers.parameters(moments=True) | training_arrays(network.layers)
     for name, array in arrays.items():
         for share, written in enumerate(entries):
             rows = range(share, len(array), n_shares)
@@ -226,12 +226,12 @@ def save_in_shares(path, network, numbered, n_shares=2):
             if len(part.rows):
                 written[name] = shards.write_share(path, name, f"{share}-of-{n_shares}", part)
     shards.write_manifest(path, entries)
-    about = checkpoint.manifest(network, moments=True, layout="shards")
-    (path / checkpoint.MANIFEST).write_text(json.dumps(about))
+    about = manifest(network.layers, moments=True, layout="shards")
+    (path / MANIFEST).write_text(json.dumps(about))
 
 
 class Mapped(_Folder):
-    """`slide.checkpoint.load` of what was saved for serving, mapped and read."""
+    """`slide.Network.load` of what was saved for serving, mapped and read."""
 
     name = "mapped"
 
@@ -242,12 +242,12 @@ class Mapped(_Folder):
         return [saved(lambda path, c=c: trained(c).save(path, serving=True)) for c in networks]
 
     def read(self, path, data):
-        use(checkpoint.load(path, threads=1, mmap=True))
-        use(checkpoint.load(path, threads=1))
+        use(Network.load(path, threads=1, mmap=True))
+        use(Network.load(path, threads=1))
 
 
 class Safetensors(Target):
-    """`slide.checkpoint.load` of a single file: its length, its header, the JSON in that, or its numbers are edited."""
+    """`slide.Network.load` of a single file: its length, its header, the JSON in that, or its numbers are edited."""
 
     name = "safetensors"
     documented = (CheckpointError,)
@@ -291,7 +291,7 @@ class Safetensors(Target):
         return path
 
     def read(self, path, data):
-        use(checkpoint.load(path, threads=1))
+        use(Network.load(path, threads=1))
 
     def seeds(self):
         seeds = {"sound": b"\x00", "huge-header": bytes([0, 1, 2, 8, 0, *[255] * 6, 0, 0])}
@@ -301,7 +301,7 @@ class Safetensors(Target):
 
 
 class Resume(_Folder):
-    """`slide.resume.SavedRun`, and going on with the run."""
+    """`slide.train.checkpoints.SavedRun`, and going on with the run."""
 
     name = "resume"
 
@@ -323,7 +323,7 @@ class Resume(_Folder):
         run = SavedRun(path)
         assert isinstance(run.batch, int)
         # A run of another configuration, or on other data, would not go on; and some would not end.
-        about = checkpoint.describe(path)
+        about = saved_network.describe(path)
         sizes = about.get("n_features"), about.get("n_labels")
         if sizes != (N_FEATURES, N_LABELS) or run.training != TRAINING or run.network.hidden[0].units > 64:
             return

@@ -11,12 +11,12 @@ import zipfile
 import numpy as np
 
 from slide import ConfigError, RunConfig
+from slide.config.dicts import from_dict, to_dict
 from slide.data import DataError, Dataset, load
 from slide.data.npz import scan_npz
 from slide.data.points import PointArrays
 from slide.reference import read as read_reference
-from slide.reference_weights import load_weights
-from slide.settings import from_dict, to_dict
+from slide.reference.weights import load_weights
 
 from .targets import MIB, Target
 
@@ -282,7 +282,7 @@ logFile = log.txt
 
 
 class ReferenceWeights(_File):
-    """`slide.reference_weights.load_weights`, with moments and without."""
+    """`slide.reference.weights.load_weights`, with moments and without."""
 
     name = "weights"
     documented = (DataError,)

@@ -1,0 +1,384 @@
+"""BaseNetwork: a stack of layers and what takes its training steps."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from slide.config import NetworkConfig
+from slide.data.batches import Batch, BatchReader
+from slide.kernels.bfloat16 import BFloat16View
+from slide.model import initialization
+from slide.model.footprint import BatchShape, bytes_needed
+from slide.model.layers import HiddenLayer
+from slide.model.output import OutputLayer, OutputStats
+from slide.model.stack import LayerStack
+from slide.rows.activations import Activations
+from slide.rows.optimizer import Optimizer
+from slide.system.blas import one_blas_thread
+from slide.system.guard import changes, reads
+
+
+@dataclass(frozen=True)
+class BatchStats:
+    """Figures of a training batch.
+
+    Attributes
+    ----------
+    loss : float
+        Cross-entropy in nats over the active neurons, mean over the samples that have labels.
+    precision : float
+        Fraction of those samples whose highest active logit is a label's: an optimistic P@1.
+    active : float
+        Mean number of active output neurons per sample.
+    seconds : float
+    gradient_norm : float or None
+        Euclidean norm of the gradient over all parameters, before clipping; None where gradients are not clipped.
+    """
+
+    loss: float
+    precision: float
+    active: float
+    seconds: float
+    gradient_norm: float | None = None
+
+
+class TakesSteps(Protocol):
+    """What takes the training steps of a network: `slide.model.stepper.Stepper`, or that of several ranks."""
+
+    def take(self, layers: Any, batch: Batch, lr_factor: float) -> tuple[OutputStats, float | None]:
+        """Take one step; return figures of the output layer and the gradient's norm, if gradients are clipped."""
+
+
+class BaseNetwork:
+    """What every network can do, whether one process has it or several ranks share it: train on batches, grow, change.
+
+    Parameters
+    ----------
+    layers : LayerStack
+    stepper : Stepper or DistributedStepper
+        What takes the training steps.
+
+    Attributes
+    ----------
+    layers : LayerStack
+    """
+
+    def __init__(self, layers: LayerStack, stepper: TakesSteps):
+        self.layers = layers
+        self._stepper = stepper
+
+    # What the stack has, under the names that users know.
+
+    @property
+    def config(self) -> NetworkConfig:
+        """The configuration."""
+        return self.layers.config
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return self.layers.n_features
+
+    @property
+    def n_labels(self) -> int:
+        """Number of labels."""
+        return self.layers.n_labels
+
+    @property
+    def hidden(self) -> list[HiddenLayer]:
+        """The hidden layers, from the features upward."""
+        return self.layers.hidden
+
+    @property
+    def output(self) -> OutputLayer:
+        """The output layer."""
+        return self.layers.output
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The rule of each training step, and the count of steps."""
+        return self.layers.optimizer
+
+    @property
+    def feature_weights(self) -> np.ndarray | None:
+        """Factors of the features in training and prediction, float32 [n_features]; None where there are none."""
+        return self.layers.feature_weights
+
+    @property
+    def threads(self) -> int:
+        """Number of threads; may be set at any time between two calls."""
+        return self.layers.threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        self.layers.threads = threads
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the optimizer's state is there, so that the network can be trained."""
+        return self.layers.trainable
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the weights are read from a file that is mapped into memory."""
+        return self.layers.mapped
+
+    @property
+    def step(self) -> int:
+        """Number of batches trained on so far."""
+        return self.layers.step
+
+    @property
+    def rehash_seconds(self) -> float:
+        """Seconds spent on the hash tables of all layers since the network was made."""
+        return self.layers.rehash_seconds
+
+    @staticmethod
+    def bytes_needed(
+        n_features: int,
+        n_labels: int,
+        config: NetworkConfig,
+        *,
+        trainable: bool = True,
+        batch: BatchShape | None = None,
+    ) -> dict[str, int]:
+        """Return what a network's large arrays take, in bytes by name, without making them.
+
+        Parameters
+        ----------
+        n_features, n_labels : int
+        config : NetworkConfig
+        trainable : bool
+            As for the network.
+        batch : BatchShape, optional
+            Also count the most memory that training on batches of this shape needs.
+        """
+        return bytes_needed(n_features, n_labels, config, trainable=trainable, batch=batch)
+
+    def __repr__(self) -> str:
+        units = " + ".join(str(layer.units) for layer in self.config.hidden)
+        return (
+            f"{type(self).__name__}({self.n_features:,} features, {units} hidden units, "
+            f"{self.n_labels:,} labels, {self.step:,} steps)"
+        )
+
+    # Training.
+
+    @changes
+    def train_batch(self, batch: Batch, *, lr_factor: float = 1.0) -> BatchStats:
+        """Take one optimizer step.
+
+        Parameters
+        ----------
+        batch : Batch
+            See `slide.data.batches.BatchReader`.
+        lr_factor : float
+            Factor of the configured learning rate, which a schedule sets.
+
+        Raises
+        ------
+        NumericalFault
+            A number is NaN or infinite, or soon would be; a FloatingPointError that names the layer. The network is as
+            it was before, unless the message says otherwise; the attribute ``harmless`` tells.
+        RuntimeError
+            Another thread trains this network or predicts with it, or it is not trainable.
+        """
+        if not self.trainable:
+            raise RuntimeError("this network was made, or saved, without the optimiser's state; it can only predict")
+        with one_blas_thread():
+            start = time.perf_counter()
+            layers = self.layers
+            for layer in layers:
+                if layer.index is not None:
+                    layer.index.rebuild_if_due(layers.step, layers.threads)
+            stats, norm = self._stepper.take(layers, batch, lr_factor)
+            return BatchStats(stats.loss, stats.precision, stats.active, time.perf_counter() - start, norm)
+
+    def reader(self, X: csr_matrix, Y: csr_matrix | None, batch_size: int) -> BatchReader:
+        """Return a reader of batches that weighs and scales the features as this network wants them.
+
+        Parameters
+        ----------
+        X : csr_matrix of float32, shape (n, n_features)
+        Y : csr_matrix, shape (n, n_labels), or None
+        batch_size : int
+        """
+        return self.layers.reader(X, Y, batch_size)
+
+    @reads
+    def settle(self) -> None:
+        """Bring all rows up to date with the steps that skipped them, if ``OptimizerConfig.lazy`` asks for it.
+
+        Call this before you read weights straight from the layers. Prediction, evaluation and saving do so themselves,
+        and ``fit`` does after every epoch. Training goes on as it would have, except for rounding. Several threads may
+        call this at once.
+        """
+        self.layers.settle()
+
+    # Weights.
+
+    @changes
+    def initialize(self, features: np.ndarray | None = None, labels: np.ndarray | None = None) -> None:
+        """Start from embeddings that come from elsewhere, before training.
+
+        The vectors keep their length. With one hidden layer, of activation ``"linear"``, a sample's logits are then the
+        products of the labels' vectors with the sum of its features' vectors, each times the feature's value.
+
+        Parameters
+        ----------
+        features : array [n_features, units], optional
+            Becomes the weights of the first hidden layer.
+        labels : array [n_labels, units of the last hidden layer], optional
+            Becomes the weights of the output layer.
+
+        Raises
+        ------
+        RuntimeError
+            The network has been trained, so that the optimizer's moments belong to other weights, or is not trainable,
+            or another thread uses it.
+        ValueError
+            A shape or type is not what is expected, a value is not finite, or `labels` are given although
+            ``config.output.init`` is ``"mean"`` and ``fit`` would replace them.
+        """
+        if not self.trainable or self.step:
+            why = f"has taken {self.step:,} steps" if self.step else "can only predict"
+            raise RuntimeError(f"initialize() is for networks before training; this one {why}")
+        if labels is not None and self.config.output.init == "mean":
+            raise ValueError("labels would be replaced by fit: OutputConfig.init is 'mean'; choose 'random'")
+        self.layers.weights_changed()
+        initialization.set_vectors(self.layers, features, labels)
+
+    @changes
+    def grow(self, n_labels: int) -> None:
+        """Make room for labels that were not known before; their ids follow those there are.
+
+        What was learnt stays to the bit: weights, biases, the optimizer's moments and the labels' frequencies. New
+        neurons of a trained network start where they take no known label's place; see `slide.model.output.new_labels`.
+        An untrained network becomes what it would be if made with as many labels. Hash tables are built anew before the
+        next batch.
+
+        The old and the new output layer are both in memory for a moment. Nothing may train or predict meanwhile.
+
+        Parameters
+        ----------
+        n_labels : int
+            Number of labels afterwards; as many as there are changes nothing.
+
+        Raises
+        ------
+        RuntimeError
+            The network can only predict, so that new labels could not be learnt, or another thread uses it.
+        ValueError
+            There are more labels already.
+        """
+        if n_labels < self.n_labels:
+            raise ValueError(f"the network has {self.n_labels:,} labels already; grow() cannot make it {n_labels:,}")
+        if not self.trainable:
+            raise RuntimeError("this network can only predict: labels it has no neurons for could never be learnt")
+        if n_labels > self.n_labels:
+            self.layers.grow(n_labels)
+
+    @reads
+    def copy_weights(self) -> dict[str, np.ndarray]:
+        """Return copies of all weights and biases by name, such as ``"hidden.0.weights"``, without any moments.
+
+        They are float32 arrays, whatever the network stores them as.
+        """
+        self.layers.settle()
+        return {name: _copy(array) for name, array in self.layers.weights().items()}
+
+    @changes
+    def set_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """Take on the weights and biases that ``copy_weights`` returned, and build the hash tables anew.
+
+        `step` and the optimizer's moments stay. Training may go on; its first batches then move by moments that belong
+        to the weights there were.
+
+        Parameters
+        ----------
+        weights : dict of array
+
+        Raises
+        ------
+        RuntimeError
+            The network reads its rows from a file, or another thread uses it.
+        """
+        if self.mapped:
+            raise RuntimeError("the weights are those of a mapped file; to change them load it with mmap=False")
+        layers = self.layers
+        # The steps that rows skipped belong to the weights there were.
+        layers.settle()
+        layers.weights_changed()
+        for name, array in layers.weights().items():
+            array[...] = weights[name]
+        for layer in layers:
+            if layer.index is not None:
+                layer.index.forget()
+                layer.index.rebuild(layers.step, layers.threads)
+
+    def restored(self, source) -> None:
+        """Take note that everything was read from a saved network.
+
+        Parameters
+        ----------
+        source : object
+            From `slide.persist.saved_network.open_arrays`.
+        """
+        self.layers.weights_changed()
+
+    # Hidden vectors.
+
+    @reads
+    def layer_inputs(self, X: csr_matrix) -> list[Activations]:
+        """Return what each layer reads for some samples: the features, then every hidden layer's output, all computed.
+
+        Parameters
+        ----------
+        X : sparse or dense matrix, shape (n, n_features)
+            A few thousand samples at most: their hidden vectors are all in memory.
+
+        Returns
+        -------
+        list of Activations
+            In the order of ``network.layers``.
+
+        Raises
+        ------
+        DataError, ValueError
+            As ``predict`` does.
+        """
+        return self.layers.layer_inputs(X)
+
+    @reads
+    def hidden_vectors(self, X: csr_matrix, *, append_one: bool = False) -> np.ndarray:
+        """Return what the output layer is multiplied with: the last hidden layer's output for some samples.
+
+        Parameters
+        ----------
+        X : sparse or dense matrix, shape (n, n_features)
+        append_one : bool
+            Add a column of ones, which the biases in ``output_matrix`` are multiplied with.
+
+        Returns
+        -------
+        float32 array [n, units] or [n, units + 1]
+
+        Raises
+        ------
+        DataError, ValueError
+            As ``predict`` does.
+        """
+        return self.layers.hidden_vectors(X, append_one=append_one)
+
+    def memory_report(self) -> list[dict]:
+        """Return one dict for each large buffer; see `slide.system.buffers.Buffers.report`."""
+        return self.layers.memory_report()
+
+
+def _copy(array: np.ndarray | BFloat16View) -> np.ndarray:
+    return array.copy()

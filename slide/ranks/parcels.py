@@ -1,0 +1,93 @@
+"""What the ranks read of a batch, on its way to all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from slide.data.batches import Batch
+from slide.kernels import dtypes
+from slide.ranks.comm import Pending
+
+AHEAD = 2
+"""Batches that are under way while one is trained on: of one the points, of the other the sizes."""
+
+
+@dataclass(frozen=True)
+class JoinedBatch(Batch):
+    """A batch that was joined from several ranks.
+
+    Attributes
+    ----------
+    parts : int64 array [ranks + 1]
+        Where each rank's points begin.
+    in_all : int
+        Points that the step is made of.
+    """
+
+    parts: np.ndarray
+    in_all: int
+
+    @property
+    def n_points(self) -> int:
+        """See `Batch.n_points`."""
+        return self.in_all
+
+
+class Parcel:
+    """A batch on its way: its sizes first, its points once those have arrived.
+
+    Parameters
+    ----------
+    grid : Grid
+    parts : list of Batch
+        What this rank gives; copied.
+    """
+
+    def __init__(self, grid, parts: list[Batch]):
+        self._grid = grid
+        features = np.concatenate([np.diff(part.indptr) for part in parts])
+        labels = np.concatenate([np.diff(part.label_ptr) for part in parts])
+        pieces = [features, labels, *(part.indices for part in parts), *(part.labels for part in parts)]
+        pieces += [part.values.view(dtypes.INDEX) for part in parts]
+        self._packed = np.concatenate([piece.astype(dtypes.INDEX, copy=False) for piece in pieces])
+        sizes = np.array([len(features), int(features.sum()), int(labels.sum())], np.int64)
+        self._sizes = grid.world.iallgather("features", sizes)
+        self._points: Pending | None = None
+
+    def send(self) -> None:
+        """Send the points, if they were not sent before."""
+        if self._points is None:
+            self._of_world = self._sizes.wait()
+            first, together = 0, self._grid.together
+            if together is not self._grid.world:
+                first = self._grid.data.rank * together.size
+            self._counts = self._of_world[first : first + together.size]
+            n, values, labels = self._counts.T
+            self._points = together.iallgatherv("features", self._packed, 2 * n + 2 * values + labels)
+            self._packed = None
+
+    def receive(self) -> JoinedBatch:
+        """Return the batch, once all of it has arrived."""
+        packed, pieces = self._points.wait(), [[], [], [], [], []]
+        first = 0
+        for n, values, labels in self._counts.tolist():
+            for piece, size in zip(pieces, (n, n, values, labels, values), strict=True):
+                piece.append(packed[first : first + size])
+                first += size
+        features, counts, indices, labels, values = (np.concatenate(piece) for piece in pieces)
+        parts = _starts(self._counts[:, 0])
+        ends = _starts(features), _starts(counts)
+        in_all = int(self._of_world[:, 0].sum())
+        return JoinedBatch(ends[0], indices, values.view(dtypes.VALUE), ends[1], labels, parts, in_all)
+
+    def abandon(self) -> None:
+        """Let what is under way arrive, and nobody use it."""
+        self._sizes.wait()
+        if self._points is not None:
+            self._points.wait()
+
+
+def _starts(lengths):
+    return np.concatenate([[0], np.cumsum(lengths, dtype=dtypes.OFFSET)]).astype(dtypes.OFFSET, copy=False)
