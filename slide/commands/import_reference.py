@@ -8,7 +8,7 @@ from pathlib import Path
 from slide import reference
 from slide.commands.console import log
 from slide.commands.options import add_command, add_threads, positive
-from slide.commands.train import check_destination
+from slide.commands.training_run import check_destination
 from slide.reference.weights import load_weights
 
 

@@ -13,7 +13,7 @@ The rooms::
     functions          what autograd is told: logits and losses of a batch's candidates
     engine             the rows, their candidates and their gradients, as arrays
     targets            labels in any form, as CSR
-    reference          the losses in PyTorch's own operations, in double precision
+    double             the losses in PyTorch's own operations, in double precision
 """
 
 from slide.system.extras import load_extra
