@@ -2,7 +2,7 @@
 
     python bench/accuracy_sampled_layers.py TRAIN TEST [--seeds 3] [--validate]
 
-Both networks have the same optimiser, epochs and seeds; in the sampled one every sample computes `--budget` units of
+Both networks have the same optimizer, epochs and seeds; in the sampled one every sample computes `--budget` units of
 each hidden layer and as many outputs, its labels among them. The defaults were chosen on a split of Delicious' training
 data, as ``--validate`` makes it; TEST is then not read.
 """
@@ -27,8 +27,8 @@ def main():
     args = parse_arguments()
     train, test = load(args.train), None
     if args.validate:
-        order = np.random.default_rng(7).permutation(train.n_points)
-        held_out = round(HELD_OUT * train.n_points)
+        order = np.random.default_rng(7).permutation(train.n_samples)
+        held_out = round(HELD_OUT * train.n_samples)
         train, test = train.subset(np.sort(order[held_out:])), train.subset(np.sort(order[:held_out]))
     else:
         test = load(args.test)

@@ -36,12 +36,12 @@ def data():
 def network_for(data, output):
     network = Network(FEATURES, LABELS, NetworkConfig(HIDDEN, output), threads=1)
     counts = np.bincount(data.Y.indices, minlength=LABELS)
-    network.output.set_label_frequency(counts / data.n_points, points=data.n_points)
+    network.output.set_label_frequency(counts / data.n_samples, samples=data.n_samples)
     return network
 
 
 def slices(data):
-    rows = [slice(first, first + BATCH) for first in range(0, data.n_points, BATCH)]
+    rows = [slice(first, first + BATCH) for first in range(0, data.n_samples, BATCH)]
     return [(np.arange(r.start, r.stop), data.X[r], data.Y[r]) for r in rows]
 
 
@@ -51,11 +51,11 @@ def test_batch(against, data, mode):
     network = network_for(data, output)
     reader = network.reader(data.X, data.Y, BATCH)
     twin = twins.Batches(network, TAIL)
-    points, done = slices(data), {"ours": 0, "twin": 0}
+    samples, done = slices(data), {"ours": 0, "twin": 0}
 
     def turn(who):
         done[who] += 1
-        return points[done[who] % BATCHES]
+        return samples[done[who] % BATCHES]
 
     def ours():
         network.train_batch(reader.read(turn("ours")[0]))
@@ -81,8 +81,8 @@ def test_epoch(against, data):
     training = TrainingConfig(epochs=1, batch_size=BATCH)
 
     def theirs():
-        order = np.random.default_rng(0).permutation(data.n_points)
-        for first in range(0, data.n_points, BATCH):
+        order = np.random.default_rng(0).permutation(data.n_samples)
+        for first in range(0, data.n_samples, BATCH):
             rows = order[first : first + BATCH]
             twin.step(data.X[rows], data.Y[rows])
 

@@ -54,9 +54,9 @@ def test_hash_all_neurons(benchmark, family, weights, threads, relu):
 
 @pytest.mark.parametrize("dim", [2_048, 135_909])
 def test_hash_sparse_rows(benchmark, family, dim):
-    """Points of 75 features; the dense rotations are not for large dimensions."""
+    """Samples of 75 features; the dense rotations are not for large dimensions."""
     if family == "simhash-hadamard" and dim > 100_000:
-        pytest.skip("O(d log d) a point whatever its features: take projection='sparse'")
+        pytest.skip("O(d log d) a sample whatever its features: take projection='sparse'")
     rng = np.random.default_rng(2)
     n, each = 10_000, 75
     indices = rng.integers(0, dim, n * each).astype(np.int32)
@@ -66,7 +66,7 @@ def test_hash_sparse_rows(benchmark, family, dim):
     tables = 10 if family == "simhash-sparse" and dim > 100_000 else TABLES
     hasher = make(family, dim, l=tables)
     out = np.zeros((tables, n), np.uint32)
-    benchmark.group = f"{n:,} sparse points of dimension {dim:,}"
+    benchmark.group = f"{n:,} sparse samples of dimension {dim:,}"
     arguments = (indptr, indices, values, out, resolve_threads())
     benchmark.pedantic(hasher.hash_sparse, arguments, rounds=5, warmup_rounds=1)
     benchmark.extra_info["points_per_second"] = n / benchmark.stats.stats.min

@@ -26,8 +26,8 @@ def options(doc, *, seeds=3):
     parser.add_argument("--seeds", type=int, default=seeds, help="runs, with the seeds 0, 1, ...")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--validate", action="store_true", help="measure on a tenth of TRAIN, and train on the rest")
-    parser.add_argument("--limit", metavar="N", type=int, help="train on N points, drawn at random")
-    parser.add_argument("--points", metavar="N", type=int, help="measure on N points, drawn at random")
+    parser.add_argument("--limit", metavar="N", type=int, help="train on N samples, drawn at random")
+    parser.add_argument("--points", metavar="N", type=int, help="measure on N samples, drawn at random")
     parser.add_argument("--mask-inputs", action="store_true", help="never predict a label that is one of the features")
     parser.add_argument("--json", action="store_true", help="a line of JSON for every run, as soon as it is there")
     return parser
@@ -47,21 +47,21 @@ def read(args):
         train, test = split(train)
     else:
         test = load(args.test)
-    return draw(train, args.limit), draw(test, args.points)
+    return draw(train, args.limit), draw(test, args.samples)
 
 
 def split(data):
-    """Return nine tenths of the points and the other tenth, always the same."""
-    order = np.random.default_rng(SPLIT_SEED).permutation(data.n_points)
-    held_out = round(HELD_OUT * data.n_points)
+    """Return nine tenths of the samples and the other tenth, always the same."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(data.n_samples)
+    held_out = round(HELD_OUT * data.n_samples)
     return data.subset(np.sort(order[held_out:])), data.subset(np.sort(order[:held_out]))
 
 
 def draw(data, n):
-    """Return n of the points, always the same, or all."""
-    if n is None or n >= data.n_points:
+    """Return n of the samples, always the same, or all."""
+    if n is None or n >= data.n_samples:
         return data
-    return data.subset(np.sort(np.random.default_rng(SPLIT_SEED).permutation(data.n_points)[:n]))
+    return data.subset(np.sort(np.random.default_rng(SPLIT_SEED).permutation(data.n_samples)[:n]))
 
 
 def configuration(args, *, lr=None, max_batches=None):

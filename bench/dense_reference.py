@@ -4,7 +4,7 @@
 
 Both start from the same weights and see the same batches in the same order, with the same features left out, at the
 same learning rates; the dense one computes every unit and every output, with AdamW (SGD, where configured) on all
-parameters. Quality is measured after every epoch, on the same points by the same exact search. Seconds are of training
+parameters. Quality is measured after every epoch, on the same samples by the same exact search. Seconds are of training
 alone. Where slide is told to compute everything (``candidates = "full"``, ``lazy = "exact"``) the two agree.
 
 The best epoch is the one of highest P@1; the decline is the last epoch's from it. For outputs too large to train
@@ -33,7 +33,7 @@ def main():
     args = parse_arguments()
     train, test = read(args)
     run = configuration(args, lr=args.lr, max_batches=args.max_batches)
-    run = replace(run, training=replace(run.training, eval_points=test.n_points))
+    run = replace(run, training=replace(run.training, eval_points=test.n_samples))
     runs = []
     for seed in range(args.seeds):
         config = replace(run.network, seed=seed)
@@ -75,20 +75,20 @@ def train_dense(args, config, training, train, test, batches):
     # Its weights are where training starts, and where they are evaluated from.
     network = Network(train.n_features, train.n_labels, config, threads=args.threads, trainable=False)
     counts = np.bincount(train.Y.indices, minlength=train.n_labels)
-    network.output.set_label_frequency(counts / train.n_points, points=train.n_points)
+    network.output.set_label_frequency(counts / train.n_samples, samples=train.n_samples)
     initialization.start(network, train)
     dense = Dense(network, args.threads, args.device)
     reader = network.reader(train.X, train.Y, training.batch_size)
-    per_epoch = -(-train.n_points // training.batch_size)
+    per_epoch = -(-train.n_samples // training.batch_size)
     planned = min(training.epochs * per_epoch, training.max_batches or training.epochs * per_epoch)
     epochs, done = [], 0
     while done < batches:
         if training.shuffle:
-            order = epoch_order(train.n_points, config.seed, len(epochs) + 1)
+            order = epoch_order(train.n_samples, config.seed, len(epochs) + 1)
         else:
-            order = np.arange(train.n_points)
+            order = np.arange(train.n_samples)
         start = time.perf_counter()
-        for first in range(0, train.n_points, training.batch_size):
+        for first in range(0, train.n_samples, training.batch_size):
             if done == batches:
                 break
             batch = reader.read(order[first : first + training.batch_size])
@@ -140,7 +140,7 @@ class Dense:
             self.optimizer = torch.optim.SGD(groups, rule.lr, fused=True)
 
     def step(self, batch, step, factor):
-        """Take one optimiser step, number `step` from 0."""
+        """Take one optimizer step, number `step` from 0."""
         for group in self.optimizer.param_groups:
             group["lr"] = factor * self.config.optimizer.lr
         self.optimizer.zero_grad()
@@ -150,7 +150,7 @@ class Dense:
         self.optimizer.step()
 
     def loss(self, batch, step):
-        """The loss of a batch, summed over labels and averaged over the points that have some."""
+        """The loss of a batch, summed over labels and averaged over the samples that have some."""
         torch, config = self.torch, self.config.output
         counts = np.diff(batch.label_ptr)
         has = np.flatnonzero(counts)

@@ -4,7 +4,7 @@
 
 Trains the same network on 1, 2 and 4 ranks of this machine, a thread each, with label shards, with the features in
 shards too (`features`) and with two replicas of each label shard (`data`); synthetic data without TRAIN. All runs have
-the same shares of the points, and so the same batches. The table has the loss of each epoch, P@1 on TEST, the median
+the same shares of the samples, and so the same batches. The table has the loss of each epoch, P@1 on TEST, the median
 milliseconds of a step and the kilobytes that rank 0 receives in it, by kind. Ranks need cores: with fewer free cores
 than ranks times say nothing. Needs the extra `mpi` and mpiexec. As set: 6 minutes on four cores.
 """
@@ -82,8 +82,8 @@ def child(args):
     from slide.distributed import DistributionConfig
 
     if args.train is None:
-        sizes = {"n_points": args.points, "n_features": 20_000, "n_labels": args.labels}
-        train, test = make_extreme(**sizes, noise=0.3, test_points=1000)
+        sizes = {"n_points": args.samples, "n_features": 20_000, "n_labels": args.labels}
+        train, test = make_extreme(**sizes, noise=0.3, test_samples=1000)
     else:
         train, test = load(args.train), load(args.test)
     comm, (grid,), (candidates,) = MPI.COMM_WORLD, args.grids, args.candidates

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import links
 from common import groups, table
-from shapes import FEATURES, LABELS, UNITS, make_points
+from shapes import FEATURES, LABELS, UNITS, make_samples
 
 CALLS = (1_000, 100_000, 1_000_000, 4_000_000)
 """Bytes that a rank receives from all others together in the calls that are timed."""
@@ -152,7 +152,7 @@ def slide(args):
     from slide import HiddenConfig, Network, NetworkConfig, TrainingConfig
 
     comm, seconds, received = MPI.COMM_WORLD, [], []
-    X, Y = make_points(args.points, args.features, args.labels)
+    X, Y = make_samples(args.samples, args.features, args.labels)
     network = Network(args.features, args.labels, NetworkConfig(HiddenConfig(args.units)), comm=comm, threads=1)
 
     def on_batch(progress):

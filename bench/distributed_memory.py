@@ -2,7 +2,7 @@
 
     python bench/distributed_memory.py [--labels 10000000] [--ranks 4] [--units 128] [--precision bf16] [--batches 100]
 
-Trains on synthetic points, as many as Amazon-670K's have of features and labels, in the default mode, each rank with
+Trains on synthetic samples, as many as Amazon-670K's have of features and labels, in the default mode, each rank with
 its share of the output neurons. Resident memory of all ranks is added up ten times a second: its largest sum is what
 the machines must have together (pages that ranks share are counted once for each), beside the sum of the ranks' own
 largest. Also the milliseconds of a batch, the bytes that a rank receives in it, and the loss at both ends. With
@@ -27,7 +27,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from links import launcher
-from shapes import FEATURES, make_points
+from shapes import FEATURES, make_samples
 
 from slide import HiddenConfig, Network, NetworkConfig, TrainingConfig
 from slide.kernels.rows import PRECISIONS
@@ -128,7 +128,7 @@ def work(args):
     from mpi4py import MPI
 
     comm, rank = MPI.COMM_WORLD, MPI.COMM_WORLD.rank
-    X, Y = make_points(args.batch_size * 40, args.features, args.labels)
+    X, Y = make_samples(args.batch_size * 40, args.features, args.labels)
     network = Network(args.features, args.labels, configuration(args), comm=comm, threads=1)
     seconds, losses = [], []
 

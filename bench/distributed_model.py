@@ -21,7 +21,7 @@ the largest two differ by, and computing takes longer by the factor by which it 
 no such table. What is foretold of other machines
 is for the default mode (1,024 draws and the labels of the batch), for the same with the features in shards too, so that
 hidden layers are cut by N for one exchange more, and for the full softmax, whose candidates are all labels; with a
-batch of ``--batch-size`` points whatever the number of machines, and features drawn uniformly, the most that hidden
+batch of ``--batch-size`` samples whatever the number of machines, and features drawn uniformly, the most that hidden
 layers can have to do. As set: one minute.
 """
 
@@ -39,7 +39,7 @@ from scipy.optimize import nnls
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from common import table
-from shapes import FEATURES, FEATURES_PER_POINT, LABELS_PER_POINT, UNITS, make_points
+from shapes import FEATURES, FEATURES_PER_POINT, LABELS_PER_POINT, UNITS, make_samples
 
 from slide import HiddenConfig, Network, NetworkConfig, OutputConfig
 from slide.rows.storage import Storage
@@ -105,8 +105,8 @@ def measure_costs(args):
 
 def time_layers(network, size, args):
     """Return the median seconds that the hidden and the output layer take for a batch, and its candidates."""
-    X, Y = make_points(size * (args.repeats + 2), args.features, network.n_labels)
-    network.output.set_label_frequency(np.full(network.n_labels, LABELS_PER_POINT / network.n_labels), points=10**6)
+    X, Y = make_samples(size * (args.repeats + 2), args.features, network.n_labels)
+    network.output.set_label_frequency(np.full(network.n_labels, LABELS_PER_POINT / network.n_labels), samples=10**6)
     reader, found, active = network.reader(X, Y, size), [], 0.0
     layers, spent = (network.hidden[0], network.output), [0.0, 0.0]
     for i, layer in enumerate(layers):
@@ -135,11 +135,11 @@ def timed(call, spent, i):
     return counted
 
 
-def fit(points):
+def fit(samples):
     """Return coefficients that are 0 or more, with the least squares of relative errors."""
-    points = np.array(points, float)
-    scale = points[:, -1:]
-    return nnls(points[:, :-1] / scale, np.ones(len(points)))[0].tolist()
+    samples = np.array(samples, float)
+    scale = samples[:, -1:]
+    return nnls(samples[:, :-1] / scale, np.ones(len(samples)))[0].tolist()
 
 
 def step_seconds(costs, n, labels, batch, link, *, full=False, cut=False, busy=1.0, rest=0.0):
@@ -157,7 +157,7 @@ def step_seconds(costs, n, labels, batch, link, *, full=False, cut=False, busy=1
         "rest": rest,
     }
     of_others = (n - 1) / n
-    # The gradient goes to those who have the points, and from them to all; a softmax's terms go from all to all.
+    # The gradient goes to those who have the samples, and from them to all; a softmax's terms go from all to all.
     exposed = (4 if cut else 2) * of_others * batch * UNITS * 4 + (56 * (n - 1) * batch if full else 0)
     hidden = of_others * batch * (8 * FEATURES_PER_POINT + 4 * LABELS_PER_POINT + 8) + 40 * (n - 1)
     hidden += 0 if full else 16 * (n - 1) * batch
@@ -243,8 +243,8 @@ def memory(labels, n, args):
 
 def report(costs, steps, rows, args):
     """The tables."""
-    said = [f"hidden layers: {line(costs['hidden'], ('', ' a point'))}"]
-    said += [f"output layer: {line(costs['output'], ('', ' a point and candidate', ' a candidate'))}"]
+    said = [f"hidden layers: {line(costs['hidden'], ('', ' a sample'))}"]
+    said += [f"output layer: {line(costs['output'], ('', ' a sample and candidate', ' a candidate'))}"]
     if steps:
         header, cells = ["what", "nodes", "link, Mbit/s", "measured, ms", "model, ms", "error"], []
         for run in steps:
@@ -299,9 +299,9 @@ def draw(rows, args):
         for labels, colour in zip(of_mode(mode), COLOURS, strict=False):
             for name, style in zip(LINKS, STYLES, strict=False):
                 some = [run for run in rows if (run["mode"], run["link"], run["labels"]) == (mode, name, labels)]
-                points = [run["nodes"] for run in some], [run["ms"] for run in some]
+                samples = [run["nodes"] for run in some], [run["ms"] for run in some]
                 what = f"{labels // 10**6} M labels" if mode == "full" else "any number of labels"
-                panel.plot(*points, style, color=colour, label=f"{what}, {name}")
+                panel.plot(*samples, style, color=colour, label=f"{what}, {name}")
         panel.set(xscale="log", yscale="log" if mode == "full" else "linear", xlabel="machines", ylabel="ms a step")
         panel.set_ylim(bottom=None if mode == "full" else 0)
         panel.set_xticks(NODES, [str(n) for n in NODES])

@@ -115,7 +115,7 @@ def measure(mode, labels, args):
     data = make_extreme((n + 1) * args.batch_size, FEATURES, labels, **sizes, seed=args.seed)
     step, network = make(mode, data, args)
     times = []
-    for first in range(0, data.n_points, args.batch_size):
+    for first in range(0, data.n_samples, args.batch_size):
         start = time.perf_counter()
         active = step(np.arange(first, first + args.batch_size))
         times.append(1e3 * (time.perf_counter() - start))
@@ -145,8 +145,8 @@ def make(mode, data, args):
 
         return dense_step, None
     network = Network(data.n_features, data.n_labels, configuration(mode, args), threads=args.threads)
-    frequency = np.bincount(data.Y.indices, minlength=data.n_labels) / data.n_points
-    network.output.set_label_frequency(frequency, points=data.n_points)
+    frequency = np.bincount(data.Y.indices, minlength=data.n_labels) / data.n_samples
+    network.output.set_label_frequency(frequency, samples=data.n_samples)
     reader = network.reader(data.X, data.Y, args.batch_size)
     return (lambda rows: network.train_batch(reader.read(rows)).active), network
 

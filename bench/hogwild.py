@@ -30,7 +30,7 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--json", action="store_true", help="a line of JSON for every number of threads")
     args = parser.parse_args()
-    train, _ = make_extreme(args.batch_size * 10, args.features, args.labels, test_points=1)
+    train, _ = make_extreme(args.batch_size * 10, args.features, args.labels, test_samples=1)
     runs = [{"threads": threads, **medians(args, threads, train)} for threads in args.threads]
     if args.json:
         print("\n".join(map(json.dumps, runs)))
@@ -42,15 +42,15 @@ def main():
 def medians(args, threads, train):
     """Return the median milliseconds of a batch for each update, and their ratio."""
     output = OutputConfig("lsh", budget=args.budget, loss=args.loss)
-    frequency = np.asarray(train.Y.sum(axis=0)).ravel() / train.n_points
+    frequency = np.asarray(train.Y.sum(axis=0)).ravel() / train.n_samples
     networks, seconds = {}, {update: [] for update in UPDATES}
     for update in UPDATES:
         config = NetworkConfig(output=output, update=update)
         networks[update] = Network(train.n_features, train.n_labels, config, threads=threads)
-        networks[update].output.set_label_frequency(frequency, points=train.n_points)
+        networks[update].output.set_label_frequency(frequency, samples=train.n_samples)
     reader = networks["grouped"].reader(train.X, train.Y, args.batch_size)
     for i in range(WARM_UP + args.batches):
-        first = i * args.batch_size % train.n_points
+        first = i * args.batch_size % train.n_samples
         batch = reader.read(np.arange(first, first + args.batch_size))
         for update, network in networks.items():
             seconds[update].append(network.train_batch(batch).seconds)

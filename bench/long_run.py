@@ -3,7 +3,7 @@
     python bench/long_run.py --seconds 7200 --out run.jsonl      # about a fifth of a core; then
     python bench/long_run.py --plot run.png run.jsonl            # curves, and a table of their slopes
 
-One call of ``fit_stream`` trains on points that are made as they are used, at a steady pace, all of them new and of
+One call of ``fit_stream`` trains on samples that are made as they are used, at a steady pace, all of them new and of
 one distribution, with a learning rate that falls as it does by default where a stream has no known end. Its output
 samples by hash tables that are rebuilt at fixed intervals, every so often with new hash functions. On the way, as
 users do: quality is measured on a probe every minute; every ten minutes the network is saved with its moments, read
@@ -95,7 +95,7 @@ def main():
 
 
 class World:
-    """Points whose labels each bring their own features, some of them, among others that mean nothing."""
+    """Samples whose labels each bring their own features, some of them, among others that mean nothing."""
 
     def __init__(self, n_features, n_labels, seed):
         self._rng = np.random.default_rng(seed)
@@ -103,8 +103,8 @@ class World:
         own = np.random.default_rng(0)
         self._features = own.integers(0, n_features, (n_labels, FEATURES_PER_LABEL))
 
-    def points(self, n):
-        """Return (X, Y) of n new points."""
+    def samples(self, n):
+        """Return (X, Y) of n new samples."""
         n_features, n_labels = self._shape
         # The square makes low ids common and high ones rare.
         labels = (n_labels * self._rng.random((n, LABELS_PER_POINT)) ** 2).astype(int)
@@ -146,7 +146,7 @@ class Stopwatch:
 
 
 class LongRun:
-    """The run: a stream of points at a steady pace, and what is done between batches."""
+    """The run: a stream of samples at a steady pace, and what is done between batches."""
 
     def __init__(self, args, file):
         self.args, self.file = args, file
@@ -156,7 +156,7 @@ class LongRun:
         optimizer = OptimizerConfig() if args.lr is None else OptimizerConfig(lr=args.lr)
         config = NetworkConfig(HiddenConfig(UNITS), output, optimizer)
         self.network = Network(FEATURES, LABELS, config, threads=1)
-        self.world, self.probe = World(FEATURES, LABELS, seed=1), World(FEATURES, LABELS, seed=2).points(PROBE)
+        self.world, self.probe = World(FEATURES, LABELS, seed=1), World(FEATURES, LABELS, seed=2).samples(PROBE)
         self.training, self.evaluating, self.saving, self.visiting = (Stopwatch() for _ in range(4))
         self.visits, self.quality = 0, None
         self.folder = Path(tempfile.mkdtemp(prefix="long-run-"))
@@ -177,7 +177,7 @@ class LongRun:
     def _stream(self):
         due = time.perf_counter()
         while self._now() < self.args.seconds:
-            block = self.world.points(self.args.batch_size)
+            block = self.world.samples(self.args.batch_size)
             due = max(due + 1 / self.args.pace, time.perf_counter() - 1)  # a paused process does not hurry afterwards
             time.sleep(max(0, due - time.perf_counter()))
             self.training.__enter__()
@@ -226,7 +226,7 @@ class LongRun:
         with self.visiting:
             labels = VISITORS[self.visits % len(VISITORS)]
             self.visits += 1
-            X, Y = World(1000, labels, seed=self.visits).points(256)
+            X, Y = World(1000, labels, seed=self.visits).samples(256)
             visitor = Network(1000, labels, NetworkConfig(HiddenConfig(16)), threads=2)
             visitor.fit(X, Y, config=TrainingConfig(batch_size=64))
             pickle.loads(pickle.dumps(visitor)).predict(X)

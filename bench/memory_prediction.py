@@ -22,7 +22,7 @@ from slide.system.smaps import resident_bytes
 
 MEGABYTES = (10, 80, 640, 2000, 8000)
 POINTS, FEATURES, LABELS = 64, 32, 4
-"""Of a batch, and of each of its points."""
+"""Of a batch, and of each of its samples."""
 
 
 def main():

@@ -1,4 +1,4 @@
-"""How long does a saved network take to open, mapped for serving and read into memory, and to predict its first point?
+"""How long does a saved network take to open, mapped for serving and read into memory, and to predict its first sample?
 
     python bench/open_model.py [--labels 670091] [--features 135909] [--units 128] [--repeats 5]
 
@@ -66,7 +66,7 @@ def main():
         middle = {field: median(run[field] for run in runs) for field in runs[0] if field != "ids"}
         times = (f"{1e3 * middle[field]:.1f}" for field in ("open", "first", "later"))
         lines.append((name, *times, f"{middle['own']:.0f}", f"{middle['shared']:.0f}"))
-    print(table(("", "opening, ms", "first point, ms", "later, ms", "own memory, MiB", "of files, MiB"), lines))
+    print(table(("", "opening, ms", "first sample, ms", "later, ms", "own memory, MiB", "of files, MiB"), lines))
 
 
 def opened(path, mapped):

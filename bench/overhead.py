@@ -2,7 +2,7 @@
 
     python bench/overhead.py [--threads 2] [--json]
 
-A batch of four points in a network of 50 features, 16 units and 60 labels goes the same road as a batch of 128 in one
+A batch of four samples in a network of 50 features, 16 units and 60 labels goes the same road as a batch of 128 in one
 of Amazon-670K's shape: what it takes is Python, NumPy and what kernels do before they begin, and an upper limit of
 those in a large batch. Medians of 1,000 small batches and of 300 large ones, after 200 that do not count.
 """
@@ -36,17 +36,17 @@ def main():
         print(f"small batch {small:.3f} ms, large batch {large:.2f} ms, at most {small / large:.1%} beside its rows")
 
 
-def milliseconds(count, batch, features, labels, units, features_per_point, labels_per_point, output, threads):
+def milliseconds(count, batch, features, labels, units, features_per_sample, labels_per_sample, output, threads):
     """Return the median time of a batch."""
-    sizes = {"features_per_point": features_per_point, "labels_per_point": labels_per_point}
+    sizes = {"features_per_point": features_per_sample, "labels_per_point": labels_per_sample}
     data = make_extreme(batch * 200, features, labels, **sizes)
     network = Network(features, labels, NetworkConfig(hidden=(HiddenConfig(units),), output=output), threads=threads)
-    network.output.set_label_frequency(np.bincount(data.Y.indices, minlength=labels) / data.n_points)
+    network.output.set_label_frequency(np.bincount(data.Y.indices, minlength=labels) / data.n_samples)
     reader, rng = network.reader(data.X, data.Y, batch), np.random.default_rng(0)
     seconds = []
     with one_blas_thread():
         for _ in range(WARM + count):
-            rows = rng.integers(0, data.n_points, batch)
+            rows = rng.integers(0, data.n_samples, batch)
             start = time.perf_counter()
             network.train_batch(reader.read(rows))
             seconds.append(time.perf_counter() - start)

@@ -20,7 +20,7 @@ def main():
     args = parse_arguments()
     train, test = read(args)
     run = configuration(args, max_batches=args.max_batches)
-    batches = -(-train.n_points // run.training.batch_size) * run.training.epochs
+    batches = -(-train.n_samples // run.training.batch_size) * run.training.epochs
     batches = min(batches, run.training.max_batches or batches)
     runs = []
     for seed, name, precision in product(range(args.seeds), args.optimizers, args.precisions):

@@ -2,7 +2,7 @@
 
     python bench/recall_curves.py TRAIN [--epochs 1] [--max-batches N] [--plot FILE.png] [--json]
 
-Trains the default network, then looks up hidden vectors of random training points. Every family has the default number
+Trains the default network, then looks up hidden vectors of random training samples. Every family has the default number
 of codes and, where it reaches the frontier of `slide.lsh.tuning.tune`, the number of codes found there.
 """
 
@@ -30,7 +30,7 @@ def main():
     network = Network(data.n_features, data.n_labels, NetworkConfig(seed=args.seed))
     config = TrainingConfig(epochs=args.epochs, max_batches=args.max_batches)
     history = network.fit(data.X, data.Y, config=config)
-    rows = np.sort(np.random.default_rng(args.seed).permutation(data.n_points)[: args.queries])
+    rows = np.sort(np.random.default_rng(args.seed).permutation(data.n_samples)[: args.queries])
     signal = network.layer_inputs(data.X[rows])[-1]
     result = tune(network.output, signal, recall_target=args.recall, time_limit=args.time, max_queries=args.queries)
     curves = measure(network, signal, best_codes(result))

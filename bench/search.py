@@ -2,7 +2,7 @@
 
     python bench/search.py MODEL TRAIN TEST [--dims 32 64 96] [--candidates 256 1024 4096] [--points 1024]
 
-MODEL is a folder that ``slide train`` wrote. A sketch is fitted to points of TRAIN; points of TEST are predicted, in
+MODEL is a folder that ``slide train`` wrote. A sketch is fitted to samples of TRAIN; samples of TEST are predicted, in
 one batch and one by one. The exact prediction is timed again beside each setting, and speed-up is the ratio of the
 medians of both: what else runs on the machine then slows down both alike.
 """
@@ -28,7 +28,7 @@ REPEATS = 3
 def main():
     args = parse_arguments()
     network = Network.load(args.model, threads=args.threads)
-    fitted, test = draw(load(args.train), FITTED), draw(load(args.test), args.points)
+    fitted, test = draw(load(args.train), FITTED), draw(load(args.test), args.samples)
     runs = []
     for mode, setting, options, effort in settings(args, network):
         start = time.perf_counter()
@@ -42,7 +42,7 @@ def main():
             if args.json:
                 print(json.dumps(runs[-1]), flush=True)
     if not args.json:
-        print(f"{network!r}: {test.n_points:,} points, {network.threads} threads\n")
+        print(f"{network!r}: {test.n_samples:,} samples, {network.threads} threads\n")
         print(markdown(runs))
 
 
@@ -55,7 +55,7 @@ def parse_arguments():
     parser.add_argument("--families", nargs="*", default=["simhash"], help="of hash tables")
     parser.add_argument("--candidates", nargs="+", type=int, default=[256, 1024, 4096])
     parser.add_argument("--points", type=int, default=1024, help="of TEST, drawn at random")
-    parser.add_argument("--singles", type=int, default=50, help="points predicted one by one")
+    parser.add_argument("--singles", type=int, default=50, help="samples predicted one by one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="a line of JSON for every setting, as soon as it is there")
     return parser.parse_args()
@@ -78,7 +78,7 @@ def measure(network, test, singles, **how):
         exact = timed(seconds["exact"], lambda: network.predict(test.X, K))
         found = timed(seconds["found"], lambda: network.predict(test.X, K, **how))
     alone = {"exact": [], "found": []}
-    for i in range(min(singles, test.n_points)):
+    for i in range(min(singles, test.n_samples)):
         timed(alone["exact"], lambda i=i: network.predict(test.X[i], K))
         timed(alone["found"], lambda i=i: network.predict(test.X[i], K, **how))
     hits = (exact[:, :, None] == found[:, None, :]).any(axis=2)
@@ -88,7 +88,7 @@ def measure(network, test, singles, **how):
         "recall@5": float(hits.mean()),
         "P@1": metrics.evaluate_topk(found, test.Y, [1])["P@1"],
         "exact P@1": metrics.evaluate_topk(exact, test.Y, [1])["P@1"],
-        "points/s": test.n_points / found_seconds,
+        "samples/s": test.n_samples / found_seconds,
         "speed-up": exact_seconds / found_seconds,
         **{f"single p{p} ms": 1000 * float(np.percentile(alone["found"], p)) for p in (50, 99) if alone["found"]},
         "single speed-up": float(np.median(alone["exact"]) / np.median(alone["found"])) if alone["found"] else None,

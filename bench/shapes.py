@@ -40,14 +40,14 @@ def make_pairs(rng, each, n_rows, n=BATCH):
 
 
 def make_features(rng, n=BATCH):
-    """Return n sparse points of unit length: indptr, ids ascending, values."""
+    """Return n sparse samples of unit length: indptr, ids ascending, values."""
     ids = np.sort(rng.integers(0, FEATURES, (n, FEATURES_PER_POINT)).astype(np.int32))
     values = np.full(ids.size, FEATURES_PER_POINT**-0.5, np.float32)
     return np.arange(n + 1, dtype=np.int64) * FEATURES_PER_POINT, ids.reshape(-1), values
 
 
-def make_points(n, n_features, n_labels, *, seed=0):
-    """Return n points as X and Y: features of unit length and labels, drawn uniformly, in memory for them alone."""
+def make_samples(n, n_features, n_labels, *, seed=0):
+    """Return n samples as X and Y: features of unit length and labels, drawn uniformly, in memory for them alone."""
     rng, matrices = np.random.default_rng(seed), []
     for columns, each in ((n_features, FEATURES_PER_POINT), (n_labels, LABELS_PER_POINT)):
         ids = rng.integers(0, columns, (n, each), np.int32)

@@ -30,13 +30,13 @@ def main():
     for loss, lr in zip(args.loss, rates, strict=True):
         run = configuration(args, lr=lr, max_batches=args.max_batches)
         base = replace(run.network.output, loss=loss, correction="logq", share_labels=False)
-        points = [] if args.skip_full else [("full", None, replace(base, candidates="full"))]
+        samples = [] if args.skip_full else [("full", None, replace(base, candidates="full"))]
         for method in args.methods:
             for share in args.shares:
                 count = round(share * train.n_labels)
                 if count >= 2:
-                    points.append((method, share, output(base, method, count)))
-        for method, share, layer in points:
+                    samples.append((method, share, output(base, method, count)))
+        for method, share, layer in samples:
             for seed in range(args.seeds):
                 network = replace(run.network, output=layer, seed=seed)
                 figures = train_and_measure(args, network, run.training, train, test)
@@ -97,12 +97,12 @@ def plot(runs, path, title):
     )
     for ax, ((loss,), some) in zip(axes[0], by_loss.items(), strict=True):
         for (method,), curve in groups(some, ["method"]).items():
-            points = groups(curve, ["share"]).values()
-            quality = np.array([[100 * run["P@1"] for run in point] for point in points])
+            samples = groups(curve, ["share"]).values()
+            quality = np.array([[100 * run["P@1"] for run in sample] for sample in samples])
             if method == "full":
                 ax.axhline(quality.mean(), color="black", linestyle="--", label="full")
                 continue
-            active = [100 * np.mean([run["active_share"] for run in point]) for point in points]
+            active = [100 * np.mean([run["active_share"] for run in sample]) for sample in samples]
             deviation = quality.std(1, ddof=min(1, quality.shape[1] - 1))
             ax.errorbar(active, quality.mean(1), deviation, marker="o", capsize=2, label=method)
         ax.set(title=f"{title}, {loss}", xlabel="active output neurons, % of the labels", xscale="log")

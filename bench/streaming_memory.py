@@ -1,6 +1,6 @@
 """Memory of converting text to a folder and of training from it, over the size: python bench/streaming_memory.py
 
-Text of each size is made of the same random points over and over, converted, and trained on from the folder, each in a
+Text of each size is made of the same random samples over and over, converted, and trained on from the folder, each in a
 process of its own that reads /proc/self/status every few milliseconds. What is shown is the most that resident memory
 grew by from the start of the work on: what the process allocated (RssAnon), and pages of the files it maps (RssFile).
 The files are removed as soon as they are used up.
@@ -57,7 +57,7 @@ HEADER = [
 
 
 def show(run):
-    cells = [f"{run['text_mb']:,} MB", f"{run['points']:,}", f"{run['folder_mb']:,.0f} MB"]
+    cells = [f"{run['text_mb']:,} MB", f"{run['samples']:,}", f"{run['folder_mb']:,.0f} MB"]
     for step in STEPS:
         cells += [f"{run[step]['seconds']:.0f} s", f"{run[step]['anon_mb']:.0f} MB", f"{run[step]['file_mb']:.0f} MB"]
     return cells
@@ -65,9 +65,9 @@ def show(run):
 
 def measure(folder, size, args):
     """Return the figures of one size."""
-    points = write_text(folder / "text.txt", size * 10**6)
+    samples = write_text(folder / "text.txt", size * 10**6)
     options = ["--folder", str(folder), "--batches", str(args.batches), "--batch-size", str(args.batch_size)]
-    figures = {"points": points}
+    figures = {"points": samples}
     for step in STEPS:
         command = [sys.executable, __file__, "--step", step, *options]
         figures[step] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
@@ -79,7 +79,7 @@ def measure(folder, size, args):
 
 
 def write_text(path, n_bytes):
-    """Write text of about this size, and return its number of points."""
+    """Write text of about this size, and return its number of samples."""
     save_xc(path, make_extreme(POINTS, FEATURES, LABELS, seed=0))
     body = path.read_bytes().partition(b"\n")[2]
     times = max(1, round(n_bytes / len(body)))

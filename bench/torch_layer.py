@@ -3,7 +3,7 @@
     python bench/torch_layer.py [--labels 50000 200000 670000] [--dim 128] [--systems slide full ...]
 
 A step is the loss of a batch's hidden vectors, which are given, its gradient with respect to them and to the layer, and
-the optimiser's step. Targets are drawn by Zipf's law, and known to be. The systems:
+the optimizer's step. Targets are drawn by Zipf's law, and known to be. The systems:
 
     slide         slide.torch.SampledLinear, stepped in the backward pass by RowAdam
     slide-grads   the same with gradients that are kept for RowAdam's step
@@ -46,7 +46,7 @@ PARTS = ("forward", "backward", "optimizer")
 
 
 class Slide:
-    """One of the output layers of the examples, with its optimiser: the others differ by name."""
+    """One of the output layers of the examples, with its optimizer: the others differ by name."""
 
     name = "sampled"
 

@@ -140,7 +140,7 @@ class Batches:
         self.tail, self.rng = tail, np.random.default_rng(0)
 
     def step(self, X, Y, own=None):
-        """Train on some points; `own` are the neurons of each sample where it does not share them."""
+        """Train on some samples; `own` are the neurons of each sample where it does not share them."""
         used, columns = np.unique(X.indices, return_inverse=True)
         X = csr_matrix((X.data, columns.reshape(-1), X.indptr), shape=(X.shape[0], len(used)))
         hidden = spmm(X, self.features["weights"][used], np.float32(0))

@@ -35,7 +35,7 @@ def make_octants(config, dim, n, rng):
 def main():
     """Train with the family and return precision at 1."""
     register_family("octants", make_octants)
-    train, test = make_extreme(5_000, 2_000, 500, test_points=1_000)
+    train, test = make_extreme(5_000, 2_000, 500, test_samples=1_000)
     lsh = LSHConfig(family="octants", k=2, l=20)
     output = OutputConfig(candidates="lsh+tail", budget=64, tail=64, lsh=lsh)
     config = NetworkConfig(hidden=HiddenConfig(units=64), output=output)

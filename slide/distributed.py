@@ -7,6 +7,6 @@ trains a network of one process on several ranks.
 import slide.network  # noqa: F401 - which says what gather() makes
 from slide.config.distribution import DistributionConfig
 from slide.ranks.network import DistributedNetwork, fit
-from slide.ranks.shares import own_rows
+from slide.ranks.portions import own_rows
 
 __all__ = ["DistributedNetwork", "DistributionConfig", "fit", "own_rows"]

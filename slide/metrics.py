@@ -1,10 +1,10 @@
 """Ranking metrics of extreme classification: P@k, nDCG@k, PSP@k and R@k.
 
-Predictions are ids ranked best first, one row a point, and -1 where there is no prediction. The definitions
+Predictions are ids ranked best first, one row a sample, and -1 where there is no prediction. The definitions
 are those of the extreme-classification repository [1]_, with which published numbers are compared; the
 propensities are those of [2]_.
 
-**Points without labels** count in every average, as points on which nothing can be won: 0 in P@k, nDCG@k and
+**Samples without labels** count in every average, as samples on which nothing can be won: 0 in P@k, nDCG@k and
 R@k, and 0 in both sums of PSP@k. A row with fewer than k predictions is not excused: precision divides by k
 all the same.
 
@@ -29,13 +29,13 @@ from slide.data.statistics import column_counts
 
 
 def precision_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
-    """Share of true labels among the first k predictions, averaged over points.
+    """Share of true labels among the first k predictions, averaged over samples.
 
     Parameters
     ----------
-    topk : array of int, shape (n_points, at least k)
+    topk : array of int, shape (n_samples, at least k)
         Predicted label ids, best first; -1 where there is none.
-    Y : sparse matrix, shape (n_points, n_labels)
+    Y : sparse matrix, shape (n_samples, n_labels)
         True labels: the non-zero entries.
     k : int
         How many predictions to count.
@@ -47,7 +47,7 @@ def precision_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
     Raises
     ------
     ValueError
-        If the shapes disagree, if there are no points, if k is not between 1 and the width of `topk`, if an
+        If the shapes disagree, if there are no samples, if k is not between 1 and the width of `topk`, if an
         id is out of range, or if a row predicts a label twice.
     """
     topk, Y = _check(topk, Y, [k])
@@ -55,10 +55,10 @@ def precision_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
 
 
 def ndcg_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
-    """Normalised discounted cumulative gain of the first k predictions, averaged over points.
+    """Normalised discounted cumulative gain of the first k predictions, averaged over samples.
 
     A true label at rank r, counted from 1, gains ``1 / log2(r + 1)``. The sum is divided by its largest
-    possible value: that of min(k, number of the point's labels) true labels at the first ranks.
+    possible value: that of min(k, number of the sample's labels) true labels at the first ranks.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def ndcg_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
 
 
 def recall_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
-    """Share of a point's labels that are among the first k predictions, averaged over points.
+    """Share of a sample's labels that are among the first k predictions, averaged over samples.
 
     Parameters
     ----------
@@ -102,8 +102,8 @@ def recall_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
 def psp_at_k(topk: ArrayLike, Y: csr_matrix, inv_propensity: ArrayLike, k: int) -> float:
     """Propensity-scored precision of the first k predictions: finding a rare label counts for more.
 
-    The inverse propensities of the true labels among the first k predictions are summed over all points and
-    divided by the largest sum possible, that of each point's k true labels of lowest propensity.
+    The inverse propensities of the true labels among the first k predictions are summed over all samples and
+    divided by the largest sum possible, that of each sample's k true labels of lowest propensity.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def psp_at_k(topk: ArrayLike, Y: csr_matrix, inv_propensity: ArrayLike, k: int) 
     Returns
     -------
     float
-        0 if no point has a label.
+        0 if no sample has a label.
 
     Raises
     ------
@@ -131,12 +131,12 @@ def psp_at_k(topk: ArrayLike, Y: csr_matrix, inv_propensity: ArrayLike, k: int) 
 def propensities(Y_train: csr_matrix, a: float = 0.55, b: float = 1.5) -> np.ndarray:
     """Estimate the inverse propensity of every label: how many true uses one recorded use stands for.
 
-    ``1 + (log N - 1) (b + 1)^a (n_l + b)^-a`` for a label used n_l times in N points (Jain et al., section
+    ``1 + (log N - 1) (b + 1)^a (n_l + b)^-a`` for a label used n_l times in N samples (Jain et al., section
     4.1).
 
     Parameters
     ----------
-    Y_train : sparse matrix, shape (n_points, n_labels)
+    Y_train : sparse matrix, shape (n_samples, n_labels)
         Labels of the training set: the non-zero entries.
     a, b : float, default=0.55, 1.5
         Usual values are 0.5 and 0.4 for Wikipedia, 0.6 and 2.6 for Amazon, 0.55 and 1.5 elsewhere.
@@ -149,29 +149,29 @@ def propensities(Y_train: csr_matrix, a: float = 0.55, b: float = 1.5) -> np.nda
     Raises
     ------
     ValueError
-        If there are fewer than 3 points, for which the formula is meaningless, or if a or b is not positive.
+        If there are fewer than 3 samples, for which the formula is meaningless, or if a or b is not positive.
     """
     if not is_mapped(Y_train):
         Y_train = _indicator(Y_train)
     return inverse_propensities(column_counts(Y_train), Y_train.shape[0], a, b)
 
 
-def inverse_propensities(uses: np.ndarray, n_points: int, a: float = 0.55, b: float = 1.5) -> np.ndarray:
+def inverse_propensities(uses: np.ndarray, n_samples: int, a: float = 0.55, b: float = 1.5) -> np.ndarray:
     """Return what :func:`propensities` does, from how often each label is used.
 
     Parameters
     ----------
     uses : int array, shape (n_labels,)
-    n_points : int
+    n_samples : int
         Of the training set.
     a, b
         As of :func:`propensities`, and so are the errors.
     """
-    if n_points < 3:
-        raise ValueError(f"propensities need at least 3 training points, not {n_points}")
+    if n_samples < 3:
+        raise ValueError(f"propensities need at least 3 training samples, not {n_samples}")
     if not (a > 0 and b > 0):
         raise ValueError(f"a and b must be positive, not {a!r} and {b!r}")
-    return 1.0 + (np.log(n_points) - 1.0) * ((b + 1.0) / (uses + b)) ** a
+    return 1.0 + (np.log(n_samples) - 1.0) * ((b + 1.0) / (uses + b)) ** a
 
 
 def evaluate_topk(
@@ -184,9 +184,9 @@ def evaluate_topk(
 
     Parameters
     ----------
-    topk : array of int, shape (n_points, at least max(ks))
+    topk : array of int, shape (n_samples, at least max(ks))
         Predicted label ids, best first; -1 where there is none.
-    Y : sparse matrix, shape (n_points, n_labels)
+    Y : sparse matrix, shape (n_samples, n_labels)
         True labels: the non-zero entries.
     ks : sequence of int, default=(1, 3, 5)
         Depths.
@@ -219,7 +219,7 @@ def totals(
     ks: Sequence[int] = (1, 3, 5),
     inv_propensity: ArrayLike | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """Return what each metric is the ratio of, two sums over points: those of parts of a data set add up.
+    """Return what each metric is the ratio of, two sums over samples: those of parts of a data set add up.
 
     Parameters
     ----------
@@ -261,16 +261,16 @@ def _check(topk, Y, ks) -> tuple[np.ndarray, csr_matrix]:
     Y = _indicator(Y)
     if topk.ndim != 2 or topk.dtype.kind not in "iu":
         raise ValueError(f"topk must be a 2-D array of label ids, not {topk.ndim}-D of {topk.dtype}")
-    n_points, n_labels = Y.shape
-    if len(topk) != n_points:
-        raise ValueError(f"topk has {len(topk)} rows and Y has {n_points}: both need one for each point")
-    if n_points == 0:
-        raise ValueError("there are no points to evaluate")
+    n_samples, n_labels = Y.shape
+    if len(topk) != n_samples:
+        raise ValueError(f"topk has {len(topk)} rows and Y has {n_samples}: both need one for each sample")
+    if n_samples == 0:
+        raise ValueError("there are no samples to evaluate")
     if len(ks) == 0:
         raise ValueError("ks must name at least one depth")
     for k in ks:
         if not 1 <= k <= topk.shape[1]:
-            raise ValueError(f"k must be between 1 and the {topk.shape[1]} predictions of a point, not {k!r}")
+            raise ValueError(f"k must be between 1 and the {topk.shape[1]} predictions of a sample, not {k!r}")
     outside = (topk < -1) | (topk >= n_labels)
     if outside.any():
         row, rank = np.argwhere(outside)[0]
@@ -299,11 +299,11 @@ def _check_inv_propensity(inv_propensity, Y) -> np.ndarray:
 
 def _hits(topk: np.ndarray, Y: csr_matrix) -> np.ndarray:
     """Mark the predictions that are true, as a bool array of the shape of `topk`."""
-    n_points, n_labels = Y.shape
+    n_samples, n_labels = Y.shape
     if Y.nnz == 0:
         return np.zeros(topk.shape, dtype=bool)
     # One sorted int64 key for each true label: rows times labels outgrows 32 bits on data of ordinary size.
-    rows = np.arange(n_points, dtype=np.int64)
+    rows = np.arange(n_samples, dtype=np.int64)
     true_keys = np.repeat(rows * n_labels, np.diff(Y.indptr)) + Y.indices
     keys = rows[:, np.newaxis] * n_labels + topk
     found = np.searchsorted(true_keys, keys)
@@ -317,7 +317,7 @@ def _precision(hits, k) -> float:
 
 def _gains(hits, n_true, k) -> np.ndarray:
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
-    # Points without labels have no gain either; any divisor but 0 makes their score 0.
+    # Samples without labels have no gain either; any divisor but 0 makes their score 0.
     ideal = np.cumsum(discounts)[np.clip(n_true, 1, k) - 1]
     return hits[:, :k] @ discounts / ideal
 

@@ -21,6 +21,7 @@ from slide.predict.indexes import INDEXES, HashIndex, SearchIndexes, SketchIndex
 from slide.ranks import network as ranks
 from slide.rows.storage import MappedStorage
 from slide.system.guard import reads
+from slide.system.renames import former_names
 from slide.train import loop, stream
 from slide.train.callbacks import Callback
 from slide.train.checkpoints import Checkpoints
@@ -140,32 +141,32 @@ class Network(BaseNetwork):
         mode: str = "exact",
         candidates: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return each point's k best labels, of all or, faster, of those that a search index finds.
+        """Return each sample's k best labels, of all or, faster, of those that a search index finds.
 
-        Memory is one block of hidden vectors and of scores, whatever the numbers of points and labels, and a copy of
+        Memory is one block of hidden vectors and of scores, whatever the numbers of samples and labels, and a copy of
         the weights of `allowed` labels. May be called from several threads at once.
 
         Parameters
         ----------
-        X : sparse or dense matrix, shape (n, n_features); or dense array [n_features], one point
-            A single point in float32 is taken fastest as a ``csr_matrix`` of one row or as an array.
+        X : sparse or dense matrix, shape (n, n_features); or dense array [n_features], one sample
+            A single sample in float32 is taken fastest as a ``csr_matrix`` of one row or as an array.
         k : int
         exclude : sparse matrix, shape (n, any), optional
-            Labels that must not be predicted are the columns of a point's non-zero entries; columns past the last
+            Labels that must not be predicted are the columns of a sample's non-zero entries; columns past the last
             label are ignored. For a recommender whose items are both features and labels: `X` itself.
         allowed : array of label ids, array of bool [n_labels] or sparse matrix, shape (n, n_labels), optional
-            Labels that alone may be predicted: the same for all points, or a point's non-zero entries. Only these are
+            Labels that alone may be predicted: the same for all samples, or a sample's non-zero entries. Only these are
             scored: few take little time. `exclude` holds for them as well.
         mode : str
             ``"exact"`` scores every label. ``"sketch"`` and ``"lsh"`` let the index of that name propose some and score
             these exactly; they may miss some of the best. ``"lsh-votes"`` scores no label: the best are those that
             most of the hash tables of ``"lsh"`` find. See ``build_search_index``.
         candidates : int, optional
-            Labels that an index proposes for a point, k at least. More find more and take longer.
+            Labels that an index proposes for a sample, k at least. More find more and take longer.
 
         Returns
         -------
-        ids : int32 array [n, k], or [k] of one point
+        ids : int32 array [n, k], or [k] of one sample
             Best first, equal scores in order of id; -1 where fewer than k labels may be predicted, or were found.
         scores : float32 array of the same shape
             Logits, or with ``"lsh-votes"`` numbers of tables; minus infinity where there is no label.
@@ -178,7 +179,7 @@ class Network(BaseNetwork):
             There is no index for the mode, or the network has been trained since it was made, or another thread trains
             it now.
         ValueError
-            The number of columns does not fit the network, `exclude` or `allowed` do not fit the points, an allowed
+            The number of columns does not fit the network, `exclude` or `allowed` do not fit the samples, an allowed
             label is out of range, k or `candidates` is not positive, or there is no such mode.
         """
         return topk.predict(
@@ -214,7 +215,7 @@ class Network(BaseNetwork):
         inv_propensity : float array [n_labels], optional
             From ``slide.metrics.propensities`` of the training labels.
         mask_inputs : bool
-            Never predict a label whose id is one of the point's features.
+            Never predict a label whose id is one of the sample's features.
         mode, candidates
             As for ``predict``.
 
@@ -253,11 +254,11 @@ class Network(BaseNetwork):
             ``"sketch"``: every label's vector in few dimensions of seven bits each, all of which are scanned.
             ``"lsh"``: hash tables, which the mode ``"lsh-votes"`` searches too.
         X : sparse or dense matrix, shape (n, n_features), optional
-            Of sketches: points like those to predict, such as a few thousand of the training points.
+            Of sketches: samples like those to predict, such as a few thousand of the training samples.
         dims : int
             Of sketches: more find more for the same number of candidates, and take longer.
         coverage : float
-            Of sketches: below 1 only the labels that are likely for most points are scanned, as many as hold this share
+            Of sketches: below 1 only the labels that are likely for most samples are scanned, as many as hold this share
             of the best labels of `X`; the others are never predicted.
         lsh : LSHConfig, optional
             Of hash tables; by default ``config.output.lsh``.
@@ -272,7 +273,7 @@ class Network(BaseNetwork):
         DataError
             `X` has a value that is not finite, or is not a matrix.
         ValueError
-            There is no such mode, `X` is missing, has no points or does not fit the network, or `dims` or `coverage` is
+            There is no such mode, `X` is missing, has no samples or does not fit the network, or `dims` or `coverage` is
             out of range.
         """
         if index_of(mode) not in INDEXES:
@@ -312,6 +313,7 @@ class Network(BaseNetwork):
 
     # Training.
 
+    @former_names(own_points="own_samples")
     def fit(
         self,
         X: csr_matrix,
@@ -326,7 +328,7 @@ class Network(BaseNetwork):
         resume: str | os.PathLike | None = None,
         comm: MPI.Comm | None = None,
         distribution: DistributionConfig | None = None,
-        own_points: bool = False,
+        own_samples: bool = False,
     ) -> History:
         """Train on a data set.
 
@@ -335,15 +337,15 @@ class Network(BaseNetwork):
         X : sparse or dense matrix, shape (n, n_features)
             Matrices that `slide.data.load` mapped into memory are read a window at a time; see `slide.data.order`.
         Y : sparse or dense matrix, shape (n, n_labels)
-            Positive where a point has a label.
+            Positive where a sample has a label.
         config : TrainingConfig, optional
         validation : pair of matrices, optional
             On at most ``config.eval_points`` of these, drawn at random, quality is measured at the end of epochs: P, nDCG,
-            R and, from 3 training points on, PSP, with the propensities of the training labels. Without `validation` they
-            are measured on the share ``config.holdout`` of the training points, from which nothing is then learnt; that
+            R and, from 3 training samples on, PSP, with the propensities of the training labels. Without `validation` they
+            are measured on the share ``config.holdout`` of the training samples, from which nothing is then learnt; that
             copies data that is in memory. With `validation` ``config.holdout`` has no effect.
         mask_inputs : bool
-            In those evaluations never predict a label whose id is one of the point's features.
+            In those evaluations never predict a label whose id is one of the sample's features.
         label_weights : float array [n_labels], optional
             What each label's target, or with one-vs-all losses its own term, is multiplied by: finite, 0 or more, and used
             as they are. They take the place of those that ``network.config.output.label_weights`` names.
@@ -362,7 +364,7 @@ class Network(BaseNetwork):
             Its ranks, which all have this network and the data, train it together.
         distribution : DistributionConfig, optional
             With several ranks: what each rank has, and what they exchange.
-        own_points : bool
+        own_samples : bool
             With several ranks: `X` and `Y` are the samples of this rank alone; see `slide.distributed.own_rows`.
 
         Returns
@@ -377,7 +379,7 @@ class Network(BaseNetwork):
             ``config.patience`` or ``config.keep_best`` is set and there is nothing to measure quality on, or
             ``config.monitor`` cannot be measured on this data, or a setting is not that of the run to be resumed.
         DataError
-            The data is not finite, has no points, does not fit the network, or is not that of the run to be resumed.
+            The data is not finite, has no samples, does not fit the network, or is not that of the run to be resumed.
         MemoryError
             What training takes besides the network is more than the memory that is available; nothing has begun.
         FileExistsError
@@ -388,18 +390,18 @@ class Network(BaseNetwork):
         RuntimeError
             Another thread trains the network or predicts with it; see `slide.system.guard`. Or it is not trainable.
         ValueError
-            `label_weights` are not as they should be, or there are too few points to estimate propensities.
+            `label_weights` are not as they should be, or there are too few samples to estimate propensities.
         TypeError
             `callbacks` are not a list of callbacks.
 
         Notes
         -----
         The order of the data is drawn anew for each epoch from the network's seed and the epoch's number, so the same
-        call on a network in the same state gives the same weights to the bit, at any number of threads. The points that
+        call on a network in the same state gives the same weights to the bit, at any number of threads. The samples that
         are held out are drawn from the seed alone.
 
         Where the best epoch is kept its weights and biases are copied, 4 bytes each, and put back when the run ends, by
-        itself or by a callback, with later batches behind it. ``network.step``, the optimiser's moments and the history
+        itself or by a callback, with later batches behind it. ``network.step``, the optimizer's moments and the history
         remain those of the whole run. The network can be trained on: the moments, which belong to the last weights and not
         to the best, fade over the first batches.
 
@@ -414,7 +416,7 @@ class Network(BaseNetwork):
                 Y,
                 comm=comm,
                 distribution=distribution,
-                own_points=own_points,
+                own_samples=own_samples,
                 config=config,
                 validation=validation,
                 mask_inputs=mask_inputs,
@@ -423,8 +425,8 @@ class Network(BaseNetwork):
                 checkpoints=checkpoints,
                 resume=resume,
             )
-        if distribution is not None or own_points:
-            raise ValueError("distribution and own_points are for training on several ranks: give fit comm= too")
+        if distribution is not None or own_samples:
+            raise ValueError("distribution and own_samples are for training on several ranks: give fit comm= too")
         return loop.fit(
             self,
             X,
@@ -452,7 +454,7 @@ class Network(BaseNetwork):
         Parameters
         ----------
         blocks : iterable of (X, Y)
-            Features and labels of any number of points, as ``fit`` takes them. They are cut and joined to batches of
+            Features and labels of any number of samples, as ``fit`` takes them. They are cut and joined to batches of
             ``config.batch_size``: the weights do not depend on where one block ends and the next begins. Neighbours in the
             stream share a batch, so it should be in random order.
         config : TrainingConfig, optional
@@ -460,7 +462,7 @@ class Network(BaseNetwork):
             schedule goes over `max_batches`; without them nobody knows how long the run will be, and ``"inverse_sqrt"``
             takes the place of linear and cosine. Where what is to be learnt changes with time, ``"constant"`` keeps up.
         label_frequency : float array [n_labels], optional
-            Share of the points that has each label, where it is known. By default it is counted as the stream goes, on top
+            Share of the samples that has each label, where it is known. By default it is counted as the stream goes, on top
             of what the network knows from former training.
         label_weights : float array [n_labels], optional
             As for ``fit``.
@@ -479,7 +481,7 @@ class Network(BaseNetwork):
             The configuration asks for something that needs all of the data, or its length.
         DataError
             A block cannot be used: the message has its number, counted from 1. What the batches before it have taught
-            stays, and training can go on with another stream. Also if the stream has no points.
+            stays, and training can go on with another stream. Also if the stream has no samples.
         NumericalFault
             Something became NaN or infinite, or soon would have; a FloatingPointError. See ``config.on_fault``.
         RuntimeError

@@ -12,9 +12,9 @@ import pytest
 from slide import Network, OutputConfig, SlideClassifier, TrainingConfig
 from slide.config import NetworkConfig
 from slide.data import make_extreme
-from slide.system.guard import changes, reads, runs
+from slide.system.guard import changes, reads, trains
 
-TRAIN, TEST = make_extreme(300, 120, 60, test_points=60, seed=2)
+TRAIN, TEST = make_extreme(300, 120, 60, test_samples=60, seed=2)
 SHORT = TrainingConfig(epochs=2, batch_size=50)
 
 
@@ -27,7 +27,7 @@ class Thing:
     def change(self, then=None):
         return then and then()
 
-    @runs
+    @trains
     def run(self, then=None):
         return then and then()
 

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from small_networks import N_FEATURES, N_LABELS, batch_of, full, make_points, state_of
+from small_networks import N_FEATURES, N_LABELS, batch_of, full, make_samples, state_of
 
 from slide import Network, NetworkConfig
 from slide.persist.archive import pack, unpack
@@ -20,34 +20,34 @@ def rng():
 
 
 @pytest.fixture
-def points(rng):
-    return make_points(rng)
+def samples(rng):
+    return make_samples(rng)
 
 
 @pytest.fixture
-def network(points):
+def network(samples):
     network = Network(N_FEATURES, N_LABELS, NetworkConfig(hidden=full(20)), threads=1)
-    network.fit(*points)
+    network.fit(*samples)
     return network
 
 
 @pytest.mark.parametrize("copied", [lambda n: unpack(pack(n)), lambda n: pickle.loads(pickle.dumps(n)), copy.deepcopy])
-def test_training_goes_on_from_a_copy(network, points, copied):
+def test_training_goes_on_from_a_copy(network, samples, copied):
     other = copied(network)
     other.output.set_label_frequency(network.output._shared.frequency)
     assert other.step == network.step
     for one in (network, other):
         one.threads = 1
-        one.train_batch(batch_of(points, one.config))
+        one.train_batch(batch_of(samples, one.config))
     for name, array in state_of(network).items():
         np.testing.assert_array_equal(state_of(other)[name], array, err_msg=name)
 
 
-def test_copy_of_a_network_that_can_only_predict(network, points, tmp_path):
+def test_copy_of_a_network_that_can_only_predict(network, samples, tmp_path):
     network.save(tmp_path / "model")
     other = pickle.loads(pickle.dumps(Network.load(tmp_path / "model", threads=1)))
     assert not other.trainable
-    np.testing.assert_array_equal(other.predict(points[0])[1], network.predict(points[0])[1])
+    np.testing.assert_array_equal(other.predict(samples[0])[1], network.predict(samples[0])[1])
 
 
 def zipped(**files):

@@ -1,4 +1,4 @@
-"""The measurements run: each on a data set of a few points, its output a record for every run."""
+"""The measurements run: each on a data set of a few samples, its output a record for every run."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def bench(script, *arguments):
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     paths = [folder / "train.txt", folder / "test.txt"]
-    for path, data in zip(paths, make_extreme(300, 100, 50, test_points=60, seed=1), strict=True):
+    for path, data in zip(paths, make_extreme(300, 100, 50, test_samples=60, seed=1), strict=True):
         save_xc(path, data)
     return paths
 

@@ -68,9 +68,9 @@ REFERENCE = f"""#!{sys.executable}
 import sys
 lines = [line.strip().split("=") for line in open(sys.argv[1])]
 config = dict(lines)
-points = sum(1 for _ in open(config["trainData"])) - 1
-assert points == int(config["totRecords"]) and config["sizesOfLayers"] == "16,120"
-batches = points // int(config["Batchsize"])
+samples = sum(1 for _ in open(config["trainData"])) - 1
+assert samples == int(config["totRecords"]) and config["sizesOfLayers"] == "16,120"
+batches = samples // int(config["Batchsize"])
 with open(config["logFile"], "a") as log:
     log.write(f"Epoch 0\\n0 0 0.01\\n{{batches}} 6 0.25\\nEpoch 1\\n")
 print("batch 500 ms\\nbatch 700 ms\\nbatch 900 ms")
@@ -84,7 +84,7 @@ def test_speed_of_a_reference(tmp_path, monkeypatch):
     binary = tmp_path / "reference"
     binary.write_text(REFERENCE)
     binary.chmod(0o755)
-    train, test = make_extreme(400, 80, 120, test_points=60)
+    train, test = make_extreme(400, 80, 120, test_samples=60)
     args = SimpleNamespace(reference_batches=10, batch_size=32, units=16, threads=1, reference_pattern=None)
     run = run_reference(binary, train, test, tmp_path, args)
     assert (run["batches"], run["mean_ms"], run["median_ms"]) == (10, 600, None)

@@ -55,7 +55,7 @@ def config_of(hidden, optimizer, precision, update):
 
 
 def batch_of(features, labels):
-    """Six points with three features and two labels each."""
+    """Six samples with three features and two labels each."""
     rng = np.random.default_rng(3)
     f = np.concatenate([np.sort(rng.choice(features, 3, replace=False)) for _ in range(6)]).astype(dtypes.INDEX)
     y = np.concatenate([np.sort(rng.choice(labels, 2, replace=False)) for _ in range(6)]).astype(dtypes.INDEX)
@@ -113,7 +113,7 @@ def test_rows_beyond_train_as_rows_at_the_front(untouched, way, side):
 
 
 def _scores(network, ids, side):
-    """Logits of some points, of the labels `ids` alone where there are many."""
+    """Logits of some samples, of the labels `ids` alone where there are many."""
     rng = np.random.default_rng(5)
     if side == "labels":
         X = rng.random((3, N_FEATURES)).astype(np.float32)
@@ -152,12 +152,12 @@ def test_a_mapped_network_with_rows_beyond(tmp_path):
 
 
 def test_data_with_more_than_2_31_values(tmp_path):
-    """The points at its end are read, shuffled and learnt like any others."""
-    points = make_extreme(50, N_FEATURES, FEW, seed=2)
-    save_folder(tmp_path / "data", points)
+    """The samples at its end are read, shuffled and learnt like any others."""
+    samples = make_extreme(50, N_FEATURES, FEW, seed=2)
+    save_folder(tmp_path / "data", samples)
     about = json.loads((tmp_path / "data" / folder.MANIFEST).read_text())
     length, n_long = BEYOND + 12345, 1 << 12
-    X, Y = points.X, points.Y
+    X, Y = samples.X, samples.Y
     long = np.linspace(0, length, n_long + 1).astype(np.int64)
     offsets = {
         "X": np.concatenate([long, length + X.indptr[1:].astype(np.int64)]),

@@ -45,7 +45,7 @@ def test_what_a_callback_is_told():
     assert recorder.history is history
     assert recorder.finished is history.epochs[-1]
     run = recorder.run
-    assert (run.network, run.points, run.measured_points) == (network, 400, 60)
+    assert (run.network, run.samples, run.measured_samples) == (network, 400, 60)
     progress = run.progress
     assert progress.batches == 8
     assert 0 < progress.rehash_seconds == history.rehash_seconds < progress.seconds == history.train_seconds
@@ -56,7 +56,7 @@ def test_what_a_callback_is_told():
 def test_nothing_may_be_measured():
     recorder = Recorder()
     train([recorder], epochs=1, eval_points=0)
-    assert recorder.run.measured_points == 0
+    assert recorder.run.measured_samples == 0
     assert recorder.finished.quality == {}
 
 

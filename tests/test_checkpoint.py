@@ -433,6 +433,6 @@ def test_a_copied_folder_is_the_same_network(saved, data, tmp_path):
 
 
 def test_moments_that_there_are_not(saved, tmp_path):
-    with pytest.raises(ValueError, match="without the optimiser's state"):
+    with pytest.raises(ValueError, match="without the optimizer's state"):
         Network.load(saved).save(tmp_path / "other", moments=True)
     assert not (tmp_path / "other").exists()

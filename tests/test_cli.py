@@ -29,7 +29,7 @@ SIZES = {"n_features": 200, "n_labels": 60}
 def data(tmp_path_factory):
     """A folder with train.txt, test.txt and other.txt, which has other sizes."""
     folder = tmp_path_factory.mktemp("data")
-    train, test = make_extreme(1_000, **SIZES, test_points=200, seed=3)
+    train, test = make_extreme(1_000, **SIZES, test_samples=200, seed=3)
     save_xc(folder / "train.txt", train)
     save_xc(folder / "test.txt", test)
     save_xc(folder / "other.txt", make_extreme(50, 201, 61))
@@ -232,7 +232,7 @@ def test_options_of_the_training_loop(run, data, monkeypatch):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Have evaluation report 50 %, then 40 % and so on; return the numbers of points measured on."""
+    """Have evaluation report 50 %, then 40 % and so on; return the numbers of samples measured on."""
     sizes = []
 
     def evaluate(self, X, Y, ks=(1, 3, 5), **options):
@@ -247,12 +247,12 @@ def test_the_test_set_does_not_decide_when_to_stop(run, data, measured):
     command = ["train", data / "train.txt", "--test", data / "test.txt", "--patience", 2, "--json"]
     result = run(*command)
     report = last_json(result)
-    # A tenth of the 1,000 training points after each of 3 epochs, then once the 200 test points.
+    # A tenth of the 1,000 training samples after each of 3 epochs, then once the 200 test samples.
     assert measured == [100, 100, 100, 200]
     assert (report["epochs"], report["best_epoch"], report["out_of_patience"]) == (3, 1, True)
     assert report["best_quality"]["P@1"] == pytest.approx(0.5)
     assert report["stopped"] is False
-    assert "no holdout given: 10% of the training points, at most 2,000, are set aside" in result.err
+    assert "no holdout given: 10% of the training samples, at most 2,000, are set aside" in result.err
     assert "50.0% in validation" in result.err
     assert "in test" not in result.err
     assert "best epoch: 1 of 3, P@1 50.0% in validation; its weights are kept; stopped, out of patience" in result.err
@@ -499,8 +499,8 @@ def test_predict_through_an_index(run, data, model, mode):
     assert (result.status, len(result.out.splitlines())) == (0, 200)
     assert f"built the {mode} index" in result.err
     for name in ("exact", mode):
-        figures = r"p50 \d+\.\d\d ms, p90 \d+\.\d\d ms, p99 \d+\.\d\d ms; in batches [\d,]+ points/s"
-        assert re.search(rf"{name}: single points {figures}", result.err)
+        figures = r"p50 \d+\.\d\d ms, p90 \d+\.\d\d ms, p99 \d+\.\d\d ms; in batches [\d,]+ samples/s"
+        assert re.search(rf"{name}: single samples {figures}", result.err)
     if mode == "sketch":
         exact = run("predict", model, data / "test.txt", "--mask-inputs").out
         best = [[pair.split(":")[0] for pair in out.split()] for out in (result.out, exact)]
@@ -529,10 +529,10 @@ def test_predict_json_lines_to_a_file(run, data, model, tmp_path):
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert len(lines) == 200
     for line, features in zip(lines, test.X, strict=True):
-        point = json.loads(line)
+        sample = json.loads(line)
         masked = set(features.indices[features.indices < SIZES["n_labels"]])
-        assert set(point["labels"]) == set(range(SIZES["n_labels"])) - masked
-        assert point["scores"] == sorted(point["scores"], reverse=True)
+        assert set(sample["labels"]) == set(range(SIZES["n_labels"])) - masked
+        assert sample["scores"] == sorted(sample["scores"], reverse=True)
 
 
 def test_predict_without_labels(run, model, tmp_path):
@@ -579,7 +579,7 @@ def test_info_on_a_network(run, model):
     assert result.status == 0
     assert re.search(r"hidden units: +256\n", result.out)
     assert re.search(r"labels: +60\n", result.out)
-    assert re.search(r"optimiser state: +no\n", result.out)
+    assert re.search(r"optimizer state: +no\n", result.out)
     assert "Hash tables" not in result.out
     assert 'candidates = "uniform"' in result.out
     about = last_json(run("info", model, "--json"))

@@ -14,7 +14,7 @@ from slide.data import load, make_extreme, save_xc
 def data(tmp_path_factory):
     """A folder with train.txt.gz and test.txt."""
     folder = tmp_path_factory.mktemp("data")
-    train, test = make_extreme(1_000, 200, 60, test_points=200, seed=3)
+    train, test = make_extreme(1_000, 200, 60, test_samples=200, seed=3)
     save_xc(folder / "train.txt.gz", train)
     save_xc(folder / "test.txt", test)
     return folder
@@ -93,7 +93,7 @@ def test_malformed_text_leaves_nothing(run, tmp_path):
 def test_progress_is_logged(run, data, monkeypatch):
     monkeypatch.setattr("slide.runs.display.LOG_SECONDS", 0)
     result = run("convert", data / "test.txt", "folder")
-    assert "200 points, 0 MB written" in result.err
+    assert "200 samples, 0 MB written" in result.err
 
 
 @pytest.fixture

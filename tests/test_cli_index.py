@@ -14,8 +14,8 @@ LSH = LSHConfig(k=4, l=5)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A file of 60 points."""
-    file = tmp_path_factory.mktemp("data") / "points.txt"
+    """A file of 60 samples."""
+    file = tmp_path_factory.mktemp("data") / "samples.txt"
     save_xc(file, make_extreme(60, **SIZES, seed=3))
     return file
 
@@ -53,7 +53,7 @@ def test_info_diagnoses_every_layer_with_tables(run, models, data, model, layers
 def test_info_without_data_says_that_its_queries_are_random(run, models):
     result = run("info", models / "shallow", "--index", "--top", 3)
     assert result.status == 0
-    assert result.out.startswith("Queries: 256 random points")
+    assert result.out.startswith("Queries: 256 random samples")
     assert "Hash tables of layer output" in result.out
     assert "recall@3" in result.out
 
@@ -110,7 +110,7 @@ def test_tune_refuses_other_layers(run, models, data, layer, said):
 def test_data_must_fit_and_have_points(run, models, tmp_path):
     save_xc(tmp_path / "other.txt", make_extreme(20, 121, 300))
     (tmp_path / "empty.txt").write_text("0 120 300\n")
-    for file, said in {"other.txt": "121 features", "empty.txt": "no points"}.items():
+    for file, said in {"other.txt": "121 features", "empty.txt": "no samples"}.items():
         result = run("tune", models / "shallow", file)
         assert result.status == 1
         assert said in result.err

@@ -13,7 +13,7 @@ from slide.data import load, make_extreme, save_xc
 def folder(tmp_path_factory):
     """A folder with train.txt, test.txt, other.txt, which has other sizes, and an untrained network."""
     folder = tmp_path_factory.mktemp("data")
-    train, test = make_extreme(400, 100, 60, test_points=80, seed=3)
+    train, test = make_extreme(400, 100, 60, test_samples=80, seed=3)
     save_xc(folder / "train.txt", train)
     save_xc(folder / "test.txt", test)
     save_xc(folder / "other.txt", make_extreme(50, 101, 61))

@@ -11,7 +11,7 @@ from slide.runs.history import HistoryFile, read_history
 def folder(tmp_path_factory):
     """Three runs: one with what ``slide train`` measures, one that was stopped, and one whose end is lacking."""
     folder = tmp_path_factory.mktemp("runs")
-    file = HistoryFile(folder / "a" / "history.jsonl", data={"train": "points.txt"})
+    file = HistoryFile(folder / "a" / "history.jsonl", data={"train": "samples.txt"})
     train([file])
     file.tested({"P@1": 0.25}, 60)
     train([HistoryFile(folder / "b.jsonl"), lambda progress: progress.batch == 3], candidates="lsh", units=16)
@@ -33,7 +33,7 @@ def test_what_is_compared(runs):
         "network.hidden.0.units": 8,
         "network.output.candidates": "uniform",
         "training.epochs": 2,
-        "data.train": "points.txt",
+        "data.train": "samples.txt",
     }
     assert b["settings"]["network.output.candidates"] == "lsh"
     assert b["settings"]["data.train"] is None
@@ -79,7 +79,7 @@ def test_the_table(run, folder, runs):
     assert header[:6] == ["run", "units", "candidates", "epochs", "train", "ended"]
     assert header[-5:] == ["active", "best P@1, %", "last", "test", "MiB"]
     assert all(set(cell) <= {"-", ":"} for cell in rule)
-    assert rows[0][:6] == ["a", "8", "uniform", "2", "points.txt", ""]
+    assert rows[0][:6] == ["a", "8", "uniform", "2", "samples.txt", ""]
     assert rows[1][:6] == ["b", "16", "lsh", "2", "", "stopped"]
     assert rows[0][-2] == "25.00"
 

@@ -26,7 +26,7 @@ from slide.train.records import Progress
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    train_data, test_data = make_extreme(4_000, 100, 50, test_points=60, seed=1)
+    train_data, test_data = make_extreme(4_000, 100, 50, test_samples=60, seed=1)
     save_xc(folder / "train.txt", train_data)
     save_xc(folder / "test.txt", test_data)
     return folder

@@ -103,8 +103,8 @@ def test_diagnosis_in_blocks_of_one_query_is_the_same(table, queries, monkeypatc
 
 def test_recall_grows_with_the_budget_to_that_of_the_union(table, queries):
     report = built(table).diagnose(queries, budget=20, budgets=[5, 80, N, 10 * N])
-    assert [point.budget for point in report.budgets] == [5, 80, N]
-    recalls = [point.recall for point in sorted((report.chosen, *report.budgets), key=lambda point: point.budget)]
+    assert [sample.budget for sample in report.budgets] == [5, 80, N]
+    recalls = [sample.recall for sample in sorted((report.chosen, *report.budgets), key=lambda sample: sample.budget)]
     assert recalls == sorted(recalls)
     assert report.budgets[-1].recall == pytest.approx(report.found.recall)
     assert report.chosen.budget == 20 and report.chosen.mean <= 20

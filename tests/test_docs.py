@@ -55,7 +55,7 @@ def write_files_of_the_reference(folder):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty folder with the files that the pages speak of, and registries that forget what a page adds."""
-    for path, data in zip(("train", "test"), make_extreme(300, 100, 50, test_points=60, seed=1), strict=True):
+    for path, data in zip(("train", "test"), make_extreme(300, 100, 50, test_samples=60, seed=1), strict=True):
         save_xc(tmp_path / f"{path}.txt.xz", data)
     save_xc(tmp_path / "new.txt", data)
     write_files_of_the_reference(tmp_path)

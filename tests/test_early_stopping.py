@@ -1,4 +1,4 @@
-"""Training that watches its quality: points held out for that, patience, and the best epoch's weights."""
+"""Training that watches its quality: samples held out for that, patience, and the best epoch's weights."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ FULL = HiddenConfig(32, dropout=0.0)
 
 @pytest.fixture(scope="module")
 def data():
-    return make_extreme(1000, N_FEATURES, N_LABELS, test_points=400, labels_per_point=2, zipf=0.5)
+    return make_extreme(1000, N_FEATURES, N_LABELS, test_samples=400, labels_per_sample=2, zipf=0.5)
 
 
 def make_network(seed=0, lr=5e-3):
@@ -34,14 +34,14 @@ def make_network(seed=0, lr=5e-3):
     return Network(N_FEATURES, N_LABELS, config, threads=1)
 
 
-# Points that are held out
+# Samples that are held out
 
 
 @pytest.mark.parametrize(
     ("fields", "held"), [({"holdout": 0.25}, 250), ({"holdout": 1e-6}, 1), ({"holdout": 0.9, "eval_points": 40}, 40)]
 )
 def test_held_out_points_are_measured_on_and_not_trained_on(data, monkeypatch, fields, held):
-    # The first feature says which point it is.
+    # The first feature says which sample it is.
     n = 1000
     X = csr_matrix((1.0 + np.arange(n), (np.arange(n), np.zeros(n, int))), (n, N_FEATURES), dtype=np.float32)
     network = Network(
@@ -76,19 +76,19 @@ def test_held_out_points_are_measured_on_and_not_trained_on(data, monkeypatch, f
 
 def test_nothing_is_learnt_from_held_out_points(data):
     train = data[0]
-    rest = np.sort(epoch_order(train.n_points, 0, 0)[250:])
+    rest = np.sort(epoch_order(train.n_samples, 0, 0)[250:])
     output = OutputConfig("lsh+tail", loss="softmax", init="mean", label_weights="propensity", tail_power=0.5)
     config = NetworkConfig(HiddenConfig(16, dropout=0.0), output, feature_weights="idf")
     states = []
-    for points, holdout in ((train, 0.25), (train.subset(rest), 0.0)):
+    for samples, holdout in ((train, 0.25), (train.subset(rest), 0.0)):
         net = Network(N_FEATURES, N_LABELS, config, threads=1)
-        fit(net, points.X, points.Y, config=TrainingConfig(epochs=2, batch_size=100, holdout=holdout))
+        fit(net, samples.X, samples.Y, config=TrainingConfig(epochs=2, batch_size=100, holdout=holdout))
         states.append({**net.copy_weights(), "features": net.feature_weights})
     assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def held_out(data, seed):
-    """The points that a run with this seed measures on."""
+    """The samples that a run with this seed measures on."""
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Network, "evaluate", lambda self, X, Y, **options: seen.append(X) or {"P@1": 0.5})
@@ -102,7 +102,7 @@ def test_the_seed_draws_what_is_held_out(data):
     assert np.array_equal(first, held_out(train, 1))
     assert not np.array_equal(first, held_out(train, 2))
     # Neither end of the file is preferred.
-    rows = [int(np.flatnonzero((train.X.toarray() == point).all(axis=1))[0]) for point in first]
+    rows = [int(np.flatnonzero((train.X.toarray() == sample).all(axis=1))[0]) for sample in first]
     assert rows == sorted(rows)
     assert 400 < np.mean(rows) < 600
 
@@ -123,7 +123,7 @@ def test_validation_data_goes_before_holding_out(data):
 
 
 def test_one_point_cannot_be_held_out_of_one():
-    with pytest.raises(DataError, match="of one training point none can be held out"):
+    with pytest.raises(DataError, match="of one training sample none can be held out"):
         fit(make_network(), np.ones((1, N_FEATURES)), np.ones((1, N_LABELS)), config=TrainingConfig(holdout=0.5))
 
 

@@ -25,15 +25,15 @@ OLD = 20
 
 @pytest.fixture(scope="module")
 def single():
-    """Points with one label each, as numbers; test points have labels of the training set alone."""
-    train, test = make_extreme(600, 400, N_LABELS, labels_per_point=1, zipf=0.3, noise=0.2, seed=1, test_points=200)
+    """Samples with one label each, as numbers; test samples have labels of the training set alone."""
+    train, test = make_extreme(600, 400, N_LABELS, labels_per_sample=1, zipf=0.3, noise=0.2, seed=1, test_samples=200)
     return train.X, train.Y.indices.copy(), test.X, test.Y.indices.copy()
 
 
 @pytest.fixture(scope="module")
 def several():
-    """Points with several labels each, as an indicator matrix."""
-    train, test = make_extreme(600, 150, N_LABELS, labels_per_point=2, noise=0.1, seed=2, test_points=200)
+    """Samples with several labels each, as an indicator matrix."""
+    train, test = make_extreme(600, 150, N_LABELS, labels_per_sample=2, noise=0.1, seed=2, test_samples=200)
     return train.X, train.Y, test.X, test.Y
 
 
@@ -42,7 +42,7 @@ def small(**params):
 
 
 def names_of(Y):
-    """Each point's labels as words."""
+    """Each sample's labels as words."""
     return [{f"label {column}" for column in row} for row in np.split(Y.indices, Y.indptr[1:-1])]
 
 
@@ -107,11 +107,11 @@ def test_forms_of_several_labels_agree(several, loss):
 @pytest.mark.parametrize("outer", [list, "object array"])
 def test_collections_of_labels(several, kind, outer):
     X, Y, X_test, Y_test = several
-    points = [kind(names) for names in names_of(Y)]
+    samples = [kind(names) for names in names_of(Y)]
     if outer == "object array":
-        points, given = np.empty(len(points), object), points
-        points[:] = given
-    classifier = small().fit(X, points)
+        samples, given = np.empty(len(samples), object), samples
+        samples[:] = given
+    classifier = small().fit(X, samples)
     assert list(classifier.classes_) == sorted(set().union(*names_of(Y)))
     predicted = classifier.predict(X_test)
     p = classifier.predict_proba(X_test)
@@ -218,11 +218,11 @@ def test_several_labels_may_come_in_any_form(several):
 
 def test_form_of_partial_fit_stays(single, several):
     one = small().partial_fit(single[0], single[1])
-    with pytest.raises(DataError, match="one label a point, this y has several labels a point"):
+    with pytest.raises(DataError, match="one label a sample, this y has several labels a sample"):
         one.partial_fit(single[0], several[1])
     with pytest.raises(DataError, match="the labels so far are numbers, those of this y are strings"):
         one.partial_fit(single[0], single[1].astype(str))
-    with pytest.raises(DataError, match="several labels a point, this y has one label a point"):
+    with pytest.raises(DataError, match="several labels a sample, this y has one label a sample"):
         small().partial_fit(single[0], several[1]).partial_fit(single[0], single[1])
 
 
@@ -288,7 +288,7 @@ X3, Y3 = np.eye(3), [0, 1, 2]
     ("X", "y", "expected"),
     [
         (X3, None, "requires y to be passed"),
-        (X3, [0, 1], "X has 3 points, y names the labels of 2"),
+        (X3, [0, 1], "X has 3 samples, y names the labels of 2"),
         (X3[0], Y3, "Reshape your data"),
         (X3[:0], [], "0 sample"),
         (X3[:, :0], Y3, r"0 feature\(s\)"),
@@ -298,14 +298,14 @@ X3, Y3 = np.eye(3), [0, 1, 2]
         (X3, [np.nan, 1, 2], "NaN"),
         (X3, [None, "a", "b"], "all strings or all numbers; y has NoneType, str"),
         (X3, [{"a"}, {1}, set()], "all strings or all numbers"),
-        (X3, [{"a"}, "b", "c"], "mixes points that have a collection"),
+        (X3, [{"a"}, "b", "c"], "mixes samples that have a collection"),
         (X3, [[["a"]], ["b"], ["c"]], "itself a collection"),
         (X3, np.array(Y3, "M8[s]"), "strings or numbers, got datetime64"),
         (X3, np.full((3, 2), "a"), "matrix of 0 and 1"),
         (X3, X3 * 2, "multiclass-multioutput"),
         (X3, csr_matrix((3, 0)), "no columns"),
         (X3, np.zeros((3, 2, 2)), "got an array of shape"),
-        (X3, [set(), set(), set()], "no training point has a label"),
+        (X3, [set(), set(), set()], "no training sample has a label"),
     ],
 )
 def test_wrong_data_is_refused(X, y, expected):
@@ -441,7 +441,7 @@ def test_saved_and_loaded(several, tmp_path, moments):
     else:
         with pytest.raises(RuntimeError, match="can only predict"):
             loaded.partial_fit(X, [{"new"}] * X.shape[0])
-        with pytest.raises(ValueError, match="loaded without the optimiser's moments"):
+        with pytest.raises(ValueError, match="loaded without the optimizer's moments"):
             loaded.save(tmp_path / "again", moments=True)
 
 

@@ -76,14 +76,14 @@ def test_search_over_lists_of_sets(texts):
 
 
 def test_indicator_in_a_search():
-    data = make_extreme(300, 100, 8, labels_per_point=2, noise=0.1, seed=4)
+    data = make_extreme(300, 100, 8, labels_per_sample=2, noise=0.1, seed=4)
     search = GridSearchCV(small(), {"epochs": [20]}, cv=2, scoring="f1_micro").fit(data.X, data.Y.astype(int).toarray())
     assert search.best_score_ > 0.6
     assert isinstance(small().fit(data.X, data.Y).predict(data.X), csr_matrix)
 
 
 def test_scorers_after_labels_came_out_of_order():
-    train, test = make_extreme(400, 100, 2, labels_per_point=1, zipf=0.0, noise=0.1, seed=5, test_points=100)
+    train, test = make_extreme(400, 100, 2, labels_per_sample=1, zipf=0.0, noise=0.1, seed=5, test_samples=100)
     X, y = train.X, train.Y.indices
     classifier = small().partial_fit(X[y == 1], y[y == 1])
     for _ in range(5):

@@ -97,7 +97,7 @@ def test_language(example):
 
 
 def test_tags_of_a_file(example, tmp_path):
-    for path, data in zip(("train", "test"), make_extreme(120, 60, 50, test_points=30), strict=True):
+    for path, data in zip(("train", "test"), make_extreme(120, 60, 50, test_samples=30), strict=True):
         save_xc(tmp_path / f"{path}.txt", data)
     options = f"{TINY} --steps 2 --data {tmp_path / 'train.txt'} {tmp_path / 'test.txt'}".split()
     assert 0 <= example("cnn_tagger").main(options)["P@1"] <= 1

@@ -117,7 +117,7 @@ def test_matrix_and_vectors_give_the_logits(data, precision):
     network = trained(data, precision=precision)
     matrix, queries = network.output_matrix(centred=False), network.hidden_vectors(data.X, append_one=True)
     assert (matrix.shape, matrix.dtype) == ((N_LABELS, 18), np.float32)
-    assert (queries.shape, queries.dtype) == ((data.n_points, 18), np.float32)
+    assert (queries.shape, queries.dtype) == ((data.n_samples, 18), np.float32)
     assert np.array_equal(network.hidden_vectors(data.X), queries[:, :-1])
     ids, scores = network.predict(data.X, k=3)
     np.testing.assert_allclose(np.take_along_axis(queries @ matrix.T, ids, 1), scores, rtol=1e-4, atol=1e-4)

@@ -38,5 +38,5 @@ def test_explicit_zeros_exclude_nothing():
 
 
 def test_rows_are_counted():
-    with pytest.raises(ValueError, match="exclude has 3 rows for 4 points"):
+    with pytest.raises(ValueError, match="exclude has 3 rows for 4 samples"):
         Exclusions(BANNED, 4)

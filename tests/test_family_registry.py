@@ -198,7 +198,7 @@ def test_python_hasher_without_a_formula():
 def test_every_family_trains(name):
     from slide.data.synthetic import make_extreme
 
-    train, test = make_extreme(1500, 600, 100, test_points=300)
+    train, test = make_extreme(1500, 600, 100, test_samples=300)
     config = NetworkConfig(output=OutputConfig(candidates="lsh", budget=40, lsh=LSHConfig(family=name, l=10)))
     network = Network(600, 100, config, threads=1)
     network.fit(train.X, train.Y)

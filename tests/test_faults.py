@@ -17,7 +17,7 @@ from slide.train.checkpoints import Checkpoints, SavedRun, names_in
 from slide.train.tolerance import PATIENCE
 
 N_POINTS, N_FEATURES, N_LABELS, RARE = 240, 40, 30, 39
-"""RARE is a feature that a test gives to the points that are to be at fault."""
+"""RARE is a feature that a test gives to the samples that are to be at fault."""
 
 BATCH = 20
 BATCHES = N_POINTS // BATCH
@@ -29,15 +29,15 @@ SGD = OptimizerConfig("sgd", lr=0.1)
 
 @pytest.fixture(scope="module")
 def data():
-    """Points without the rare feature, and their labels."""
-    points = make_extreme(N_POINTS, N_FEATURES, N_LABELS, labels_per_point=2)
-    X = points.X.toarray()
+    """Samples without the rare feature, and their labels."""
+    samples = make_extreme(N_POINTS, N_FEATURES, N_LABELS, labels_per_sample=2)
+    X = samples.X.toarray()
     X[:, RARE] = 0
-    return csr_matrix(X), points.Y
+    return csr_matrix(X), samples.Y
 
 
 def with_rare(X, *batches, value=1.0):
-    """The points with the rare feature in the first point of some batches."""
+    """The samples with the rare feature in the first sample of some batches."""
     X = X.toarray()
     X[[BATCH * batch for batch in batches], RARE] = value
     return csr_matrix(X)
@@ -194,7 +194,7 @@ def test_bfloat16_weights_saturate_without_harm(data):
 
 
 def faulty(kind, data, *, at, **fields):
-    """A network, and points whose batches `at` are at fault in one of the ways that leave it as it was."""
+    """A network, and samples whose batches `at` are at fault in one of the ways that leave it as it was."""
     X, Y = data
     if kind == "features":
         return make(normalize=False, **fields), with_rare(X, *at, value=1e20), Y

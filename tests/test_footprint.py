@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from small_networks import N_FEATURES, N_LABELS, batch_of, full, make_points, sampled
+from small_networks import N_FEATURES, N_LABELS, batch_of, full, make_samples, sampled
 
 from slide.config import NetworkConfig, OptimizerConfig, OutputConfig
 from slide.model import footprint
@@ -33,22 +33,22 @@ def free(monkeypatch):
 
 
 def test_shape_of_the_largest_batch():
-    points = make_points(np.random.default_rng(0))
-    lengths, labels = np.sort(np.diff(points[0].indptr)), np.sort(np.diff(points[1].indptr))
-    assert BatchShape.of(*points, 5) == (5, lengths[-5:].sum(), labels[-5:].sum(), labels[-1])
-    assert BatchShape.of(*points, 100) == (12, lengths.sum(), labels.sum(), labels[-1])
-    assert BatchShape.of(points[0][:0], points[1][:0], 5) == (0, 0, 0, 0)
+    samples = make_samples(np.random.default_rng(0))
+    lengths, labels = np.sort(np.diff(samples[0].indptr)), np.sort(np.diff(samples[1].indptr))
+    assert BatchShape.of(*samples, 5) == (5, lengths[-5:].sum(), labels[-5:].sum(), labels[-1])
+    assert BatchShape.of(*samples, 100) == (12, lengths.sum(), labels.sum(), labels[-1])
+    assert BatchShape.of(samples[0][:0], samples[1][:0], 5) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("candidates", ["uniform", "lsh+tail", "lsh", "inbatch", "full", "topk"])
 @pytest.mark.parametrize("hidden", [(full(20),), (full(20), sampled(40, 9)), (sampled(40, 9),)], ids=["f", "fs", "s"])
 def test_everything_that_training_allocates_was_predicted(candidates, hidden):
-    points = make_points(np.random.default_rng(0))
+    samples = make_samples(np.random.default_rng(0))
     config = NetworkConfig(hidden, OutputConfig(candidates, budget=10, tail=30), OptimizerConfig(lr=1e-3))
     net = Network(N_FEATURES, N_LABELS, config)
     net.output.set_label_frequency(np.full(N_LABELS, 0.1))
-    net.train_batch(batch_of(points, config))
-    needs = Network.bytes_needed(N_FEATURES, N_LABELS, config, batch=BatchShape.of(*points, 12))
+    net.train_batch(batch_of(samples, config))
+    needs = Network.bytes_needed(N_FEATURES, N_LABELS, config, batch=BatchShape.of(*samples, 12))
     parts = {" table codes": " tables", " table offsets": " tables", " table ids": " tables"}
     taken: dict[str, int] = {}
     for line in net.memory_report():

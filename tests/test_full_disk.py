@@ -23,7 +23,7 @@ CONFIG = TrainingConfig(epochs=2, batch_size=40)
 ROOM = 4096
 """Bytes that a file may have on the full disk."""
 
-DATA = make_extreme(400, N_FEATURES, N_LABELS, labels_per_point=3, seed=2)
+DATA = make_extreme(400, N_FEATURES, N_LABELS, labels_per_sample=3, seed=2)
 
 
 def make():
@@ -182,8 +182,8 @@ def test_what_was_learnt_is_saved_elsewhere(tmp_path, monkeypatch, run):
 
 def test_predictions_replace_a_file_when_they_are_complete(network, tmp_path, monkeypatch, run, disk):
     network.save(tmp_path / "model")
-    save_npz(tmp_path / "points.npz", DATA)
-    command = ("predict", "model", "points.npz", "--output", "out.tsv")
+    save_npz(tmp_path / "samples.npz", DATA)
+    command = ("predict", "model", "samples.npz", "--output", "out.tsv")
     assert run(*command).status == 0
     there = contents(tmp_path)
     assert len(there["out.tsv"].splitlines()) == 400
@@ -199,8 +199,8 @@ def test_predictions_replace_a_file_when_they_are_complete(network, tmp_path, mo
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_standard_output_and_devices_that_are_full(network, tmp_path, run):
     network.save(tmp_path / "model")
-    save_npz(tmp_path / "points.npz", DATA)
-    command = ["predict", "model", "points.npz"]
+    save_npz(tmp_path / "samples.npz", DATA)
+    command = ["predict", "model", "samples.npz"]
     told = run(*command, "--output", "/dev/full")
     assert (told.status, told.err.splitlines()[-1]) == (1, "slide: error: /dev/full: No space left on device")
     with open("/dev/full", "w") as full:
@@ -220,9 +220,9 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
 def test_an_open_file_is_written_to_and_not_replaced(network, tmp_path, run):
     """As ``--output /dev/stdout >> file`` has it."""
     network.save(tmp_path / "model")
-    save_npz(tmp_path / "points.npz", DATA)
+    save_npz(tmp_path / "samples.npz", DATA)
     with open(tmp_path / "out", "wb", buffering=0) as file:
-        assert run("predict", "model", "points.npz", "--output", f"/proc/self/fd/{file.fileno()}").status == 0
+        assert run("predict", "model", "samples.npz", "--output", f"/proc/self/fd/{file.fileno()}").status == 0
         assert os.fstat(file.fileno()).st_ino == (tmp_path / "out").stat().st_ino
     assert len((tmp_path / "out").read_text().splitlines()) == 400
 
@@ -245,7 +245,7 @@ def test_a_converted_folder_is_still_read_after_a_failure(tmp_path, monkeypatch)
     convert(tmp_path / "source.npz", tmp_path / "data")
     with Disk("full").full(monkeypatch), pytest.raises(OSError, match="No space left"):
         convert(tmp_path / "source.npz", tmp_path / "data")
-    assert load(tmp_path / "data").n_points == 400
+    assert load(tmp_path / "data").n_samples == 400
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from small_networks import (
     batch_of,
     full,
     layers_of,
-    make_points,
+    make_samples,
     sampled,
     sparse,
     state_of,
@@ -44,8 +44,8 @@ def rng():
 
 
 @pytest.fixture
-def points(rng):
-    return make_points(rng)
+def samples(rng):
+    return make_samples(rng)
 
 
 DEEP = {
@@ -67,10 +67,10 @@ DEEP = {
 class Twin:
     """The network in float64, its layers computed at given units and its softmax over given active sets."""
 
-    def __init__(self, net, points):
+    def __init__(self, net, samples):
         self.hidden = [(layer.name, layer.relu, isinstance(layer, InputLayer)) for layer in net.hidden]
         self.state = {name: array.astype(np.float64) for name, array in state_of(net).items()}
-        self.X, self.Y = (matrix.toarray().astype(np.float64) for matrix in points)
+        self.X, self.Y = (matrix.toarray().astype(np.float64) for matrix in samples)
         self.factors = {}
         if net.feature_weights is not None:
             self.X *= net.feature_weights
@@ -201,7 +201,7 @@ def randomise_biases(net, rng):
 
 
 def probability_shared(config, frequency, n):
-    """Probability that each label is among the neurons a batch of n points shares."""
+    """Probability that each label is among the neurons a batch of n samples shares."""
     absent = (1 - np.asarray(frequency)) ** n if config.uses_labels_of_batch else np.ones(N_LABELS)
     if config.uses_tail:
         floor = frequency[frequency > 0].min() / 2
@@ -210,11 +210,11 @@ def probability_shared(config, frequency, n):
     return 1 - absent
 
 
-def assert_gradients(net, points, seen, frequency, weights=1.0):
-    twin = Twin(net, points)
+def assert_gradients(net, samples, seen, frequency, weights=1.0):
+    twin = Twin(net, samples)
     twin.drop(net)
-    n = points[0].shape[0]
-    stats = net.train_batch(batch_of(points, net.config))
+    n = samples[0].shape[0]
+    stats = net.train_batch(batch_of(samples, net.config))
     offsets = np.zeros((n, N_LABELS))
     own = mask(seen["own"].get("output", [[]] * n), N_LABELS)
     active = own | mask([seen["shared"]] * n, N_LABELS)
@@ -249,15 +249,15 @@ def assert_gradients(net, points, seen, frequency, weights=1.0):
 @pytest.mark.parametrize("activation", ["relu", "linear"])
 @pytest.mark.parametrize("correction", ["logq", "none"])
 @pytest.mark.parametrize("candidates", CANDIDATES)
-def test_gradient_is_that_of_a_dense_network(rng, points, spy, candidates, correction, activation, normalize):
+def test_gradient_is_that_of_a_dense_network(rng, samples, spy, candidates, correction, activation, normalize):
     config = gradient_config(candidates, correction, activation, normalize=normalize)
     net = Network(N_FEATURES, N_LABELS, config)
     randomise_biases(net, rng)
     # Labels of the batch have been seen; some labels never are.
     frequency = np.where(rng.random(N_LABELS) < 0.5, rng.random(N_LABELS), 0.0)
-    frequency = np.maximum(frequency, (points[1].sum(axis=0) / 12).A1)
+    frequency = np.maximum(frequency, (samples[1].sum(axis=0) / 12).A1)
     net.output.set_label_frequency(frequency)
-    assert_gradients(net, points, spy, frequency)
+    assert_gradients(net, samples, spy, frequency)
 
 
 LOSSES = {
@@ -273,58 +273,58 @@ LOSSES = {
 @pytest.mark.parametrize("correction", ["logq", "none"])
 @pytest.mark.parametrize("candidates", CANDIDATES)
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_gradient_of_every_loss(rng, points, spy, candidates, correction, weighted, loss):
+def test_gradient_of_every_loss(rng, samples, spy, candidates, correction, weighted, loss):
     net = Network(N_FEATURES, N_LABELS, gradient_config(candidates, correction, output=loss))
     randomise_biases(net, rng)
-    frequency = np.maximum(0.3 * rng.random(N_LABELS), (points[1].sum(axis=0) / 12).A1)
+    frequency = np.maximum(0.3 * rng.random(N_LABELS), (samples[1].sum(axis=0) / 12).A1)
     net.output.set_label_frequency(frequency)
     weights = np.where(rng.random(N_LABELS) < 0.2, 0, 3 * rng.random(N_LABELS)) if weighted else np.ones(N_LABELS)
     net.output.set_label_weights(weights if weighted else None)
-    assert_gradients(net, points, spy, frequency, weights)
+    assert_gradients(net, samples, spy, frequency, weights)
 
 
 @pytest.mark.parametrize("tail_power", [0, 0.5, 1.0])
 @pytest.mark.parametrize("share_labels", [True, False], ids=["labels", "tail alone"])
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
 @pytest.mark.parametrize("candidates", ["lsh+tail", "uniform", "topk+tail"])
-def test_gradient_with_every_tail(rng, points, spy, candidates, loss, share_labels, tail_power):
+def test_gradient_with_every_tail(rng, samples, spy, candidates, loss, share_labels, tail_power):
     fields = {"loss": loss, "share_labels": share_labels, "tail_power": tail_power}
     net = Network(N_FEATURES, N_LABELS, gradient_config(candidates, output=fields))
     randomise_biases(net, rng)
     frequency = np.where(rng.random(N_LABELS) < 0.5, 0.3 * rng.random(N_LABELS), 0.0)
-    frequency = np.maximum(frequency, (points[1].sum(axis=0) / 12).A1)
+    frequency = np.maximum(frequency, (samples[1].sum(axis=0) / 12).A1)
     net.output.set_label_frequency(frequency)
-    assert_gradients(net, points, spy, frequency)
-    assert (len(np.setdiff1d(points[1].indices, spy["shared"])) > 0) == (not share_labels)
+    assert_gradients(net, samples, spy, frequency)
+    assert (len(np.setdiff1d(samples[1].indices, spy["shared"])) > 0) == (not share_labels)
 
 
 @pytest.mark.parametrize("activation", ["relu", "linear"])
 @pytest.mark.parametrize("candidates", ["lsh", "lsh+tail", "full"])
 @pytest.mark.parametrize("hidden", DEEP.values(), ids=DEEP)
-def test_gradient_through_hidden_layers(rng, points, spy, hidden, candidates, activation):
+def test_gradient_through_hidden_layers(rng, samples, spy, hidden, candidates, activation):
     hidden = tuple(dataclasses.replace(layer, activation=activation) for layer in hidden)
     net = Network(N_FEATURES, N_LABELS, gradient_config(candidates, hidden=hidden))
     randomise_biases(net, rng)
     frequency = np.full(N_LABELS, 0.1)
     net.output.set_label_frequency(frequency)
-    assert_gradients(net, points, spy, frequency)
+    assert_gradients(net, samples, spy, frequency)
 
 
 @pytest.mark.parametrize("activation", ["relu", "linear"])
 @pytest.mark.parametrize("hidden", DEEP.values(), ids=DEEP)
-def test_gradient_with_dropout(rng, points, spy, hidden, activation):
+def test_gradient_with_dropout(rng, samples, spy, hidden, activation):
     hidden = tuple(dataclasses.replace(layer, activation=activation, dropout=0.3) for layer in hidden)
     net = Network(N_FEATURES, N_LABELS, gradient_config("lsh+tail", hidden=hidden, input_dropout=0.3, seed=2))
     randomise_biases(net, rng)
     frequency = np.full(N_LABELS, 0.1)
     net.output.set_label_frequency(frequency)
     for _ in range(2):
-        assert_gradients(net, points, spy, frequency)
+        assert_gradients(net, samples, spy, frequency)
 
 
 @pytest.mark.parametrize("hidden", [(full(20),), (sampled(50, 12), sampled(40, 12))], ids=["full", "sampled"])
 @pytest.mark.parametrize("candidates", ["lsh", "lsh+tail"])
-def test_gradient_of_given_active_sets(rng, points, monkeypatch, candidates, hidden, request):
+def test_gradient_of_given_active_sets(rng, samples, monkeypatch, candidates, hidden, request):
     """The candidates are made up here, labels first, so that nothing depends on what the tables return."""
     net = Network(N_FEATURES, N_LABELS, gradient_config(candidates, hidden=hidden))
     randomise_biases(net, rng)
@@ -343,15 +343,15 @@ def test_gradient_of_given_active_sets(rng, points, monkeypatch, candidates, hid
     monkeypatch.setattr(NeuronIndex, "draw", draw)
     frequency = np.full(N_LABELS, 0.1)
     net.output.set_label_frequency(frequency)
-    assert_gradients(net, points, request.getfixturevalue("spy"), frequency)
+    assert_gradients(net, samples, request.getfixturevalue("spy"), frequency)
 
 
 @pytest.mark.parametrize("candidates", CANDIDATES)
 @pytest.mark.parametrize("without", ["labels", "features"])
-def test_batches_without_labels_or_features(points, candidates, without):
+def test_batches_without_labels_or_features(samples, candidates, without):
     net = Network(N_FEATURES, N_LABELS, gradient_config(candidates))
     net.output.set_label_frequency(np.full(N_LABELS, 0.1))
-    X, Y = points
+    X, Y = samples
     if without == "features":
         X = csr_matrix(X.shape, dtype=np.float32)
     else:
@@ -369,14 +369,14 @@ def test_batches_without_labels_or_features(points, candidates, without):
         assert not np.array_equal(before["output.bias"], after["output.bias"])
 
 
-def test_adam_moves_the_touched_rows_alone(points):
+def test_adam_moves_the_touched_rows_alone(samples):
     above = OutputConfig("lsh", budget=8, loss="softmax", lsh=LSHConfig(k=3, l=2))
     config = NetworkConfig(full(UNITS), above, OptimizerConfig(lazy="sparse"))
     net = Network(N_FEATURES, N_LABELS, config)
     before = state_of(net)
-    net.train_batch(batch_of(points, config))
+    net.train_batch(batch_of(samples, config))
     after = state_of(net)
-    unused = np.setdiff1d(np.arange(N_FEATURES), points[0].indices)
+    unused = np.setdiff1d(np.arange(N_FEATURES), samples[0].indices)
     assert np.array_equal(after["hidden.0.weights"][unused], before["hidden.0.weights"][unused])
     assert (after["hidden.0.last_step"] > 0).sum() == N_FEATURES - len(unused)
     asleep = after["output.last_step"] == 0
@@ -428,10 +428,10 @@ def untrained(rng):
 
 @pytest.mark.parametrize("block", [5, 12, 4096])
 @pytest.mark.parametrize("excluding", [False, True])
-def test_predictions_are_the_best_of_all_labels(rng, untrained, points, monkeypatch, block, excluding):
+def test_predictions_are_the_best_of_all_labels(rng, untrained, samples, monkeypatch, block, excluding):
     monkeypatch.setattr(topk, "PREDICT_BLOCK", block)
-    X = points[0]
-    scores = Twin(untrained, points).scores({})
+    X = samples[0]
+    scores = Twin(untrained, samples).scores({})
     exclude = None
     if excluding:
         exclude = sparse(rng, (12, N_LABELS + 10), 0.3)
@@ -446,12 +446,12 @@ def test_predictions_are_the_best_of_all_labels(rng, untrained, points, monkeypa
 @pytest.mark.parametrize("trainable", [True, False])
 @pytest.mark.parametrize("activation", ["relu", "linear"])
 @pytest.mark.parametrize("hidden", DEEP.values(), ids=DEEP)
-def test_every_unit_is_computed_in_prediction(rng, points, hidden, activation, trainable):
+def test_every_unit_is_computed_in_prediction(rng, samples, hidden, activation, trainable):
     hidden = tuple(dataclasses.replace(layer, activation=activation) for layer in hidden)
     net = Network(N_FEATURES, N_LABELS, NetworkConfig(hidden), trainable=trainable)
     randomise_biases(net, rng)
-    scores = Twin(net, points).scores({})
-    ids, predicted = net.predict(points[0], N_LABELS)
+    scores = Twin(net, samples).scores({})
+    ids, predicted = net.predict(samples[0], N_LABELS)
     expected = np.take_along_axis(scores, ids, axis=1)
     np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-4 * np.abs(scores).max())
     assert np.array_equal(np.sort(ids, axis=1), np.tile(np.arange(N_LABELS), (12, 1)))

@@ -45,7 +45,7 @@ def test_what_is_written(written):
     header = run.header
     assert (header["n_features"], header["n_labels"], header["points"], header["measured_points"]) == (100, 50, 400, 60)
     assert (header["batch"], header["batches"], header["threads"]) == (0, 8, 1)
-    assert header["data"] == {"train": "points.txt"}
+    assert header["data"] == {"train": "samples.txt"}
     config = from_dict(RunConfig, header["config"])
     assert (config.training.batch_size, config.network.hidden[0].units) == (100, 8)
     assert [line["samples"] for line in run.batches] == [100, 200, 300, 400, 500, 600, 700, 800]
@@ -102,7 +102,7 @@ def go_on(path, batch):
     network = SimpleNamespace(n_features=100, n_labels=50, threads=1, config=RunConfig().network)
     progress = Progress(batch=batch, batches=8, epoch=2, samples=100 * batch, loss=1.0, precision=0.5, active=20.0)
     run = SimpleNamespace(
-        network=network, config=RunConfig().training, points=400, measured_points=0, progress=progress
+        network=network, config=RunConfig().training, samples=400, measured_samples=0, progress=progress
     )
     file = HistoryFile(path)
     file.on_start(run)
@@ -244,7 +244,7 @@ def test_lines_that_are_not_as_they_should_be(copied, number, fields, message):
         ("[1]\n", "line 1: expected an object"),
         ("1 5 5\n", "line 1: not an object in JSON"),
         ('{"kind": "run"', "line 1: not an object in JSON"),
-        ('{"kind": "test", "points": 1, "quality": {}}\n', "line 1: a history begins with a line of kind 'run'"),
+        ('{"kind": "test", "samples": 1, "quality": {}}\n', "line 1: a history begins with a line of kind 'run'"),
         ("\x89PNG\r\n", "line 1: not an object in JSON"),
     ],
 )
@@ -275,7 +275,7 @@ def test_there_is_no_history(tmp_path):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    train_data, test_data = make_extreme(400, 100, 50, test_points=60, seed=1)
+    train_data, test_data = make_extreme(400, 100, 50, test_samples=60, seed=1)
     save_xc(folder / "train.txt", train_data)
     save_xc(folder / "test.txt", test_data)
     return folder

@@ -22,7 +22,7 @@ def config_of(candidates="lsh", hidden="one", *, output=None, update="hogwild", 
 
 @pytest.fixture(scope="module")
 def data():
-    return make_extreme(600, N_FEATURES, N_LABELS, test_points=200, seed=1)
+    return make_extreme(600, N_FEATURES, N_LABELS, test_samples=200, seed=1)
 
 
 def trained(data, config, *, threads=1, batches=12, size=24):
@@ -79,7 +79,7 @@ def test_one_thread_repeats_itself(data):
 
 def test_two_threads_learn_what_one_does():
     """Weights end where grouped training takes them, to a tenth of how far they went; so does quality."""
-    train, test = make_extreme(1500, 300, 400, test_points=500, seed=2)
+    train, test = make_extreme(1500, 300, 400, test_samples=500, seed=2)
     output = OutputConfig("lsh", budget=64, loss="softmax", lsh=LSHConfig(l=8))
     grouped = NetworkConfig(full(64), output, OptimizerConfig("sgd", lr=4.0))
     nets = {}

@@ -15,7 +15,7 @@ N_FEATURES, N_LABELS = 300, 80
 
 @pytest.fixture(scope="module")
 def data():
-    return make_extreme(1000, N_FEATURES, N_LABELS, test_points=400, labels_per_point=2, zipf=0.5)
+    return make_extreme(1000, N_FEATURES, N_LABELS, test_samples=400, labels_per_sample=2, zipf=0.5)
 
 
 def make_network(candidates="lsh+tail", hidden=HiddenConfig(32, dropout=0.0), threads=1, init="random", **options):  # noqa: B008
@@ -86,7 +86,7 @@ def test_weights_are_set_once(data):
     assert make_network().feature_weights is None
 
 
-# --- Vectors of labels from their points
+# --- Vectors of labels from their samples
 
 
 def test_label_means_twin(data, monkeypatch):
@@ -99,7 +99,7 @@ def test_label_means_twin(data, monkeypatch):
     initialization.label_means(net, X, csr_matrix(Y))
     hidden = net.layer_inputs(X)[-1].dense[:, :20].astype(np.float64)
     expected = Y.T @ hidden / np.maximum(Y.sum(axis=0), 1)[:, None] - hidden.mean(axis=0)
-    # A label of every point says nothing.
+    # A label of every sample says nothing.
     expected[6] = 0
     lengths = np.linalg.norm(expected, axis=1, keepdims=True)
     expected *= np.divide(3, lengths, out=np.zeros_like(lengths), where=lengths > 0)
@@ -170,8 +170,8 @@ def test_initialize(rng, data, candidates, dtype):
     labels = rng.normal(0, 3, (N_LABELS, 20)).astype(dtype)
     net.initialize(features, labels)
     assert np.array_equal(net.output.table.weights, labels.astype(np.float32))
-    point = csr_matrix(([1.0], [4], [0, 1]), shape=(1, N_FEATURES))
-    np.testing.assert_allclose(net.layer_inputs(point)[1].dense[0, :32], np.maximum(features[4], 0), rtol=1e-6)
+    sample = csr_matrix(([1.0], [4], [0, 1]), shape=(1, N_FEATURES))
+    np.testing.assert_allclose(net.layer_inputs(sample)[1].dense[0, :32], np.maximum(features[4], 0), rtol=1e-6)
     net.fit(data[0].X, data[0].Y, config=TrainingConfig(max_batches=1))
 
 

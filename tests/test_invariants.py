@@ -1,4 +1,4 @@
-"""What must not matter to a network: the order of points, features and labels, how a batch is cut, who else is in it.
+"""What must not matter to a network: the order of samples, features and labels, how a batch is cut, who else is in it.
 
 Sums in another order differ in their last digits; the tolerances here are those of float32, and of nothing else.
 """
@@ -26,7 +26,7 @@ HIDDEN = st.sampled_from([ONE_LAYER, (full(UNITS, "linear"), full(17))])
 
 
 def points_of(seed, n=12):
-    """Points with features and labels, some without either."""
+    """Samples with features and labels, some without either."""
     rng = np.random.default_rng(seed)
     X, Y = sparse(rng, (n, N_FEATURES), 0.2), sparse(rng, (n, N_LABELS), 0.05)
     Y.data[:] = 1
@@ -41,9 +41,9 @@ def network_of(candidates="full", loss="softmax", hidden=ONE_LAYER, *, optimizer
     return net
 
 
-def trained(points, net, steps=2):
+def trained(samples, net, steps=2):
     for _ in range(steps):
-        stats = net.train_batch(batch_of(points, net.config))
+        stats = net.train_batch(batch_of(samples, net.config))
     return state_of(net), stats.loss
 
 
@@ -52,16 +52,16 @@ def assert_close(one, other, tolerance=2e-5):
         np.testing.assert_allclose(other[name], view, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-def rows_of(points, order):
-    return points[0][order], points[1][order]
+def rows_of(samples, order):
+    return samples[0][order], samples[1][order]
 
 
 @fast
 @given(SEEDS, SHARED, LOSSES, HIDDEN, st.sampled_from(["sgd", "adagrad"]))
 def test_order_of_points(seed, candidates, loss, hidden, optimizer):
-    points = points_of(seed)
+    samples = points_of(seed)
     order = np.random.default_rng(seed + 1).permutation(12)
-    both = points, rows_of(points, order)
+    both = samples, rows_of(samples, order)
     results = [trained(p, network_of(candidates, loss, hidden, optimizer=optimizer)) for p in both]
     assert_close(results[0][0], results[1][0])
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
@@ -70,10 +70,10 @@ def test_order_of_points(seed, candidates, loss, hidden, optimizer):
 @fast
 @given(SEEDS, LOSSES, HIDDEN, st.sampled_from(["sgd", "adam", "adagrad"]), st.integers(2, 3))
 def test_points_that_are_there_several_times(seed, loss, hidden, optimizer, times):
-    """A batch's gradient is a mean: all points twice are all points once."""
-    points = points_of(seed)
-    several = rows_of(points, np.tile(np.arange(12), times))
-    results = [trained(p, network_of("full", loss, hidden, optimizer=optimizer), 1) for p in (points, several)]
+    """A batch's gradient is a mean: all samples twice are all samples once."""
+    samples = points_of(seed)
+    several = rows_of(samples, np.tile(np.arange(12), times))
+    results = [trained(p, network_of("full", loss, hidden, optimizer=optimizer), 1) for p in (samples, several)]
     if optimizer == "adam":
         # Where a gradient is rounding alone, Adam's step has its sign.
         results = [({name: view for name, view in state.items() if name[-2:] == ".m"}, loss) for state, loss in results]
@@ -85,16 +85,16 @@ def test_points_that_are_there_several_times(seed, loss, hidden, optimizer, time
 @given(SEEDS, st.sampled_from(["full", "uniform"]), LOSSES, HIDDEN, st.integers(1, 11))
 def test_cutting_a_batch(seed, candidates, loss, hidden, cut):
     """The step of a batch is the mean of its parts' steps, each from where it began."""
-    points = points_of(seed)
-    # Without the correction, which knows how many points there are, and what a part's labels would add.
+    samples = points_of(seed)
+    # Without the correction, which knows how many samples there are, and what a part's labels would add.
     fields = {"correction": "none", "share_labels": False} if candidates == "uniform" else {}
     start = state_of(network_of(candidates, loss, hidden, **fields))
     whole, first, second = (
-        trained(rows_of(points, part), network_of(candidates, loss, hidden, **fields), 1)[0]
+        trained(rows_of(samples, part), network_of(candidates, loss, hidden, **fields), 1)[0]
         for part in (slice(None), slice(cut), slice(cut, None))
     )
-    # Points without labels have no loss, and no part in the mean.
-    labelled = np.diff(points[1].indptr) > 0
+    # Samples without labels have no loss, and no part in the mean.
+    labelled = np.diff(samples[1].indptr) > 0
     shares = labelled[:cut].sum() / labelled.sum(), labelled[cut:].sum() / labelled.sum()
     for name in start:
         if not name.endswith("last_step"):
@@ -112,19 +112,19 @@ def set_state(net, state):
 @given(SEEDS, st.sampled_from(["full", "inbatch"]), LOSSES, HIDDEN)
 def test_names_of_labels(seed, candidates, loss, hidden):
     """Labels by other numbers, whose rows are numbered alike, take the same steps."""
-    points, names = points_of(seed), np.random.default_rng(seed + 1).permutation(N_LABELS)
+    samples, names = points_of(seed), np.random.default_rng(seed + 1).permutation(N_LABELS)
     net, other = (network_of(candidates, loss, hidden) for _ in range(2))
     start = state_of(net)
     set_state(other, {name: view[names] if name.startswith("output.") else view for name, view in start.items()})
-    expected, _ = trained(points, net)
-    found, _ = trained((points[0], csr_matrix(points[1][:, names])), other)
+    expected, _ = trained(samples, net)
+    found, _ = trained((samples[0], csr_matrix(samples[1][:, names])), other)
     assert_close({name: view[names] if name.startswith("output.") else view for name, view in expected.items()}, found)
 
 
 @fast
 @given(SEEDS, SHARED, LOSSES)
 def test_names_of_features(seed, candidates, loss):
-    points, names = points_of(seed), np.random.default_rng(seed + 1).permutation(N_FEATURES)
+    samples, names = points_of(seed), np.random.default_rng(seed + 1).permutation(N_FEATURES)
     net, other = (network_of(candidates, loss) for _ in range(2))
     first = f"{net.hidden[0].name}."
 
@@ -135,8 +135,8 @@ def test_names_of_features(seed, candidates, loss):
         }
 
     set_state(other, renamed(state_of(net)))
-    expected, _ = trained(points, net)
-    found, _ = trained((csr_matrix(points[0][:, names]), points[1]), other)
+    expected, _ = trained(samples, net)
+    found, _ = trained((csr_matrix(samples[0][:, names]), samples[1]), other)
     assert_close(renamed(expected), found)
 
 
@@ -160,9 +160,9 @@ def test_order_of_entries(seed, candidates, loss, halves):
     X, Y = points_of(seed)
     rng, states = np.random.default_rng(seed + 1), []
     given_again = split(X) if halves else shuffled(X, rng), shuffled(Y, rng)
-    for points in ((X, Y), given_again):
+    for samples in ((X, Y), given_again):
         net = network_of(candidates, loss, (sampled(30, 12),) if candidates == "lsh" else ONE_LAYER)
-        net.fit(*points, config=TrainingConfig(epochs=2, batch_size=5))
+        net.fit(*samples, config=TrainingConfig(epochs=2, batch_size=5))
         states.append(state_of(net))
     for name, view in states[0].items():
         assert np.array_equal(view, states[1][name]), name
@@ -171,7 +171,7 @@ def test_order_of_entries(seed, candidates, loss, halves):
 @fast
 @given(SEEDS, st.integers(1, 40), st.sampled_from(["exact", "sketch", "lsh"]), st.integers(1, 9))
 def test_who_else_is_predicted(seed, n, mode, k):
-    """A point's predictions are its own, among others in any order and alone."""
+    """A sample's predictions are its own, among others in any order and alone."""
     X, Y = points_of(seed, n)
     net = network_of("full")
     for _ in range(3):

@@ -14,7 +14,7 @@ from slide import HiddenConfig, Network, OutputConfig, RehashConfig, SlideClassi
 from slide.config import NetworkConfig
 from slide.data import make_extreme
 
-TRAIN, TEST = make_extreme(200, 120, 60, test_points=60, seed=2)
+TRAIN, TEST = make_extreme(200, 120, 60, test_samples=60, seed=2)
 TIMES = 10
 OUTPUT = OutputConfig(
     candidates="lsh+tail", budget=8, tail=8, rehash=RehashConfig(schedule="fixed", period=3, renew=2)

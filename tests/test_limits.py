@@ -144,7 +144,7 @@ def network(n_features, n_labels, candidates="uniform", loss="bce"):
     return Network(n_features, n_labels, NetworkConfig(HiddenConfig(8), output), threads=1)
 
 
-def points(n, n_features, n_labels, rng=0):
+def samples(n, n_features, n_labels, rng=0):
     rng = np.random.default_rng(rng)
     return csr_matrix(rng.random((n, n_features)) < 0.5, dtype=np.float32), csr_matrix(np.eye(n, n_labels, dtype="f"))
 
@@ -156,7 +156,7 @@ def points(n, n_features, n_labels, rng=0):
 )
 def test_the_smallest_data(candidates, loss, n, n_features, n_labels):
     """One sample, one label, one feature; batches larger than the data, more labels asked for than there are."""
-    X, Y = points(n, n_features, n_labels)
+    X, Y = samples(n, n_features, n_labels)
     net = network(n_features, n_labels, candidates, loss)
     history = net.fit(X, Y, config=TrainingConfig(epochs=2, batch_size=1000))
     assert (history.batches, history.epochs[0].batches) == (2, 1)
@@ -172,7 +172,7 @@ def test_the_smallest_data(candidates, loss, n, n_features, n_labels):
 
 @pytest.mark.parametrize("candidates", CANDIDATES)
 def test_points_without_features_or_labels(candidates):
-    X, Y = points(20, 5, 6)
+    X, Y = samples(20, 5, 6)
     X, Y = X.toarray(), Y.toarray()
     X[::2], Y[1::3] = 0, 0
     net = network(5, 6, candidates)
@@ -182,9 +182,9 @@ def test_points_without_features_or_labels(candidates):
     scores = net.predict(nothing, 3)[1]
     assert np.isfinite(scores).all()
     assert (scores == scores[0]).all()
-    with pytest.raises(DataError, match="no training point has a label"):
+    with pytest.raises(DataError, match="no training sample has a label"):
         net.fit(X, np.zeros((20, 6)), config=TRAINING)
-    with pytest.raises(DataError, match="the training data has no points"):
+    with pytest.raises(DataError, match="the training data has no samples"):
         net.fit(X[:0], Y[:0], config=TRAINING)
     assert net.predict(X[:0], 3)[0].shape == (0, 3)
 
@@ -202,9 +202,9 @@ def test_no_columns_at_all():
 @pytest.mark.parametrize("candidates", CANDIDATES)
 def test_ids_without_neurons_are_refused_and_change_nothing(candidates):
     net = network(5, 4, candidates)
-    net.fit(*points(20, 5, 4), config=TRAINING)
+    net.fit(*samples(20, 5, 4), config=TRAINING)
     with pytest.raises(DataError, match="5 features and 6 labels, the network 5 and 4"):
-        net.fit(points(20, 5, 4)[0], np.eye(20, 6), config=TRAINING)
+        net.fit(samples(20, 5, 4)[0], np.eye(20, 6), config=TRAINING)
     before, step = net.copy_weights(), net.step
     offsets, one = np.array([0, 1], np.int64), np.ones(1, np.float32)
     for feature, label in ((2, 4), (2, 2**31 - 1), (2, -1), (5, 1), (-1, 1)):
@@ -214,25 +214,25 @@ def test_ids_without_neurons_are_refused_and_change_nothing(candidates):
     after = net.copy_weights()
     assert net.step == step
     assert all(np.array_equal(before[name], after[name]) for name in before)
-    assert np.isfinite(net.fit(*points(20, 5, 4), config=TRAINING).epochs[-1].loss)
+    assert np.isfinite(net.fit(*samples(20, 5, 4), config=TRAINING).epochs[-1].loss)
 
 
 @pytest.mark.parametrize(
     "y", [["a"], ["a"] * 6, [["a"], [], ["b"], [], ["a", "b"], []], [[1]], np.eye(6, 3)], ids=str
 )
 def test_the_smallest_data_of_classifiers(y):
-    X = points(len(y), 5, 1)[0]
+    X = samples(len(y), 5, 1)[0]
     classifier = SlideClassifier(8, epochs=2, batch_size=1000, random_state=0).fit(X, y)
     classifier.partial_fit(X, y)
     assert len(classifier.predict(X)) == len(y) if not isinstance(y, np.ndarray) else y.shape == (6, 3)
     labels, probabilities = classifier.predict_topk(X[:1], k=9)
     assert labels.shape == probabilities.shape == (1, len(classifier.classes_))
-    with pytest.raises(DataError, match="no training point has a label"):
+    with pytest.raises(DataError, match="no training sample has a label"):
         SlideClassifier(8).fit(X, [[]] * len(y))
 
 
 def test_the_smallest_data_of_commands(tmp_path, run):
-    X, Y = points(1, 5, 4)
+    X, Y = samples(1, 5, 4)
     save_npz(tmp_path / "one.npz", Dataset(X, Y))
     save_npz(tmp_path / "none.npz", Dataset(X[:0], Y[:0]))
     save_npz(tmp_path / "narrow.npz", Dataset(csr_matrix((3, 0), dtype=np.float32), csr_matrix(np.eye(3, dtype="f"))))
@@ -246,9 +246,9 @@ def test_the_smallest_data_of_commands(tmp_path, run):
     assert run("predict", "slide-model", "unlabelled.npz").status == 0
     assert run("evaluate", "slide-model", "one.npz").status == 0
     for file, why in (
-        ("none.npz", "the training data has no points"),
+        ("none.npz", "the training data has no samples"),
         ("narrow.npz", "n_features must be between 1"),
-        ("unlabelled.npz", "no training point has a label"),
+        ("unlabelled.npz", "no training sample has a label"),
     ):
         refused = run("train", file, "--out", "other", *options)
         assert (refused.status, why in refused.err) == (1, True), refused.err

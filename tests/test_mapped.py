@@ -179,8 +179,8 @@ def aligned(records):
 def test_records_that_do_not_fit():
     records = aligned(np.zeros(5, RowTable.record_dtype(17)))
     for options, message in (
-        ({"moments": 2}, "no room for what an optimiser keeps"),
-        ({"moments": 0, "accumulates": True}, "no room for what an optimiser keeps"),
+        ({"moments": 2}, "no room for what an optimizer keeps"),
+        ({"moments": 0, "accumulates": True}, "no room for what an optimizer keeps"),
         ({"moments": 0, "records": records[:4]}, r"records must be \[5\]"),
         ({"moments": 0, "records": np.zeros(5, np.float32)}, r"records must be \[5\]"),
         ({"moments": 0, "precision": "bf16"}, r"records must be \[5\]"),

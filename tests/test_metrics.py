@@ -11,7 +11,7 @@ from sklearn.metrics import ndcg_score
 
 from slide.metrics import evaluate_topk, ndcg_at_k, precision_at_k, propensities, psp_at_k, recall_at_k
 
-# Point 0 has labels 0, 1, 3; point 1 has label 2; point 2 has none.
+# Sample 0 has labels 0, 1, 3; sample 1 has label 2; sample 2 has none.
 Y = csr_matrix([[1, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]], dtype=np.float32)
 TOPK = np.array([[1, 2, 0], [-1, 2, 3], [0, 1, 2]])
 WEIGHTS = np.array([1.0, 2.0, 4.0, 8.0])
@@ -110,7 +110,7 @@ def test_bad_predictions_are_refused(topk, ks, message):
 
 
 def test_bad_labels_and_propensities_are_refused():
-    with pytest.raises(ValueError, match="no points"):
+    with pytest.raises(ValueError, match="no samples"):
         precision_at_k(np.empty((0, 2), dtype=int), csr_matrix((0, 4)), 1)
     with pytest.raises(ValueError, match="one for each of 4 labels"):
         psp_at_k(TOPK, Y, WEIGHTS[:3], 1)
@@ -124,7 +124,7 @@ def test_bad_labels_and_propensities_are_refused():
 
 
 def naive(topk, labels, weights, k):
-    """All metrics, one point after the other."""
+    """All metrics, one sample after the other."""
     precision = ndcg = recall = won = attainable = 0.0
     for ranked, true in zip(topk, labels, strict=True):
         hits = [label in true for label in ranked[:k]]
@@ -142,15 +142,15 @@ def naive(topk, labels, weights, k):
 
 @st.composite
 def rankings(draw, n_labels=8, width=5):
-    """A few points: ranked predictions with gaps, sets of true labels, weights of labels."""
-    n_points = draw(st.integers(1, 5))
+    """A few samples: ranked predictions with gaps, sets of true labels, weights of labels."""
+    n_samples = draw(st.integers(1, 5))
     ranked = st.permutations(range(n_labels)).map(lambda order: list(order[:width]))
     gaps = st.lists(st.booleans(), min_size=width, max_size=width)
     topk = [
         [-1 if gap else label for label, gap in zip(draw(ranked), draw(gaps), strict=True)]
-        for _ in range(n_points)
+        for _ in range(n_samples)
     ]
-    labels = [draw(st.sets(st.integers(0, n_labels - 1))) for _ in range(n_points)]
+    labels = [draw(st.sets(st.integers(0, n_labels - 1))) for _ in range(n_samples)]
     weights = draw(st.lists(st.floats(1, 100), min_size=n_labels, max_size=n_labels))
     return topk, labels, weights
 
@@ -167,7 +167,7 @@ def test_against_the_plain_twin(ranking, k):
 
 @pytest.fixture
 def scored():
-    """Dense scores and labels in which every point has a label, so that all definitions coincide."""
+    """Dense scores and labels in which every sample has a label, so that all definitions coincide."""
     rng = np.random.default_rng(0)
     scores = rng.permuted(np.tile(np.arange(30.0), (40, 1)), axis=1)
     true = rng.random((40, 30)) < 0.2

@@ -52,7 +52,7 @@ def twin(network, neighbours, queries, share, exclude=None):
     if network.config.output.loss == "bce":
         probabilities = expit(scores)
     else:
-        probabilities = softmax(scores, axis=1) * neighbours.labels_per_point
+        probabilities = softmax(scores, axis=1) * neighbours.labels_per_sample
     mixed = (1 - share) * probabilities + share * neighbours.votes(queries).toarray()
     if exclude is not None:
         mixed[exclude.toarray()[:, :N_LABELS] > 0] = -1
@@ -163,7 +163,7 @@ def settings_of(both):
 def test_tuned_is_the_best_of_the_grid(monkeypatch, monitor, mask_inputs, loss):
     monkeypatch.setattr(mixture, "NEIGHBOURS", (2, 5, 20))
     monkeypatch.setattr(mixture, "BLOCK", 50)
-    train, val = make_extreme(400, 80, 50, test_points=120, seed=2)
+    train, val = make_extreme(400, 80, 50, test_samples=120, seed=2)
     network = Network(80, 50, NetworkConfig(HiddenConfig(16), output=OutputConfig(loss=loss)), threads=1)
     network.fit(train.X, train.Y)
     neighbours = Neighbours(train.X, train.Y, k=3)
@@ -207,7 +207,7 @@ def test_predict_refuses(network, neighbours, queries, share):
         both.predict(queries[:, :39])
     with pytest.raises(ValueError, match="k must be 1 or more, got 0"):
         both.predict(queries, 0)
-    with pytest.raises(ValueError, match="exclude has 3 rows for 23 points"):
+    with pytest.raises(ValueError, match="exclude has 3 rows for 23 samples"):
         both.predict(queries, exclude=queries[:3])
     with pytest.raises(DataError, match="not finite"):
         both.predict(np.full((1, N_FEATURES), np.nan))
@@ -218,11 +218,11 @@ def test_tuned_refuses(network, neighbours, queries):
     for monitor in ("P@0", "PSP@1", "P", "loss"):
         with pytest.raises(ValueError, match="monitor must be P@k, nDCG@k or R@k for some k"):
             Mixture.tuned(network, neighbours, queries, Y, monitor=monitor)
-    with pytest.raises(ValueError, match="the network has 40 features, the validation points 39"):
+    with pytest.raises(ValueError, match="the network has 40 features, the validation samples 39"):
         Mixture.tuned(network, neighbours, queries[:, :39], Y)
-    with pytest.raises(ValueError, match="the network has 45 labels, the validation points 44"):
+    with pytest.raises(ValueError, match="the network has 45 labels, the validation samples 44"):
         Mixture.tuned(network, neighbours, queries, Y[:, :44])
-    with pytest.raises(ValueError, match="there are no validation points"):
+    with pytest.raises(ValueError, match="there are no validation samples"):
         Mixture.tuned(network, neighbours, queries[:0], Y[:0])
     with pytest.raises(DataError, match="X has 23 rows and Y has 2"):
         Mixture.tuned(network, neighbours, queries, Y[:2])

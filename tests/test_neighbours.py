@@ -1,4 +1,4 @@
-"""Nearest training points and their votes, against dense twins."""
+"""Nearest training samples and their votes, against dense twins."""
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ def sparse(rng, shape, density):
 
 
 @pytest.fixture
-def points(rng):
-    """Training points; the second has no features, the third no labels."""
+def samples(rng):
+    """Training samples; the second has no features, the third no labels."""
     X, Y = sparse(rng, (N_POINTS, N_FEATURES), 0.2).toarray(), sparse(rng, (N_POINTS, N_LABELS), 0.2).toarray()
     X[1] = 0
     Y[2] = 0
@@ -43,17 +43,17 @@ def unit(X, weights=None):
     return X / np.where(norms > 0, norms, 1)
 
 
-def nearest_twin(points, queries, k, weights=None):
-    cosines = unit(queries, weights) @ unit(points[0], weights).T
+def nearest_twin(samples, queries, k, weights=None):
+    cosines = unit(queries, weights) @ unit(samples[0], weights).T
     ids = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     best = np.take_along_axis(cosines, ids, axis=1)
     return np.where(best > 0, ids, -1), np.maximum(best, 0)
 
 
-def votes_twin(points, queries, k, power, weights=None):
-    Y = points[1].toarray()
+def votes_twin(samples, queries, k, power, weights=None):
+    Y = samples[1].toarray()
     votes = np.zeros((queries.shape[0], N_LABELS))
-    for q, (ids, cosines) in enumerate(zip(*nearest_twin(points, queries, k, weights), strict=True)):
+    for q, (ids, cosines) in enumerate(zip(*nearest_twin(samples, queries, k, weights), strict=True)):
         mine = cosines[ids >= 0] ** power
         if len(mine):
             votes[q] = mine @ Y[ids[ids >= 0]] / mine.sum()
@@ -63,18 +63,18 @@ def votes_twin(points, queries, k, power, weights=None):
 @pytest.mark.parametrize("block", [4, 512])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("k", "power"), [(1, 2.0), (7, 0), (20, 3.5), (N_POINTS + 5, 1)])
-def test_twin(rng, points, queries, monkeypatch, block, weighted, k, power):
+def test_twin(rng, samples, queries, monkeypatch, block, weighted, k, power):
     monkeypatch.setattr(neighbours, "BLOCK", block)
     weights = rng.uniform(0.5, 2, N_FEATURES) if weighted else None
-    found = Neighbours(*points, k=k, power=power, feature_weights=weights)
+    found = Neighbours(*samples, k=k, power=power, feature_weights=weights)
     ids, similarities = found.nearest(queries)
-    expected_ids, expected = nearest_twin(points, queries, k, weights)
+    expected_ids, expected = nearest_twin(samples, queries, k, weights)
     assert ids.shape == similarities.shape == (9, k)
     np.testing.assert_array_equal(ids[:, :N_POINTS], expected_ids)
     np.testing.assert_allclose(similarities[:, :N_POINTS], expected, rtol=1e-5)
     assert (ids[:, N_POINTS:] == -1).all()
     votes = found.votes(queries)
-    expected = votes_twin(points, queries, k, power, weights)
+    expected = votes_twin(samples, queries, k, power, weights)
     np.testing.assert_allclose(votes.toarray(), expected, rtol=1e-4)
     assert (votes.dtype, votes.has_sorted_indices, votes.shape) == (np.float32, True, (9, N_LABELS))
 
@@ -85,23 +85,23 @@ def test_twin(rng, points, queries, monkeypatch, block, weighted, k, power):
     np.testing.assert_array_equal(best, ordered)
 
 
-def test_excluded_labels_are_not_predicted(rng, points, queries):
+def test_excluded_labels_are_not_predicted(rng, samples, queries):
     exclude = sparse(rng, (9, N_LABELS + 4), 0.4)
-    ids, _ = Neighbours(*points).predict(queries, N_LABELS, exclude=exclude)
-    votes = votes_twin(points, queries, N_POINTS, 2)
+    ids, _ = Neighbours(*samples).predict(queries, N_LABELS, exclude=exclude)
+    votes = votes_twin(samples, queries, N_POINTS, 2)
     allowed = (votes > 0) & (exclude.toarray()[:, :N_LABELS] == 0)
     assert [set(row[row >= 0]) for row in ids] == [set(np.flatnonzero(row)) for row in allowed]
 
 
-def test_nobody_is_near_a_query_without_features(points, queries):
-    ids, similarities = Neighbours(*points, k=3).nearest(queries)
+def test_nobody_is_near_a_query_without_features(samples, queries):
+    ids, similarities = Neighbours(*samples, k=3).nearest(queries)
     assert (ids[0] == -1).all()
     assert not similarities[0].any()
-    assert not Neighbours(*points).votes(queries)[0].nnz
+    assert not Neighbours(*samples).votes(queries)[0].nnz
 
 
-def test_a_point_is_its_own_nearest_neighbour(points):
-    ids, similarities = Neighbours(*points, k=1).nearest(points[0])
+def test_a_point_is_its_own_nearest_neighbour(samples):
+    ids, similarities = Neighbours(*samples, k=1).nearest(samples[0])
     others = np.arange(N_POINTS) != 1
     assert np.array_equal(ids[others, 0], np.arange(N_POINTS)[others])
     np.testing.assert_allclose(similarities[others], 1, rtol=1e-6)
@@ -113,31 +113,31 @@ def test_votes_of_tiny_similarities_do_not_underflow():
     np.testing.assert_allclose(votes.toarray(), [[1, 0]])
 
 
-def test_results_do_not_depend_on_threads(points, queries):
-    one, two = (Neighbours(*points, threads=threads).predict(queries, 5) for threads in (1, 2))
+def test_results_do_not_depend_on_threads(samples, queries):
+    one, two = (Neighbours(*samples, threads=threads).predict(queries, 5) for threads in (1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def test_other_settings_share_the_points(points, queries):
-    first = Neighbours(*points, k=9, power=1)
+def test_other_settings_share_the_points(samples, queries):
+    first = Neighbours(*samples, k=9, power=1)
     other = first.replace(k=4)
     assert (first.k, other.k, other.power) == (9, 4, 1)
     assert other._postings is first._postings
-    expected = Neighbours(*points, k=4, power=3).votes(queries)
+    expected = Neighbours(*samples, k=4, power=3).votes(queries)
     assert np.array_equal(other.replace(power=3).votes(queries).toarray(), expected.toarray())
-    assert repr(other) == "Neighbours(50 points, 30 features, 12 labels, k=4, power=1)"
-    assert other.labels_per_point == points[1].nnz / N_POINTS
+    assert repr(other) == "Neighbours(50 samples, 30 features, 12 labels, k=4, power=1)"
+    assert other.labels_per_sample == samples[1].nnz / N_POINTS
 
 
-def test_any_matrix_will_do(points, queries):
-    expected = Neighbours(*points).predict(queries)[0]
-    dense = Neighbours(*(matrix.toarray() for matrix in points))
+def test_any_matrix_will_do(samples, queries):
+    expected = Neighbours(*samples).predict(queries)[0]
+    dense = Neighbours(*(matrix.toarray() for matrix in samples))
     for other in (queries.toarray(), queries.tocsc(), queries.astype(np.float64)):
         assert np.array_equal(dense.predict(other)[0], expected)
 
 
-def test_no_queries(points):
-    found = Neighbours(*points, k=3)
+def test_no_queries(samples):
+    found = Neighbours(*samples, k=3)
     nothing = csr_matrix((0, N_FEATURES), dtype=np.float32)
     assert found.nearest(nothing)[0].shape == (0, 3)
     assert found.votes(nothing).shape == (0, N_LABELS)
@@ -157,18 +157,18 @@ def test_no_queries(points):
         ({"threads": 0}, "threads must be a positive integer"),
     ],
 )
-def test_settings_are_checked(points, options, message):
+def test_settings_are_checked(samples, options, message):
     with pytest.raises(ValueError, match=message):
-        Neighbours(*points, **options)
+        Neighbours(*samples, **options)
 
 
-def test_data_is_checked(points, queries):
-    X, Y = points
+def test_data_is_checked(samples, queries):
+    X, Y = samples
     with pytest.raises(DataError, match="X has 50 rows and Y has 49"):
         Neighbours(X, Y[:49])
     with pytest.raises(DataError, match="not finite"):
         Neighbours(np.full((1, 2), np.nan), np.ones((1, 2)))
-    with pytest.raises(ValueError, match="there are no points to be neighbours"):
+    with pytest.raises(ValueError, match="there are no samples to be neighbours"):
         Neighbours(X[:0], Y[:0])
     found = Neighbours(X, Y)
     for method in (found.nearest, found.votes, found.predict):
@@ -176,5 +176,5 @@ def test_data_is_checked(points, queries):
             method(queries[:, :29])
     with pytest.raises(ValueError, match="k must be 1 or more, got 0"):
         found.predict(queries, 0)
-    with pytest.raises(ValueError, match="exclude has 2 rows for 9 points"):
+    with pytest.raises(ValueError, match="exclude has 2 rows for 9 samples"):
         found.predict(queries, exclude=Y[:2])

@@ -15,7 +15,7 @@ from small_networks import (
     batch_of,
     full,
     layers_of,
-    make_points,
+    make_samples,
     sampled,
     state_of,
 )
@@ -40,8 +40,8 @@ def rng():
 
 
 @pytest.fixture
-def points(rng):
-    return make_points(rng)
+def samples(rng):
+    return make_samples(rng)
 
 
 
@@ -124,15 +124,15 @@ def untrained(rng):
     return net
 
 
-def test_predict_takes_any_matrix(untrained, points):
-    X = points[0]
+def test_predict_takes_any_matrix(untrained, samples):
+    X = samples[0]
     expected = untrained.predict(X, 3)[0]
     for other in (X.toarray(), X.tocsc(), X.tocoo(), X.astype(np.float64)):
         assert np.array_equal(untrained.predict(other, 3)[0], expected)
 
 
-def test_more_predictions_than_labels(untrained, points):
-    ids, scores = untrained.predict(points[0], N_LABELS + 2)
+def test_more_predictions_than_labels(untrained, samples):
+    ids, scores = untrained.predict(samples[0], N_LABELS + 2)
     assert np.array_equal(np.sort(ids[:, :N_LABELS], axis=1), np.tile(np.arange(N_LABELS), (12, 1)))
     assert (ids[:, N_LABELS:] == -1).all()
     assert np.isneginf(scores[:, N_LABELS:]).all()
@@ -143,25 +143,25 @@ def test_predicting_nothing(untrained):
     assert ids.shape == scores.shape == (0, 3)
 
 
-def test_predict_refuses(untrained, points):
-    X = points[0]
+def test_predict_refuses(untrained, samples):
+    X = samples[0]
     with pytest.raises(ValueError, match="X has 39 features, the network 40"):
         untrained.predict(X[:, :39])
     with pytest.raises(ValueError, match="k must be 1 or more, got 0"):
         untrained.predict(X, 0)
-    with pytest.raises(ValueError, match="exclude has 11 rows for 12 points"):
-        untrained.predict(X, 3, exclude=points[1][:11])
+    with pytest.raises(ValueError, match="exclude has 11 rows for 12 samples"):
+        untrained.predict(X, 3, exclude=samples[1][:11])
     with pytest.raises(DataError, match="not finite"):
         untrained.predict(np.full((1, N_FEATURES), np.nan))
 
 
-def test_predictions_do_not_depend_on_threads(points):
-    predicted = [Network(N_FEATURES, N_LABELS, threads=threads).predict(points[0], 9) for threads in (1, 2)]
+def test_predictions_do_not_depend_on_threads(samples):
+    predicted = [Network(N_FEATURES, N_LABELS, threads=threads).predict(samples[0], 9) for threads in (1, 2)]
     assert all(np.array_equal(a, b) for a, b in zip(*predicted, strict=True))
 
 
-def test_evaluate(untrained, points):
-    X, Y = points
+def test_evaluate(untrained, samples):
+    X, Y = samples
     quality = untrained.evaluate(X, Y, ks=[1, 3])
     ids = untrained.predict(X, 3)[0]
     hits = np.take_along_axis(Y.toarray(), ids, axis=1)
@@ -172,37 +172,37 @@ def test_evaluate(untrained, points):
         untrained.evaluate(X, Y[:, :59])
 
 
-def test_masked_inputs_are_not_predicted(points):
+def test_masked_inputs_are_not_predicted(samples):
     """A recommender's items are features and labels alike."""
-    items = points[1]
+    items = samples[1]
     net = Network(N_LABELS, N_LABELS)
     held = items.toarray() > 0
     ids = net.predict(items, N_LABELS, exclude=items)[0]
-    assert not any(held[point, ids[point][ids[point] >= 0]].any() for point in range(12))
+    assert not any(held[sample, ids[sample][ids[sample] >= 0]].any() for sample in range(12))
     assert net.evaluate(items, items, ks=[5], mask_inputs=True)["P@5"] == 0
 
 
 # --- Life of a network
 
 
-def test_a_network_for_prediction_alone(points):
+def test_a_network_for_prediction_alone(samples):
     full, light = Network(N_FEATURES, N_LABELS), Network(N_FEATURES, N_LABELS, trainable=False)
-    assert np.array_equal(light.predict(points[0])[0], full.predict(points[0])[0])
+    assert np.array_equal(light.predict(samples[0])[0], full.predict(samples[0])[0])
     assert sum(line["bytes"] for line in light.memory_report()) < sum(
         line["bytes"] for line in full.memory_report()
     )
     with pytest.raises(RuntimeError, match="it can only predict"):
-        light.train_batch(batch_of(points, light.config))
+        light.train_batch(batch_of(samples, light.config))
 
 
-def test_memory_report_names_what_is_large(points):
+def test_memory_report_names_what_is_large(samples):
     net = Network(N_FEATURES, N_LABELS, NetworkConfig(full(UNITS), OutputConfig("lsh+tail")))
     net.output.set_label_frequency(np.full(N_LABELS, 0.1))
     names = {line["name"] for line in net.memory_report()}
     tables = {"output table codes", "output table offsets", "output table ids"}
     of_labels = {"output places", "output label frequency"}
     assert names == {"hidden.0 weights", "output weights"} | tables | of_labels
-    net.train_batch(batch_of(points, net.config))
+    net.train_batch(batch_of(samples, net.config))
     assert {line["name"] for line in net.memory_report()} - names == {
         "hidden.0 output",
         "hidden.0 gradient",
@@ -238,10 +238,10 @@ def test_later_batches_allocate_next_to_nothing(extreme, candidates):
     assert peak < 2**17
 
 
-def test_memory_report_names_every_layer(points):
+def test_memory_report_names_every_layer(samples):
     config = sgd_config("full", hidden=(full(20), sampled(50, 20), full(24)))
     net = Network(N_FEATURES, N_LABELS, config)
-    net.train_batch(batch_of(points, config))
+    net.train_batch(batch_of(samples, config))
     names = [line["name"].split(" ", 1) for line in net.memory_report()]
     assert len(set(map(tuple, names))) == len(names)
     every = {"weights", "output", "gradient", "gradient sum"}
@@ -267,9 +267,9 @@ def test_bytes_needed_are_those_of_the_report(layers, candidates, optimizer):
     assert not report
 
 
-def test_batches_may_grow_and_shrink(points):
+def test_batches_may_grow_and_shrink(samples):
     config = sgd_config("lsh+tail", optimizer=OptimizerConfig(lr=1e-3))
-    reader = BatchReader(*points, 12, normalize=True)
+    reader = BatchReader(*samples, 12, normalize=True)
     net = Network(N_FEATURES, N_LABELS, config)
     net.output.set_label_frequency(np.full(N_LABELS, 0.1))
     for n in (3, 12, 1, 7):
@@ -284,14 +284,14 @@ def rehashing(rehash):
     return Network(N_FEATURES, N_LABELS, NetworkConfig(hidden, above, OptimizerConfig(lr=0.02, lazy="sparse")))
 
 
-def train(net, points, batches):
+def train(net, samples, batches):
     """Train on the same batch again and again; return the losses."""
-    return [net.train_batch(batch_of(points, net.config)).loss for _ in range(batches)]
+    return [net.train_batch(batch_of(samples, net.config)).loss for _ in range(batches)]
 
 
-def test_tables_follow_the_schedule(points):
+def test_tables_follow_the_schedule(samples):
     net = rehashing(RehashConfig(period=3, decay=0))
-    train(net, points, 10)
+    train(net, samples, 10)
     assert net.hidden[0].index.rebuilds == net.output.index.rebuilds == 4
     seconds = net.hidden[0].index.rebuild_seconds + net.output.index.rebuild_seconds
     assert net.rehash_seconds == pytest.approx(seconds)
@@ -299,34 +299,34 @@ def test_tables_follow_the_schedule(points):
 
 
 @pytest.mark.parametrize(("drift", "rebuilds"), [(0.0, 4), (1.0, 1)])
-def test_tables_follow_the_drift_of_the_weights(points, drift, rebuilds):
+def test_tables_follow_the_drift_of_the_weights(samples, drift, rebuilds):
     net = rehashing(RehashConfig("drift", period=3, drift=drift))
-    train(net, points, 10)
+    train(net, samples, 10)
     assert net.hidden[0].index.rebuilds == net.output.index.rebuilds == rebuilds
 
 
-def test_new_functions_are_drawn_and_training_goes_on(points):
+def test_new_functions_are_drawn_and_training_goes_on(samples):
     net = rehashing(RehashConfig("fixed", period=3, renew=2))
-    losses = train(net, points, 6)
+    losses = train(net, samples, 6)
     before = [layer.index.hasher for layer in layers_of(net).values()]
-    losses += train(net, points, 3)
+    losses += train(net, samples, 3)
     after = [layer.index.hasher for layer in layers_of(net).values()]
     assert not any(one is other for one, other in zip(before, after, strict=True))
-    losses += train(net, points, 31)
+    losses += train(net, samples, 31)
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
-def test_weights_are_copied_and_put_back(points):
+def test_weights_are_copied_and_put_back(samples):
     net = rehashing(RehashConfig("fixed", period=1))
-    train(net, points, 5)
-    weights, expected = net.copy_weights(), net.predict(points[0])
-    train(net, points, 5)
+    train(net, samples, 5)
+    weights, expected = net.copy_weights(), net.predict(samples[0])
+    train(net, samples, 5)
     for layer in layers_of(net).values():
         layer.table.last_step[:] = 0  # As if the tables had been rebuilt after the last step.
     before = state_of(net)
-    assert not np.array_equal(net.predict(points[0])[1], expected[1])
+    assert not np.array_equal(net.predict(samples[0])[1], expected[1])
     net.set_weights(weights)
-    for found, wanted in zip(net.predict(points[0]), expected, strict=True):
+    for found, wanted in zip(net.predict(samples[0]), expected, strict=True):
         assert np.array_equal(found, wanted)
     for name, array in state_of(net).items():
         assert np.array_equal(array, weights.get(name, before[name]))
@@ -337,44 +337,44 @@ def test_weights_are_copied_and_put_back(points):
         assert np.array_equal(layer.index.codes, codes)
 
 
-def test_weights_that_are_put_back_owe_nothing(points):
+def test_weights_that_are_put_back_owe_nothing(samples):
     config = NetworkConfig(full(UNITS), OutputConfig("inbatch"), OptimizerConfig(lr=0.1, lazy="exact"))
     net = Network(N_FEATURES, N_LABELS, config, threads=1)
     net.output.set_label_frequency(np.full(N_LABELS, 0.1))
-    reader = BatchReader(*points, 4, normalize=True)
+    reader = BatchReader(*samples, 4, normalize=True)
     net.train_batch(reader.read(np.arange(4)))
     weights = net.copy_weights()
-    expected = net.predict(points[0])[1]
-    # Rows that only the first points read are now a step behind.
+    expected = net.predict(samples[0])[1]
+    # Rows that only the first samples read are now a step behind.
     net.train_batch(reader.read(np.arange(8, 12)))
     net.set_weights(weights)
-    assert np.array_equal(net.predict(points[0])[1], expected)
+    assert np.array_equal(net.predict(samples[0])[1], expected)
     for name, array in net.copy_weights().items():
         assert np.array_equal(array, weights[name])
 
 
-def test_a_learning_rate_for_one_batch(points):
+def test_a_learning_rate_for_one_batch(samples):
     nets = [
         Network(N_FEATURES, N_LABELS, sgd_config("full", optimizer=OptimizerConfig("sgd", lr=lr)))
         for lr in (2.0, 0.5)
     ]
-    nets[0].train_batch(batch_of(points, nets[0].config), lr_factor=0.25)
-    nets[1].train_batch(batch_of(points, nets[1].config))
+    nets[0].train_batch(batch_of(samples, nets[0].config), lr_factor=0.25)
+    nets[1].train_batch(batch_of(samples, nets[1].config))
     one, other = (state_of(net) for net in nets)
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_overflow_is_told_and_leaves_the_network_unlocked(points):
+def test_overflow_is_told_and_leaves_the_network_unlocked(samples):
     config = sgd_config("full", optimizer=OptimizerConfig("sgd", lr=1000.0), normalize=False)
     net = Network(N_FEATURES, N_LABELS, config)
-    X = points[0] * np.float32(1e20)
+    X = samples[0] * np.float32(1e20)
     for _ in range(2):
         with pytest.raises(FloatingPointError, match=r"features reach \S+ at step 1; .*NetworkConfig\.normalize"):
             for _ in range(50):
-                net.train_batch(batch_of((X, points[1]), config))
+                net.train_batch(batch_of((X, samples[1]), config))
 
 
-def test_one_thread_trains_at_a_time(points, monkeypatch):
+def test_one_thread_trains_at_a_time(samples, monkeypatch):
     net = Network(N_FEATURES, N_LABELS, sgd_config("full"))
     forward, inside, go_on = net.hidden[0].forward, threading.Event(), threading.Event()
 
@@ -384,12 +384,12 @@ def test_one_thread_trains_at_a_time(points, monkeypatch):
         return forward(*arguments)
 
     monkeypatch.setattr(net.hidden[0], "forward", slow_forward)
-    thread = threading.Thread(target=net.train_batch, args=(batch_of(points, net.config),))
+    thread = threading.Thread(target=net.train_batch, args=(batch_of(samples, net.config),))
     thread.start()
     try:
         assert inside.wait(30)
         with pytest.raises(RuntimeError, match="another thread is in train_batch"):
-            net.train_batch(batch_of(points, net.config))
+            net.train_batch(batch_of(samples, net.config))
     finally:
         go_on.set()
         thread.join()

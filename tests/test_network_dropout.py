@@ -112,7 +112,7 @@ def test_the_same_features_are_left_out_again(data, features_read):
 @pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN)
 @pytest.mark.parametrize("features", [0, 1])
 def test_points_may_lose_every_feature(data, hidden, features):
-    """Points with one feature at most mostly keep none, and still teach the layers above."""
+    """Samples with one feature at most mostly keep none, and still teach the layers above."""
     X = csr_matrix((1000, N_FEATURES), dtype=np.float32)
     if features:
         X = csr_matrix((np.ones(1000, np.float32), np.arange(1000) % N_FEATURES, np.arange(1001)), shape=X.shape)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, hstack
-from small_networks import N_FEATURES, N_LABELS, batch_of, full, make_points, sampled, state_of
+from small_networks import N_FEATURES, N_LABELS, batch_of, full, make_samples, sampled, state_of
 
 from slide import Network, NetworkConfig, OutputConfig
 from slide.config import LSHConfig, OptimizerConfig
@@ -25,41 +25,41 @@ def config_of(candidates="uniform", loss="bce", hidden=None, **optimizer):
     return NetworkConfig(hidden=hidden or full(20), output=output, optimizer=OptimizerConfig(lr=0.05, **optimizer))
 
 
-def with_more_labels(points):
-    """The same points, the first of which have the new labels as well."""
-    X, Y = points
+def with_more_labels(samples):
+    """The same samples, the first of which have the new labels as well."""
+    X, Y = samples
     new = np.zeros((Y.shape[0], MORE - Y.shape[1]), np.float32)
     new[np.arange(new.shape[1]), np.arange(new.shape[1])] = 1
     return X, csr_matrix(hstack([Y, csr_matrix(new)]), dtype=np.float32)
 
 
-def trained(points, config, steps=3):
+def trained(samples, config, steps=3):
     network = Network(N_FEATURES, N_LABELS, config, threads=1)
-    Y = points[1]
-    network.output.set_label_frequency(np.bincount(Y.indices, minlength=N_LABELS) / Y.shape[0], points=Y.shape[0])
+    Y = samples[1]
+    network.output.set_label_frequency(np.bincount(Y.indices, minlength=N_LABELS) / Y.shape[0], samples=Y.shape[0])
     for _ in range(steps):
-        network.train_batch(batch_of(points, config))
+        network.train_batch(batch_of(samples, config))
     return network
 
 
 @pytest.mark.parametrize("candidates", MODES)
 @pytest.mark.parametrize("loss", ["bce", "softmax"])
 def test_what_was_learnt_stays_and_training_goes_on(rng, candidates, loss):
-    points = make_points(rng)
+    samples = make_samples(rng)
     config = config_of(candidates, loss)
-    network = trained(points, config)
-    scores = dict(zip(*(part[0].tolist() for part in network.predict(points[0], N_LABELS)), strict=True))
+    network = trained(samples, config)
+    scores = dict(zip(*(part[0].tolist() for part in network.predict(samples[0], N_LABELS)), strict=True))
     before = state_of(network)
     network.grow(MORE)
     after = state_of(network)
     assert network.n_labels == MORE
     for name, array in before.items():
         np.testing.assert_array_equal(after[name][: len(array)], array, err_msg=name)
-    grown = dict(zip(*(part[0].tolist() for part in network.predict(points[0], MORE)), strict=True))
+    grown = dict(zip(*(part[0].tolist() for part in network.predict(samples[0], MORE)), strict=True))
     np.testing.assert_allclose([grown[label] for label in scores], list(scores.values()), rtol=1e-5, atol=1e-6)
     frequency = network.output._shared.frequency
     np.testing.assert_array_equal(frequency[N_LABELS:], 0)
-    stats = network.train_batch(batch_of(with_more_labels(points), config))
+    stats = network.train_batch(batch_of(with_more_labels(samples), config))
     assert np.isfinite(stats.loss)
     assert (network.output.table.last_step[N_LABELS:] == network.step).all()
 
@@ -75,12 +75,12 @@ def test_untrained_network_is_as_if_made_larger(hidden):
 
 @pytest.mark.parametrize("loss", ["bce", "softmax"])
 def test_new_labels_take_nobodys_place(rng, loss):
-    points = make_points(rng)
-    network = trained(points, config_of(loss=loss), steps=60)
-    labelled = np.diff(points[1].indptr) > 0
-    before, _ = network.predict(points[0][labelled], 1)
+    samples = make_samples(rng)
+    network = trained(samples, config_of(loss=loss), steps=60)
+    labelled = np.diff(samples[1].indptr) > 0
+    before, _ = network.predict(samples[0][labelled], 1)
     network.grow(MORE)
-    after, _ = network.predict(points[0][labelled], 1)
+    after, _ = network.predict(samples[0][labelled], 1)
     np.testing.assert_array_equal(after, before)
 
 
@@ -88,9 +88,9 @@ def test_new_labels_take_nobodys_place(rng, loss):
     "optimizer", [{}, {"lazy": "decay"}, {"weight_decay": 0.1}, {"name": "sgd"}, {"name": "adagrad"}]
 )
 def test_rows_pay_before_growing_what_they_would_pay_later(rng, optimizer):
-    points = make_points(rng)
+    samples = make_samples(rng)
     config = config_of(**optimizer)
-    network, settled = trained(points, config), trained(points, config)
+    network, settled = trained(samples, config), trained(samples, config)
     network.grow(MORE)
     settled.settle()
     for name, array in state_of(settled).items():
@@ -102,46 +102,46 @@ def test_rows_pay_before_growing_what_they_would_pay_later(rng, optimizer):
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
 @pytest.mark.parametrize("precision", ["bf16", "bf16-moments"])
 def test_rows_in_half_the_bytes_grow_too(rng, precision, optimizer):
-    points, config = make_points(rng), replace(config_of(name=optimizer), precision=precision)
-    network = trained(points, config)
+    samples, config = make_samples(rng), replace(config_of(name=optimizer), precision=precision)
+    network = trained(samples, config)
     network.settle()
     before = state_of(network)
     network.grow(MORE)
     for name, array in before.items():
         np.testing.assert_array_equal(state_of(network)[name][: len(array)], array, err_msg=name)
     assert network.output.table.precision == precision
-    assert np.isfinite(network.train_batch(batch_of(with_more_labels(points), config)).loss)
+    assert np.isfinite(network.train_batch(batch_of(with_more_labels(samples), config)).loss)
 
 
 def test_threads_change_nothing(rng):
-    points = make_points(rng)
+    samples = make_samples(rng)
     states = []
     for threads in (1, 3):
-        network = trained(points, config_of("lsh+tail"))
+        network = trained(samples, config_of("lsh+tail"))
         network.threads = threads
         network.grow(MORE)
-        network.train_batch(batch_of(with_more_labels(points), network.config))
+        network.train_batch(batch_of(with_more_labels(samples), network.config))
         states.append(state_of(network))
     for name, array in states[0].items():
         np.testing.assert_array_equal(states[1][name], array, err_msg=name)
 
 
 def test_label_weights_of_new_labels_are_one(rng):
-    network = trained(make_points(rng), config_of())
+    network = trained(make_samples(rng), config_of())
     network.output.set_label_weights(np.full(N_LABELS, 2.0))
     network.grow(MORE)
     np.testing.assert_array_equal(network.output._label_weights, [2] * N_LABELS + [1] * (MORE - N_LABELS))
 
 
 def test_seconds_spent_on_tables_are_kept(rng):
-    network = trained(make_points(rng), config_of("lsh+tail"))
+    network = trained(make_samples(rng), config_of("lsh+tail"))
     spent = network.rehash_seconds
     network.grow(MORE)
     assert network.rehash_seconds == spent > 0
 
 
 def test_saved_after_growing(rng, tmp_path):
-    network = trained(make_points(rng), config_of())
+    network = trained(make_samples(rng), config_of())
     network.grow(MORE)
     network.save(tmp_path / "grown", moments=True)
     loaded = Network.load(tmp_path / "grown", threads=1)
@@ -150,14 +150,14 @@ def test_saved_after_growing(rng, tmp_path):
 
 
 def test_same_number_changes_nothing(rng):
-    network = trained(make_points(rng), config_of())
+    network = trained(make_samples(rng), config_of())
     output = network.output
     network.grow(N_LABELS)
     assert network.output is output
 
 
 def test_refusals(rng):
-    network = trained(make_points(rng), config_of())
+    network = trained(make_samples(rng), config_of())
     with pytest.raises(ValueError, match=r"has 60 labels already; grow\(\) cannot make it 59"):
         network.grow(N_LABELS - 1)
     with pytest.raises(RuntimeError, match="can only predict"):

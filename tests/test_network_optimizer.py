@@ -60,7 +60,7 @@ def found(monkeypatch):
 
 
 class Twin:
-    """Full hidden layers and a softmax over given labels, in float64, under a dense optimiser."""
+    """Full hidden layers and a softmax over given labels, in float64, under a dense optimizer."""
 
     def __init__(self, net):
         self.optimizer, self.depth = net.config.optimizer, len(net.hidden)

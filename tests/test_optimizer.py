@@ -1,4 +1,4 @@
-"""The optimiser on rows that batches skip, against dense twins in float64 that skip nothing."""
+"""The optimizer on rows that batches skip, against dense twins in float64 that skip nothing."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def rng():
 
 
 class Twin:
-    """Weights with a column for the bias, and one optimiser in float64.
+    """Weights with a column for the bias, and one optimizer in float64.
 
     Rows without a gradient take the step with gradient zero (lazy "exact"), decay only their moments ("decay") or do
     nothing ("sparse"); in all three their weights decay.
@@ -286,7 +286,7 @@ def test_where_two_nodes_do(betas, step):
 
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.99), (0.5, 0.99), (0.95, 0.9999)])
 def test_error_of_two_nodes_from_there_on(betas):
-    """The nodes that the optimiser keeps, for the momentum and eps that suit them worst."""
+    """The nodes that the optimizer keeps, for the momentum and eps that suit them worst."""
     config = OptimizerConfig(beta1=betas[0], beta2=betas[1], eps=1.0, lazy="exact", lr=1.0)
     optimizer = Optimizer(config)
     start = optimizer.replay_until

@@ -26,13 +26,13 @@ def output_layer(n_labels=50, dim=20, moments=0, seed=0, **fields):
     return layer
 
 
-def batch(n_labels=50, *, points=4):
-    """Points with two features and up to two labels each."""
-    features = np.arange(2 * points, dtype=np.int32)
-    labels = np.array([[1, n_labels - 1]] * (points - 1), np.int32).ravel()
-    label_ptr = np.append(np.arange(0, 2 * points, 2), 2 * (points - 1))
-    ptr = np.arange(0, 2 * points + 1, 2)
-    return Batch(ptr, features, np.ones(2 * points, np.float32), label_ptr, labels)
+def batch(n_labels=50, *, samples=4):
+    """Samples with two features and up to two labels each."""
+    features = np.arange(2 * samples, dtype=np.int32)
+    labels = np.array([[1, n_labels - 1]] * (samples - 1), np.int32).ravel()
+    label_ptr = np.append(np.arange(0, 2 * samples, 2), 2 * (samples - 1))
+    ptr = np.arange(0, 2 * samples + 1, 2)
+    return Batch(ptr, features, np.ones(2 * samples, np.float32), label_ptr, labels)
 
 
 def train(layer, labels=None, *, iteration=0):
@@ -180,12 +180,12 @@ def test_search_with_faults_lets_them_reach_the_loss(candidates):
 @pytest.mark.parametrize("candidates", ["uniform", "lsh+tail", "topk+tail"])
 def test_labels_of_others_are_active_only_if_shared(candidates):
     one_each = np.arange(1, 5, dtype=np.int32)
-    points = Batch(np.arange(5), one_each, np.ones(4, np.float32), np.arange(5), one_each)
+    samples = Batch(np.arange(5), one_each, np.ones(4, np.float32), np.arange(5), one_each)
     active = []
     for share_labels in (True, False):
         layer = output_layer(1000, candidates=candidates, share_labels=share_labels, tail=1, budget=1)
         layer.set_label_frequency(np.full(1000, 0.01))
-        active.append(train(layer, points).active)
+        active.append(train(layer, samples).active)
         assert set(np.flatnonzero(layer.table.last_step)) >= {1, 2, 3, 4}
     assert active == [5, 2]
 
@@ -193,7 +193,7 @@ def test_labels_of_others_are_active_only_if_shared(candidates):
 def test_biases_of_bce_start_at_the_labels_log_odds():
     frequency = np.linspace(0, 1, 50)
     layer = output_layer(loss="bce")
-    layer.set_label_frequency(frequency, points=100)
+    layer.set_label_frequency(frequency, samples=100)
     expected = np.clip(frequency, 0.005, 0.995)
     np.testing.assert_allclose(layer.table.bias, np.log(expected / (1 - expected)), rtol=1e-5, atol=1e-6)
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_networks import N_FEATURES, N_LABELS, batch_of, full, layers_of, make_points, sampled, state_of
+from small_networks import N_FEATURES, N_LABELS, batch_of, full, layers_of, make_samples, sampled, state_of
 
 from slide import HiddenConfig, LSHConfig, Network, NetworkConfig, OptimizerConfig, OutputConfig, TrainingConfig
 from slide.data import make_extreme
@@ -16,7 +16,7 @@ ONE_LAYER = full(40)
 
 @pytest.fixture(scope="module")
 def data():
-    train, test = make_extreme(1500, 300, 200, test_points=300, seed=2)
+    train, test = make_extreme(1500, 300, 200, test_samples=300, seed=2)
     return train, test
 
 
@@ -60,12 +60,12 @@ def test_weights_are_the_same_at_any_number_of_threads(data, candidates, name):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("hidden", [(full(20),), (sampled(30, 9), full(20)), (full(24), sampled(30, 9))])
 def test_every_layer_trains_and_predicts(precision, hidden):
-    points = make_points(np.random.default_rng(1))
+    samples = make_samples(np.random.default_rng(1))
     config = config_of(precision, "lsh+tail", hidden)
     net = Network(N_FEATURES, N_LABELS, config)
     net.output.set_label_frequency(np.full(N_LABELS, 0.1))
     before = state_of(net)
-    losses = [net.train_batch(batch_of(points, config)).loss for _ in range(60)]
+    losses = [net.train_batch(batch_of(samples, config)).loss for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
     for name, layer in layers_of(net).items():
         for part, view in layer.state().items():
@@ -73,9 +73,9 @@ def test_every_layer_trains_and_predicts(precision, hidden):
             assert isinstance(view, BFloat16View) == is_narrow
             if part != "last_step":
                 assert not np.array_equal(np.asarray(view), before[f"{name}.{part}"]), (name, part)
-    _, scores = net.predict(points[0], 3)
+    _, scores = net.predict(samples[0], 3)
     assert np.isfinite(scores).all()
-    logits = net.layer_inputs(points[0])[-1].dense[:, : net.output.table.dim] @ np.asarray(net.output.table.weights).T
+    logits = net.layer_inputs(samples[0])[-1].dense[:, : net.output.table.dim] @ np.asarray(net.output.table.weights).T
     np.testing.assert_allclose(scores, np.sort(logits + net.output.table.bias)[:, :-4:-1], rtol=1e-4, atol=1e-5)
 
 
@@ -99,19 +99,19 @@ def test_memory(optimizer):
 @pytest.mark.parametrize("precision", ["fp32", *PRECISIONS])
 @pytest.mark.parametrize("name", ["adam", "adagrad"])
 def test_training_goes_on_from_a_checkpoint(tmp_path, precision, name):
-    points = make_points(np.random.default_rng(1))
+    samples = make_samples(np.random.default_rng(1))
     config = config_of(precision, hidden=(full(20),), name=name)
     net = Network(N_FEATURES, N_LABELS, config)
     net.output.set_label_frequency(np.full(N_LABELS, 0.1))
     for _ in range(5):
-        net.train_batch(batch_of(points, config))
+        net.train_batch(batch_of(samples, config))
     net.save(tmp_path / "net", moments=True)
     assert np.load(tmp_path / "net" / "output.weights.npy").dtype == np.float32
     loaded = Network.load(tmp_path / "net")
     loaded.output.set_label_frequency(np.full(N_LABELS, 0.1))
     assert loaded.config == config
     for again in (net, loaded):
-        again.train_batch(batch_of(points, config))
+        again.train_batch(batch_of(samples, config))
         again.settle()
     expected = state_of(net)
     for part, view in state_of(loaded).items():

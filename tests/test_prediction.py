@@ -1,4 +1,4 @@
-"""Prediction: masks of labels, single points, several threads at once, votes of hash tables."""
+"""Prediction: masks of labels, single samples, several threads at once, votes of hash tables."""
 
 import threading
 
@@ -15,31 +15,31 @@ INDEXED = ("sketch", "lsh", "lsh-votes")
 MODES = ("exact", *INDEXED)
 
 
-def make_points(rng, n=N_POINTS):
+def make_samples(rng, n=N_POINTS):
     return csr_matrix(rng.random((n, N_FEATURES)) * (rng.random((n, N_FEATURES)) < 0.3), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
-def points():
-    return make_points(np.random.default_rng(5))
+def samples():
+    return make_samples(np.random.default_rng(5))
 
 
 @pytest.fixture(scope="module")
-def net(points):
+def net(samples):
     config = NetworkConfig(hidden=(HiddenConfig(units=20), HiddenConfig(units=24)), feature_weights="idf")
     net = Network(N_FEATURES, N_LABELS, config, threads=2)
     rng = np.random.default_rng(6)
     net.feature_weights[:] = rng.random(N_FEATURES) + 0.5
     net.output.table.bias[:] = 0.1 * rng.normal(size=N_LABELS)
-    net.build_search_index("sketch", points, dims=8)
+    net.build_search_index("sketch", samples, dims=8)
     net.build_search_index("lsh", lsh=LSHConfig(k=2, l=12))
     return net
 
 
 @pytest.fixture(scope="module")
-def scores(net, points):
+def scores(net, samples):
     """The scores of all labels: a naive forward pass."""
-    hidden = points.toarray() * net.feature_weights
+    hidden = samples.toarray() * net.feature_weights
     hidden /= np.linalg.norm(hidden, axis=1, keepdims=True)
     first, second = (layer.state() for layer in net.hidden)
     hidden = np.maximum(hidden @ first["weights"] + first["bias"], 0)
@@ -48,7 +48,7 @@ def scores(net, points):
 
 
 def best(scores, may, k=K):
-    """Each point's best labels among those it may be given, -1 where there are none left."""
+    """Each sample's best labels among those it may be given, -1 where there are none left."""
     masked = np.where(may, scores, -np.inf)
     ids = np.argsort(-masked, axis=1, kind="stable")[:, :k]
     found = np.take_along_axis(masked, ids, axis=1)
@@ -71,61 +71,61 @@ SUBSETS = [1, 4, K + 2, 100, 700, N_LABELS]
 
 @pytest.mark.parametrize("size", SUBSETS)
 @pytest.mark.parametrize("n", [1, 3, 4, N_POINTS])
-def test_a_subset_for_all_points(net, points, scores, size, n):
+def test_a_subset_for_all_points(net, samples, scores, size, n):
     rng = np.random.default_rng(size)
     allowed = rng.permutation(N_LABELS)[:size]
     may = np.isin(np.arange(N_LABELS), allowed)
-    check(net.predict(points[:n], K, allowed=allowed), best(scores[:n], may))
-    check(net.predict(points[:n], K, allowed=np.repeat(allowed, 2).tolist()), best(scores[:n], may))
-    check(net.predict(points[:n], K, allowed=may), best(scores[:n], may))
+    check(net.predict(samples[:n], K, allowed=allowed), best(scores[:n], may))
+    check(net.predict(samples[:n], K, allowed=np.repeat(allowed, 2).tolist()), best(scores[:n], may))
+    check(net.predict(samples[:n], K, allowed=may), best(scores[:n], may))
 
 
 @pytest.mark.parametrize("room", [1, 50, 1 << 22])
-def test_a_subset_for_each_point(net, points, scores, monkeypatch, room):
+def test_a_subset_for_each_point(net, samples, scores, monkeypatch, room):
     monkeypatch.setattr("slide.predict.masks.ROOM", room)
     allowed = np.random.default_rng(1).random((N_POINTS, N_LABELS)) < 0.02
     allowed[3] = False
     allowed = csr_matrix(allowed)
-    check(net.predict(points, K, allowed=allowed), best(scores, allowed.toarray()))
+    check(net.predict(samples, K, allowed=allowed), best(scores, allowed.toarray()))
 
 
 @pytest.mark.parametrize("n", [2, N_POINTS])
 @pytest.mark.parametrize("per_point", [False, True])
-def test_exclusions_hold_among_allowed_labels(net, points, scores, n, per_point):
+def test_exclusions_hold_among_allowed_labels(net, samples, scores, n, per_point):
     rng = np.random.default_rng(2)
     exclude = random_rows(rng, 0.5, n, N_LABELS + 7)
     allowed = random_rows(rng, 0.1, n) if per_point else rng.permutation(N_LABELS)[:90]
     may = allowed.toarray() if per_point else np.isin(np.arange(N_LABELS), allowed)
     may = may & ~exclude.toarray()[:, :N_LABELS]
-    check(net.predict(points[:n], K, allowed=allowed, exclude=exclude), best(scores[:n], may))
+    check(net.predict(samples[:n], K, allowed=allowed, exclude=exclude), best(scores[:n], may))
 
 
-def test_blocks_of_points_keep_to_their_masks(net, points, scores, monkeypatch):
+def test_blocks_of_points_keep_to_their_masks(net, samples, scores, monkeypatch):
     monkeypatch.setattr(topk, "PREDICT_BLOCK", 7)
     monkeypatch.setattr(topk, "BLOCK", 3)
     rng = np.random.default_rng(3)
     exclude, allowed = random_rows(rng, 0.3), random_rows(rng, 0.5)
     may = allowed.toarray() & ~exclude.toarray()
-    check(net.predict(points, K, allowed=allowed, exclude=exclude), best(scores, may))
+    check(net.predict(samples, K, allowed=allowed, exclude=exclude), best(scores, may))
     for mode in INDEXED:
-        ids, _ = net.predict(points, K, allowed=allowed, exclude=exclude, mode=mode)
+        ids, _ = net.predict(samples, K, allowed=allowed, exclude=exclude, mode=mode)
         assert all(may[i, label] for i, row in enumerate(ids) for label in row if label >= 0)
 
 
-def test_nothing_allowed(net, points):
+def test_nothing_allowed(net, samples):
     for mode in MODES:
-        ids, found = net.predict(points, 2, allowed=[], mode=mode)
+        ids, found = net.predict(samples, 2, allowed=[], mode=mode)
         assert (ids == -1).all()
         assert np.isneginf(found).all()
 
 
 @pytest.mark.parametrize("mode", INDEXED)
 @pytest.mark.parametrize("share", [0.05, 0.6])
-def test_indexes_keep_to_allowed_labels(net, points, scores, mode, share):
+def test_indexes_keep_to_allowed_labels(net, samples, scores, mode, share):
     rng = np.random.default_rng(4)
     for allowed in (np.flatnonzero(rng.random(N_LABELS) < share), random_rows(rng, share)):
         may = allowed.toarray() if isinstance(allowed, csr_matrix) else np.isin(np.arange(N_LABELS), allowed)[None, :]
-        ids, _ = net.predict(points, K, allowed=allowed, mode=mode, candidates=300)
+        ids, _ = net.predict(samples, K, allowed=allowed, mode=mode, candidates=300)
         assert (ids[:, 0] >= 0).mean() > 0.9
         assert all(may[i % len(may), label] for i, row in enumerate(ids) for label in row if label >= 0)
         if mode == "sketch":
@@ -133,10 +133,10 @@ def test_indexes_keep_to_allowed_labels(net, points, scores, mode, share):
             assert np.mean([np.isin(a, b).mean() for a, b in zip(exact, ids, strict=True)]) > 0.9
 
 
-def test_few_allowed_labels_are_all_scored(net, points, scores):
+def test_few_allowed_labels_are_all_scored(net, samples, scores):
     allowed = np.arange(0, N_LABELS, 9)
     for mode in ("sketch", "lsh"):
-        check(net.predict(points, K, allowed=allowed, mode=mode), best(scores, np.isin(np.arange(N_LABELS), allowed)))
+        check(net.predict(samples, K, allowed=allowed, mode=mode), best(scores, np.isin(np.arange(N_LABELS), allowed)))
 
 
 @pytest.mark.parametrize(
@@ -148,46 +148,46 @@ def test_few_allowed_labels_are_all_scored(net, points, scores):
         (["cat"], "whole numbers from 0 to 899, not <U3"),
         ([[1]], "it has 2 dimensions"),
         (np.ones(5, bool), "5 truth values for 900 labels"),
-        (csr_matrix((2, 5)), "allowed has 2 rows for 30 points"),
+        (csr_matrix((2, 5)), "allowed has 2 rows for 30 samples"),
         (csr_matrix(([1], ([4], [901])), shape=(30, 902)), "allowed, row 4: label 901 is allowed, and the network has"),
     ],
 )
-def test_masks_that_do_not_fit(net, points, allowed, message):
+def test_masks_that_do_not_fit(net, samples, allowed, message):
     with pytest.raises(ValueError, match=message):
-        net.predict(points, allowed=allowed)
+        net.predict(samples, allowed=allowed)
 
 
 # Votes
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_votes_are_the_tables_that_find_a_label(net, points, masked):
+def test_votes_are_the_tables_that_find_a_label(net, samples, masked):
     index = net.search_index("lsh")
-    codes = index._index.hash(net.layer_inputs(points)[-1], 1)
+    codes = index._index.hash(net.layer_inputs(samples)[-1], 1)
     votes = (index._index.codes[:, np.newaxis, :] == codes[:, :, np.newaxis]).sum(axis=0).astype(np.float64)
     masks = {}
     if masked:
         rng = np.random.default_rng(7)
         masks = {"exclude": random_rows(rng, 0.3), "allowed": random_rows(rng, 0.4)}
         votes[masks["exclude"].toarray() | ~masks["allowed"].toarray()] = 0
-    ids, found = net.predict(points, 300, mode="lsh-votes", candidates=N_LABELS, **masks)
+    ids, found = net.predict(samples, 300, mode="lsh-votes", candidates=N_LABELS, **masks)
     assert np.array_equal(np.where(ids >= 0, np.take_along_axis(votes, ids, axis=1), -np.inf), found)
-    for point, row in enumerate(ids):
+    for sample, row in enumerate(ids):
         row = row[row >= 0]
-        order = np.lexsort((row, -votes[point, row]))
+        order = np.lexsort((row, -votes[sample, row]))
         assert np.array_equal(order, np.arange(len(row)))
-        assert len(row) == min(300, np.count_nonzero(votes[point]))
-        assert votes[point, row[-1]] >= np.delete(votes[point], row).max()
+        assert len(row) == min(300, np.count_nonzero(votes[sample]))
+        assert votes[sample, row[-1]] >= np.delete(votes[sample], row).max()
 
 
-# One point
+# One sample
 
 
-def test_a_single_point_in_every_form(net, points):
-    dense = points[3].toarray()[0]
+def test_a_single_point_in_every_form(net, samples):
+    dense = samples[3].toarray()[0]
     for mode in MODES:
-        ids, found = net.predict(points[3], K, mode=mode)
-        for x in (dense, dense.astype(np.float64), dense.tolist(), csr_array(points[3]), coo_array(dense)):
+        ids, found = net.predict(samples[3], K, mode=mode)
+        for x in (dense, dense.astype(np.float64), dense.tolist(), csr_array(samples[3]), coo_array(dense)):
             one = net.predict(x, K, mode=mode)
             flat = np.ndim(x) == 1 if not hasattr(x, "ndim") else x.ndim == 1
             assert one[0].shape == ((K,) if flat else (1, K))
@@ -195,10 +195,10 @@ def test_a_single_point_in_every_form(net, points):
             assert np.array_equal(np.ravel(one[1]), found[0])
 
 
-def test_a_single_point_is_that_of_its_batch(net, points, scores):
+def test_a_single_point_is_that_of_its_batch(net, samples, scores):
     everyone = np.ones(N_LABELS, bool)
     for i in range(5):
-        check(net.predict(points[i], K), best(scores[i : i + 1], everyone))
+        check(net.predict(samples[i], K), best(scores[i : i + 1], everyone))
 
 
 def test_an_empty_point(net):
@@ -206,19 +206,19 @@ def test_an_empty_point(net):
     assert np.array_equal(net.predict(np.zeros(N_FEATURES, np.float32), 3)[0], empty[0][0])
 
 
-def test_a_single_point_has_masks(net, points, scores):
-    x = points[2].toarray()[0]
+def test_a_single_point_has_masks(net, samples, scores):
+    x = samples[2].toarray()[0]
     may = np.ones(N_LABELS, bool)
     may[:N_FEATURES] = x == 0
     expected = best(scores[2:3], may)
-    for exclude in (x, points[2], may == 0):
+    for exclude in (x, samples[2], may == 0):
         check([a[np.newaxis] for a in net.predict(x, K, exclude=exclude)], expected)
     check([a[np.newaxis] for a in net.predict(x, K, exclude=x, allowed=may)], expected)
     with pytest.raises(ValueError, match="exclude in one dimension must have an entry for each of the 900 labels"):
         net.predict(x, exclude=[3, 4])
 
 
-def test_a_point_that_is_not_as_it_should_be_is_checked_like_others(net, points):
+def test_a_point_that_is_not_as_it_should_be_is_checked_like_others(net, samples):
     repeated = csr_matrix((np.ones(3, np.float32), [5, 2, 2], [0, 3]), shape=(1, N_FEATURES))
     plain = repeated.copy()
     plain.sum_duplicates()
@@ -233,7 +233,7 @@ def test_a_point_that_is_not_as_it_should_be_is_checked_like_others(net, points)
         net.predict(np.ones(39, np.float32))
     with pytest.raises(DataError, match="real numbers"):
         net.predict(np.array(["a"] * N_FEATURES))
-    out_of_range = points[0].copy()
+    out_of_range = samples[0].copy()
     out_of_range.indices[-1] = N_FEATURES
     with pytest.raises(DataError, match="not a valid sparse matrix"):
         net.predict(out_of_range)
@@ -243,16 +243,16 @@ def test_a_point_that_is_not_as_it_should_be_is_checked_like_others(net, points)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_threads_that_predict_at_once_get_what_one_gets(net, points, mode):
+def test_threads_that_predict_at_once_get_what_one_gets(net, samples, mode):
     rng = np.random.default_rng(8)
     subset = rng.permutation(N_LABELS)[:150]
     allowed, exclude = random_rows(rng, 0.4), random_rows(rng, 0.1)
-    calls = [lambda i=i: net.predict(points[i], K, mode=mode) for i in range(8)]
-    calls += [lambda i=i: net.predict(points[i].toarray()[0], K, mode=mode, allowed=subset) for i in range(4)]
+    calls = [lambda i=i: net.predict(samples[i], K, mode=mode) for i in range(8)]
+    calls += [lambda i=i: net.predict(samples[i].toarray()[0], K, mode=mode, allowed=subset) for i in range(4)]
     calls += [
-        lambda: net.predict(points, K, mode=mode),
-        lambda: net.predict(points, K, mode=mode, allowed=subset),
-        lambda: net.predict(points, K, mode=mode, allowed=allowed, exclude=exclude),
+        lambda: net.predict(samples, K, mode=mode),
+        lambda: net.predict(samples, K, mode=mode, allowed=subset),
+        lambda: net.predict(samples, K, mode=mode, allowed=allowed, exclude=exclude),
     ]
     expected = [call() for call in calls]
     wrong, start = [], threading.Barrier(4)

@@ -69,7 +69,7 @@ def test_the_published_settings(write):
     assert (optimizer.name, optimizer.lr, optimizer.lazy, network.normalize) == ("adam", 1e-4, "exact", False)
     assert (training.epochs, training.batch_size, training.shuffle, training.schedule) == (10, 128, False, "constant")
     assert (found.n_features, found.n_labels) == (135909, 670091)
-    assert (found.train_points, found.test_points) == (490449 // 128 * 128, 153025 // 128 * 128)
+    assert (found.train_samples, found.test_samples) == (490449 // 128 * 128, 153025 // 128 * 128)
     tables = "K=2, L=20, RangePow=6 of layer 0"
     for name in ("Sparsity=0.005 of layer 1", tables, "Stepsize=1000", "weight=", "savedweight=", "logFile="):
         assert any(note.startswith(name) for note in found.notes), name
@@ -118,7 +118,7 @@ def test_rehashing_that_is_no_whole_number_of_batches(write):
 def test_settings_that_a_run_can_do_without(write):
     names = ("Stepsize", "totRecords", "totRecordsTest", "trainData", "testData", "weight", "savedweight", "logFile")
     found = reference.read(write(**dict.fromkeys(names)))
-    assert (found.train, found.test, found.train_points, found.test_points) == (None,) * 4
+    assert (found.train, found.test, found.train_samples, found.test_samples) == (None,) * 4
     assert not any(note.startswith(names) for note in found.notes)
 
 
@@ -147,7 +147,7 @@ def test_files_are_sought_from_the_current_folder_and_beside_the_configuration(t
         ({"sizesOfLayers": "100000,9"}, r"at most 65,536 units in a hidden layer, got 100000 \(layer 0\)"),
         ({"Sparsity": "1,0.005"}, "line 4: Sparsity must be 4 numbers: for each of the 2 layers one in training"),
         ({"Sparsity": "1,0,1,1"}, "line 4: Sparsity must be a number above 0, at most 1"),
-        ({"Rehash": "100"}, "line 6: Rehash must be at least Batchsize, 128 points, got 100"),
+        ({"Rehash": "100"}, "line 6: Rehash must be at least Batchsize, 128 samples, got 100"),
         ({"Epoch": ""}, "line 12: Epoch must be a whole number from 1 to 1,000,000, got ''"),
         ({"L": None}, "config.csv: L is missing; expected a line L = a whole number from 1 to 1,024 for each layer"),
         ({"Learning": "1"}, "line 21: unknown setting 'Learning'; expected one of numLayer, sizesOfLayers"),
@@ -195,7 +195,7 @@ SMALL = {
 
 @pytest.fixture
 def files(tmp_path):
-    train, test = make_extreme(400, 200, 1200, test_points=90, seed=3)
+    train, test = make_extreme(400, 200, 1200, test_samples=90, seed=3)
     save_xc(tmp_path / "train.txt", train)
     save_xc(tmp_path / "test.txt", test)
     return tmp_path
@@ -212,8 +212,8 @@ def test_train_as_the_configuration_says(run, write, files):
     assert network.config.output.lsh.family == "dwta"
     assert "config.csv: Sparsity=0.005 of layer 1: a sample computes 1,000 of 1,200 neurons" in result.err
     assert "train.txt has 200 features, padded to the 210 of InputDim" in result.err
-    assert "train.txt: of 400 points the first 320 are used (totRecords, whole batches)" in result.err
-    assert "test.txt has 90 points, all of which are used, and not the 96 of totRecordsTest" in result.err
+    assert "train.txt: of 400 samples the first 320 are used (totRecords, whole batches)" in result.err
+    assert "test.txt has 90 samples, all of which are used, and not the 96 of totRecordsTest" in result.err
 
 
 def test_options_and_files_of_the_command_line_come_first(run, write, files):

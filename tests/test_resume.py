@@ -36,7 +36,7 @@ OFTEN = RehashConfig(period=2)
 
 @pytest.fixture(scope="module")
 def data():
-    return make_extreme(300, N_FEATURES, N_LABELS, labels_per_point=2)
+    return make_extreme(300, N_FEATURES, N_LABELS, labels_per_sample=2)
 
 
 def small(candidates="lsh+tail", hidden=HiddenConfig(17), optimizer=None, output=None, **fields):  # noqa: B008
@@ -333,12 +333,12 @@ def test_other_settings_are_refused(data, stopped):
 
 def test_other_data_is_refused(data, stopped):
     other = data.subset(np.arange(299))
-    with pytest.raises(DataError, match=r"the training data: .*299 points here, 300 there"):
+    with pytest.raises(DataError, match=r"the training data: .*299 samples here, 300 there"):
         fit(new(CONFIGS["default"]), other, resume=stopped)
     changed = data.subset(np.arange(300))
     changed.X.data[0] += 1
     changed.X.data[-1] += 1
-    with pytest.raises(DataError, match="as many points as there, but other contents"):
+    with pytest.raises(DataError, match="as many samples as there, but other contents"):
         fit(new(CONFIGS["default"]), changed, resume=stopped)
     with pytest.raises(DataError, match=r"the validation data: .*some here, none there"):
         fit(new(CONFIGS["default"]), data, resume=stopped, validation=(other.X, other.Y))

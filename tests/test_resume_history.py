@@ -32,7 +32,7 @@ SETTINGS += ["--no-cache", "--threads", "1"]
 
 @pytest.fixture
 def command(tmp_path):
-    save_npz(tmp_path / "train.npz", make_extreme(300, 60, 40, labels_per_point=2))
+    save_npz(tmp_path / "train.npz", make_extreme(300, 60, 40, labels_per_sample=2))
     return ["train", "train.npz", *SETTINGS]
 
 

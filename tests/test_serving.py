@@ -17,7 +17,7 @@ SIZES = {"n_features": 120, "n_labels": 500}
 def folder(tmp_path_factory):
     """A folder with train.txt, test.txt and the network trained on it."""
     folder = tmp_path_factory.mktemp("serving")
-    train, test = make_extreme(600, **SIZES, test_points=70, seed=4)
+    train, test = make_extreme(600, **SIZES, test_samples=70, seed=4)
     save_xc(folder / "train.txt", train)
     save_xc(folder / "test.txt", test)
     network = Network(*SIZES.values(), NetworkConfig(), threads=1)
@@ -70,7 +70,7 @@ def test_evaluate_puts_a_mode_beside_the_exact_prediction(run, folder, mode):
     lines = run(*command).out.splitlines()
     assert lines[0].split() == ["exact", mode]
     assert [line.split()[0] for line in lines[1:7]] == ["P@1,", "nDCG@1,", "R@1,", "P@4,", "nDCG@4,", "R@4,"]
-    assert [line.split()[0] for line in lines[7:]] == ["p50", "p90", "p99", "points/s", "of", "of"]
+    assert [line.split()[0] for line in lines[7:]] == ["p50", "p90", "p99", "samples/s", "of", "of"]
 
 
 def test_a_sketch_with_all_labels_is_as_good_as_exact(run, folder):
@@ -125,4 +125,4 @@ def test_the_profile_as_json(run, folder, tmp_path):
     assert set(report["modes"]) == {"exact", "sketch"}
     assert set(report["modes"]["sketch"]) == {"p50_ms", "p90_ms", "p99_ms", "points_per_second"}
     options = ["--neighbours", folder / "train.txt", "--profile"]
-    assert "mixture: single points p50" in run("predict", folder / "model", folder / "test.txt", *options).err
+    assert "mixture: single samples p50" in run("predict", folder / "model", folder / "test.txt", *options).err

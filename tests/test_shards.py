@@ -99,7 +99,7 @@ def together(size, work):
 
 @pytest.fixture(scope="module")
 def data():
-    return make_extreme(300, N_FEATURES, N_LABELS, labels_per_point=2)
+    return make_extreme(300, N_FEATURES, N_LABELS, labels_per_sample=2)
 
 
 @pytest.fixture(scope="module")

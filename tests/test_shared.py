@@ -7,7 +7,7 @@ from scipy.stats import chi2
 from slide.config import OutputConfig
 from slide.kernels.losses import logistic_cross_entropy
 from slide.model import shared_candidates as shared_module
-from slide.model.shared_candidates import SharedSample
+from slide.model.shared_candidates import SharedCandidates
 
 N = 60
 
@@ -18,11 +18,11 @@ def rng():
 
 
 def sample(candidates="uniform", n_labels=N, seed=3, **fields):
-    return SharedSample(n_labels, OutputConfig(candidates, **{"tail": 15} | fields), seed)
+    return SharedCandidates(n_labels, OutputConfig(candidates, **{"tail": 15} | fields), seed)
 
 
 def zipf(n_labels=N):
-    """Frequencies of labels in 200 points; the last quarter has none."""
+    """Frequencies of labels in 200 samples; the last quarter has none."""
     counts = np.maximum(100 / np.arange(1, n_labels + 1), 1).round()
     counts[-n_labels // 4 :] = 0
     return counts / 200
@@ -69,7 +69,7 @@ def test_draws_are_a_function_of_seed_and_iteration(tail_power):
 
 @pytest.mark.parametrize("tail_power", [0.0, 0.5, 1.0])
 def test_draws_have_the_stated_probability(tail_power):
-    """Each label is in as often as log_probability says, those of no training point too."""
+    """Each label is in as often as log_probability says, those of no training sample too."""
     shared = sample(tail=5, tail_power=tail_power)
     shared.set_frequency(zipf(), 200)
     iterations = 4000
@@ -93,16 +93,16 @@ def sample_probability(shared):
 def test_probability_of_draws_by_frequency():
     shared = sample(tail=1, tail_power=1.0, n_labels=4, share_labels=False)
     shared.set_frequency(np.array([0.6, 0.3, 0.1, 0.0]), 10)
-    # In points of ten: 6, 3, 1, and half a one for the label of none.
+    # In samples of ten: 6, 3, 1, and half a one for the label of none.
     assert np.exp(sample_probability(shared)) == pytest.approx(np.array([6, 3, 1, 0.5]) / 10.5)
 
 
 def test_points_are_told_from_the_rarest_label():
     frequency = np.array([0.5, 0.02, 0.0])
     floors = []
-    for points in (None, 50):
+    for samples in (None, 50):
         shared = sample(n_labels=3)
-        shared.set_frequency(frequency, points)
+        shared.set_frequency(frequency, samples)
         floors.append(shared.floor)
     assert floors == [0.01, 0.01]
     shared.set_frequency(np.zeros(3))
@@ -110,7 +110,7 @@ def test_points_are_told_from_the_rarest_label():
 
 
 def test_a_label_of_no_training_point_stands_for_few():
-    """Without a tail it has the probability that half a training point gives it, where it is in the batch after all."""
+    """Without a tail it has the probability that half a training sample gives it, where it is in the batch after all."""
     shared = sample("inbatch", n_labels=3)
     shared.set_frequency(np.array([0.5, 0.001, 0.0]), 1000)
     assert np.exp(shared.log_probability(np.arange(3), 1)) == pytest.approx([0.5, 0.001, 0.0005])
@@ -146,9 +146,9 @@ def test_corrections_are_those_of_the_probability(monkeypatch, fields):
 
 
 @pytest.mark.parametrize("points", [0, -1, 0.5])
-def test_points_are_checked(points):
-    with pytest.raises(ValueError, match=f"points must be 1 or more, got {points}"):
-        sample().set_frequency(zipf(), points)
+def test_points_are_checked(samples):
+    with pytest.raises(ValueError, match=f"samples must be 1 or more, got {samples}"):
+        sample().set_frequency(zipf(), samples)
 
 
 def test_many_labels():

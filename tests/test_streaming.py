@@ -55,7 +55,7 @@ def test_cuts_do_not_matter(data, ends, max_batches):
 def test_same_as_fit_without_shuffling(data):
     """With the frequencies and the schedule that ``fit`` takes from the data."""
     Y = data.Y.toarray()
-    Y[:, 0] = np.arange(N) == 5  # a label of one point, by which the stream knows how many there are
+    Y[:, 0] = np.arange(N) == 5  # a label of one sample, by which the stream knows how many there are
     network, other = make_network(), make_network()
     network.fit(data.X, Y, config=TrainingConfig(epochs=1, batch_size=64, shuffle=False))
     config = TrainingConfig(batch_size=64, max_batches=11)
@@ -151,7 +151,7 @@ def test_faults_of_the_iterator_come_through(data):
 
 @pytest.mark.parametrize("blocks", [[], [(csr_matrix((0, FEATURES)), csr_matrix((0, LABELS)))]])
 def test_nothing_to_learn_from(blocks):
-    with pytest.raises(DataError, match="the stream has no points"):
+    with pytest.raises(DataError, match="the stream has no samples"):
         make_network().fit_stream(blocks)
 
 
@@ -178,8 +178,8 @@ def test_what_was_learnt_elsewhere_is_kept(data):
     weights = network.feature_weights.copy()
     network.fit_stream(cut(data, [50]))
     assert np.array_equal(network.feature_weights, weights)
-    frequency, points = network.output.label_frequency
-    assert points == pytest.approx(2 * N)
+    frequency, samples = network.output.label_frequency
+    assert samples == pytest.approx(2 * N)
     np.testing.assert_allclose(frequency, data.Y.toarray().mean(axis=0, dtype=float))
 
 

@@ -45,7 +45,7 @@ def test_text_that_unpacks_to_too_much(tmp_path, monkeypatch, pack):
     path = tmp_path / "data.txt"
     path.write_bytes(pack(b"1 6 4\n" + b" " * 100_000))
     monkeypatch.setattr(unpacking, "FREE_BYTES", 100_010)
-    assert load(path, cache=False).n_points == 1
+    assert load(path, cache=False).n_samples == 1
     monkeypatch.setattr(unpacking, "FREE_BYTES", 50_000)
     with pytest.raises(DataError, match=r"data\.txt: unpacks to more than 50,000 bytes, 200 times its size"):
         load(path, cache=False)
@@ -66,7 +66,7 @@ def test_xz_in_several_streams_with_zeros_between(tmp_path):
 def test_xz_that_asks_for_memory(tmp_path, monkeypatch):
     path = tmp_path / "data.xz"
     path.write_bytes(lzma.compress(TEXT, preset=9))
-    assert load(path, cache=False).n_points == 2
+    assert load(path, cache=False).n_samples == 2
     monkeypatch.setattr(unpacking, "XZ_MEMORY", 32 << 20)
     with pytest.raises(DataError, match=r"data\.xz: the archive is damaged after 0 .*[Mm]emory"):
         load(path, cache=False)
@@ -175,8 +175,8 @@ def test_manifests_that_ask_for_too_much(folder, change, message):
         (lambda about: about["params"].update(threshold=None), "threshold must be a number .*, got None"),
         (lambda about: about["params"].update(epochs="many"), "TrainingConfig.epochs must be an integer"),
         (lambda about: about["params"].update(hidden_units=[0]), "HiddenConfig.units must be an integer"),
-        (lambda about: about.update(seen=[1e400, 3]), "points must be a number from 0 to"),
-        (lambda about: about.update(seen=[3, 10**400]), "labels of points must be a number from 0 to"),
+        (lambda about: about.update(seen=[1e400, 3]), "samples must be a number from 0 to"),
+        (lambda about: about.update(seen=[3, 10**400]), "labels of samples must be a number from 0 to"),
         (lambda about: about["labels"].update(type="<U100000000"), "longer labels than there are"),
     ],
 )

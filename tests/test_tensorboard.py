@@ -12,7 +12,7 @@ def tensorboardx():
     return pytest.importorskip("tensorboardX")
 
 
-def points(folder):
+def samples(folder):
     """What the files of a folder hold: by tag a list of (batch, value)."""
     from tensorboardX.proto.event_pb2 import Event
 
@@ -34,7 +34,7 @@ def points(folder):
 
 def test_the_curves(tensorboardx, tmp_path):
     _, history = train([TensorBoard(tmp_path / "run")], candidates="lsh")
-    found, texts = points(tmp_path / "run")
+    found, texts = samples(tmp_path / "run")
     names = ["loss", "P_at_1", "active", "lr", "rehash_share"]
     for tag in (*(f"training/{name}" for name in names), "memory/rss_bytes"):
         assert [step for step, _ in found[tag]] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -48,7 +48,7 @@ def test_the_curves(tensorboardx, tmp_path):
 def test_train_writes_them(tensorboardx, run, tmp_path):
     save_xc(tmp_path / "train.txt", make_extreme(300, 100, 50))
     assert run("train", "train.txt", "--tensorboard", "tb/run", "--max-batches", 2).status == 0
-    found, _ = points(tmp_path / "tb" / "run")
+    found, _ = samples(tmp_path / "tb" / "run")
     assert len(found["training/loss"]) == 2
 
 

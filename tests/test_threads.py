@@ -14,7 +14,7 @@ from slide import HiddenConfig, LSHConfig, Mixture, Neighbours, Network, OutputC
 from slide.config import NetworkConfig
 from slide.data import make_extreme
 
-TRAIN, TEST = make_extreme(400, 120, 60, test_points=90, seed=2)
+TRAIN, TEST = make_extreme(400, 120, 60, test_samples=90, seed=2)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ N_FEATURES, N_LABELS = 300, 80
 
 @pytest.fixture(scope="module")
 def data():
-    return make_extreme(1000, N_FEATURES, N_LABELS, test_points=400, labels_per_point=2, zipf=0.5)
+    return make_extreme(1000, N_FEATURES, N_LABELS, test_samples=400, labels_per_sample=2, zipf=0.5)
 
 
 def make_network(candidates="lsh+tail", seed=0, lr=5e-3, **fields):
@@ -300,11 +300,11 @@ def test_learning_rate_follows_the_schedule(data, batches, fields, expected):
 def test_label_frequencies_are_those_of_the_data(data, monkeypatch):
     train = data[0]
     net, told = make_network(), []
-    monkeypatch.setattr(net.output, "set_label_frequency", lambda frequency, points: told.append((frequency, points)))
+    monkeypatch.setattr(net.output, "set_label_frequency", lambda frequency, samples: told.append((frequency, samples)))
     with pytest.raises(RuntimeError, match="set_label_frequency"):
         fit(net, train.X, train.Y)
     np.testing.assert_allclose(told[0][0], train.Y.toarray().mean(axis=0))
-    assert told[0][1] == train.n_points
+    assert told[0][1] == train.n_samples
 
 
 def ones(n_rows, n_columns):
@@ -314,7 +314,7 @@ def ones(n_rows, n_columns):
 @pytest.mark.parametrize(
     ("X", "Y", "message"),
     [
-        (ones(0, N_FEATURES), ones(0, N_LABELS), "the training data has no points"),
+        (ones(0, N_FEATURES), ones(0, N_LABELS), "the training data has no samples"),
         (
             ones(2, 299),
             ones(2, N_LABELS),
@@ -328,7 +328,7 @@ def ones(n_rows, n_columns):
         (ones(2, N_FEATURES), ones(3, N_LABELS), "X has 2 rows and Y has 3"),
         (ones(2, N_FEATURES) * np.inf, ones(2, N_LABELS), "not finite"),
         (ones(2, N_FEATURES), -ones(2, N_LABELS), "negative"),
-        (ones(2, N_FEATURES), csr_matrix((2, N_LABELS), dtype=np.float32), "no training point has a label"),
+        (ones(2, N_FEATURES), csr_matrix((2, N_LABELS), dtype=np.float32), "no training sample has a label"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(X, Y, message):
@@ -342,7 +342,7 @@ def test_validation_data_that_does_not_fit_is_refused(data):
     train = data[0]
     with pytest.raises(DataError, match="the validation data has 300 features and 5 labels"):
         fit(make_network(), train.X, train.Y, validation=(ones(2, N_FEATURES), ones(2, 5)))
-    with pytest.raises(DataError, match="the validation data has no points"):
+    with pytest.raises(DataError, match="the validation data has no samples"):
         fit(make_network(), train.X, train.Y, validation=(ones(0, N_FEATURES), ones(0, N_LABELS)))
 
 

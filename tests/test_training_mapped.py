@@ -90,7 +90,7 @@ def test_never_reads_more_than_a_window(folder, monkeypatch):
     config = TrainingConfig(epochs=2, batch_size=32, shuffle_window=128, holdout=0.05)
     make_network().fit(data.X, data.Y, config=config)
     assert len(held["X"]) > 2 * N / 128
-    # A window, and what was left of the one before; the points that are held out.
+    # A window, and what was left of the one before; the samples that are held out.
     assert max(held["X"] + held["Y"]) <= 128 + 32
     assert max(pieces) <= max(501, 160 * longest)
 
@@ -107,7 +107,7 @@ def test_nothing_is_learnt_from_held_out_points(plain, folder, monkeypatch):
     assert history.best_quality["P@1"] > 0.2 and "PSP@1" in history.best_quality
     (X, Y), _ = seen
     assert X.shape[0] == Y.shape[0] == 200
-    # No two points are the same, so that what was not held out is known.
+    # No two samples are the same, so that what was not held out is known.
     held = {row.tobytes() for row in X.toarray()}
     rest = [i for i, row in enumerate(plain.X.toarray()) if row.tobytes() not in held]
     assert len(held) == 200 and len(rest) == N - 200

@@ -42,25 +42,25 @@ def quick(layer, queries, **options):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_frontier_keeps_what_nothing_beats_in_any_order(seed):
-    points = CURVE + BEATEN
-    order = np.random.default_rng(seed).permutation(len(points))
-    assert list(frontier(points[i] for i in order)) == CURVE
+    samples = CURVE + BEATEN
+    order = np.random.default_rng(seed).permutation(len(samples))
+    assert list(frontier(samples[i] for i in order)) == CURVE
 
 
 def test_frontier_is_the_naive_one():
     rng = np.random.default_rng(4)
-    points = [measured(*rng.random(2).round(1)) for _ in range(60)]
+    samples = [measured(*rng.random(2).round(1)) for _ in range(60)]
     beaten = [
         any(
             (o.microseconds, -o.recall) != (p.microseconds, -p.recall)
             and o.microseconds <= p.microseconds
             and o.recall >= p.recall
-            for o in points
+            for o in samples
         )
-        for p in points
+        for p in samples
     ]
-    naive = {(p.microseconds, p.recall) for p, out in zip(points, beaten, strict=True) if not out}
-    found = [(p.microseconds, p.recall) for p in frontier(points)]
+    naive = {(p.microseconds, p.recall) for p, out in zip(samples, beaten, strict=True) if not out}
+    found = [(p.microseconds, p.recall) for p in frontier(samples)]
     assert len(found) == len(set(found))
     assert set(found) == naive
 

@@ -208,22 +208,22 @@ def until(pid: int, condition) -> int | None:
     return None
 
 
-def prepare(folder: Path, points: int) -> None:
+def prepare(folder: Path, samples: int) -> None:
     """Write the data and the settings."""
-    save_npz(folder / "train.npz", make_extreme(points, 300, 200, labels_per_point=3, seed=5))
+    save_npz(folder / "train.npz", make_extreme(samples, 300, 200, labels_per_sample=3, seed=5))
     (folder / "run.toml").write_text(SETTINGS)
 
 
-def harass(folder: Path, kills: int, seed: int, points: int = 1600) -> dict:
+def harass(folder: Path, kills: int, seed: int, samples: int = 1600) -> dict:
     """Kill a run again and again; return what came of it.
 
     Parameters
     ----------
     folder : Path
         Empty; stays as the last run left it.
-    kills, seed, points : int
+    kills, seed, samples : int
     """
-    prepare(folder, points)
+    prepare(folder, samples)
     board, draws = Board(), random.Random(seed)
     told = board.numbers
     reference = Run(folder, "reference", board)
@@ -297,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="slide-kill."))
     folder.mkdir(parents=True, exist_ok=True)
-    report = harass(folder.resolve(), args.kills, args.seed, args.points)
+    report = harass(folder.resolve(), args.kills, args.seed, args.samples)
     print(json.dumps(report, indent=1))
     if report["lost"]:
         print(f"the log of all runs is {folder / 'log.txt'}", file=sys.stderr)

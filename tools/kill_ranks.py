@@ -48,7 +48,7 @@ batch_size = 60
 """The candidates are the same on any number of ranks: other modes draw for each shard of the labels."""
 
 SHARES = "12"
-"""Twelve shares of the points are the same batches on any number of ranks that divides it."""
+"""Twelve shares of the samples are the same batches on any number of ranks that divides it."""
 
 LAUNCHER = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
@@ -64,7 +64,7 @@ def main():
     rng = np.random.default_rng(args.seed)
     with tempfile.TemporaryDirectory(prefix="slide.kill.", dir=args.folder) as folder:
         folder = Path(folder)
-        data = make_extreme(args.points, 300, 500, labels_per_point=2, seed=1)
+        data = make_extreme(args.samples, 300, 500, labels_per_sample=2, seed=1)
         save_npz(folder / "train.npz", data)
         (folder / "config.toml").write_text(CONFIG)
         undisturbed = Run(folder, "undisturbed", args)

@@ -50,7 +50,7 @@ def main():
     parser.add_argument("--threads", metavar="N", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--epochs", metavar="N", type=int, default=3)
     parser.add_argument("--rounds", metavar="N", type=int, default=3)
-    parser.add_argument("--limit", metavar="N", type=int, default=0, help="fewer points to train on")
+    parser.add_argument("--limit", metavar="N", type=int, default=0, help="fewer samples to train on")
     parser.add_argument("--neurons", metavar="N", type=int, default=205_443, help="in the hash tables' measurements")
     parser.add_argument("--only", metavar="SECTION", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     args = parser.parse_args()

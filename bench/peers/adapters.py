@@ -18,7 +18,7 @@ FEW_LABELS = 5000
 
 
 TUNING_POINTS = 2000
-"""The most held-out points that settings are chosen on."""
+"""The most held-out samples that settings are chosen on."""
 
 
 class Unsuitable(Exception):
@@ -79,7 +79,7 @@ class Popular(Peer):
 
 
 class NearestNeighbours(Peer):
-    """Votes of the 50 training points of highest cosine similarity, weighted by it; SciPy's sparse product."""
+    """Votes of the 50 training samples of highest cosine similarity, weighted by it; SciPy's sparse product."""
 
     K = 50
     BLOCK = 256
@@ -89,7 +89,7 @@ class NearestNeighbours(Peer):
         self.settings = {"k": self.K, "similarity": "cosine", "threads": 1}
 
     def fit(self):
-        self.points = unit_rows(self.train.X).T.tocsr()
+        self.samples = unit_rows(self.train.X).T.tocsr()
 
     def queries(self, X):
         return unit_rows(X)
@@ -97,7 +97,7 @@ class NearestNeighbours(Peer):
     def predict(self, queries, k):
         found = []
         for first in range(0, queries.shape[0], self.BLOCK):
-            similar = (queries[first : first + self.BLOCK] @ self.points).tocsr()
+            similar = (queries[first : first + self.BLOCK] @ self.samples).tocsr()
             votes = (largest(similar, self.K) @ self.train.Y).tocsr()
             for row in range(votes.shape[0]):
                 ids, scores = entries(votes, row)
@@ -137,7 +137,7 @@ class Slide(Peer):
 
 
 class SlideMixture(Slide):
-    """The network mixed with nearest neighbours; what the mixture is of is chosen on held-out training points."""
+    """The network mixed with nearest neighbours; what the mixture is of is chosen on held-out training samples."""
 
     def prepare(self, train):
         # Before anything is timed or trained: without them there is nothing to measure.
@@ -267,7 +267,7 @@ class FastText(Peer):
     package = "fasttext"
     OPTIONS = {"dim": 100, "epoch": 25, "lr": 0.5}  # noqa: RUF012
     """The epochs and learning rate of fastText's tutorial on multi-label classification; where training then overflows,
-    as it does with many labels a point, the learning rate is halved until it does not."""
+    as it does with many labels a sample, the learning rate is halved until it does not."""
 
     def __init__(self, *rest):
         import fasttext

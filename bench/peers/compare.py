@@ -1,11 +1,11 @@
-"""slide beside other packages for extreme classification: quality, seconds and memory, on the same points.
+"""slide beside other packages for extreme classification: quality, seconds and memory, on the same samples.
 
     python bench/peers/compare.py TRAIN TEST [--methods slide omikuji pecos ...] [--config FILE.toml] [--seeds 3]
 
 Every method runs in a process of its own, on two threads (``--threads``) where it can; `adapters.py` has the settings.
 Training is timed without conversion to a method's own format, prediction without that of the queries (omikuji and
 fastText read their own file, which is counted); `slide.metrics` evaluates all. With ``--mask-inputs`` a method that
-cannot leave labels out itself is asked for as many more as the point has features. The peak memory is the process',
+cannot leave labels out itself is asked for as many more as the sample has features. The peak memory is the process',
 data included. A method whose package is missing is skipped; the extra ``peers`` has them all.
 """
 
@@ -72,7 +72,7 @@ def alone(method, seed, args):
 
 def measure(method, seed, args):
     """Return the figures of one run, or why there are none."""
-    # Some packages draw a progress bar with a line for every point.
+    # Some packages draw a progress bar with a line for every sample.
     if not args.verbose:
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
@@ -97,7 +97,7 @@ def measure(method, seed, args):
         **{name: quality[name] for kind in ("P", "PSP") for name in (f"{kind}@{k}" for k in KS)},
         "train_seconds": seconds,
         "tuning_seconds": peer.tuning_seconds,
-        "predict_ms": 1e3 * predict_seconds / test.n_points,
+        "predict_ms": 1e3 * predict_seconds / test.n_samples,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "version": peer.version,
         "threads": args.threads,
@@ -106,24 +106,24 @@ def measure(method, seed, args):
 
 
 def predict(peer, X, n_labels, mask):
-    """Return every point's best labels that may be predicted [n, TOP], and the seconds spent by the method."""
+    """Return every sample's best labels that may be predicted [n, TOP], and the seconds spent by the method."""
     ids, seconds = np.full((X.shape[0], TOP), -1), 0.0
     for rows, depth in by_depth(X, n_labels, mask):
-        points = X[rows]
-        queries = peer.queries(points)
+        samples = X[rows]
+        queries = peer.queries(samples)
         start = time.perf_counter()
         found = peer.predict(queries, depth)
         seconds += time.perf_counter() - start
-        ids[rows] = first_allowed(padded(found, depth), points if mask else None)
+        ids[rows] = first_allowed(padded(found, depth), samples if mask else None)
     return ids, seconds
 
 
 def by_depth(X, n_labels, mask):
-    """Yield (rows, how many labels to ask for): with a mask TOP more than a point has features, at least."""
+    """Yield (rows, how many labels to ask for): with a mask TOP more than a sample has features, at least."""
     if not mask:
         yield np.arange(X.shape[0]), min(TOP, n_labels)
         return
-    # In powers of two, so that points with few features do not pay for those with many.
+    # In powers of two, so that samples with few features do not pay for those with many.
     depths = 2 ** np.ceil(np.log2(TOP + np.diff(X.indptr))).astype(int)
     for depth in np.unique(depths):
         yield np.flatnonzero(depths == depth), min(int(depth), n_labels)
@@ -140,7 +140,7 @@ def padded(found, k):
 
 
 def first_allowed(ids, X):
-    """Return the first TOP ids of every row that are not among the point's features, -1 where there are fewer."""
+    """Return the first TOP ids of every row that are not among the sample's features, -1 where there are fewer."""
     allowed = ids >= 0
     if X is not None:
         rows = np.arange(X.shape[0])
@@ -154,7 +154,7 @@ def first_allowed(ids, X):
 
 def markdown(runs):
     names = [f"{kind}@{k}" for kind in ("P", "PSP") for k in KS]
-    header = ["method", *names, "training, s", "tuning, s", "prediction, ms a point", "peak, MB"]
+    header = ["method", *names, "training, s", "tuning, s", "prediction, ms a sample", "peak, MB"]
     rows = []
     for (method,), some in groups(runs, ["method"]).items():
         row = [method] + [spread([run[name] for run in some], scale=100) for name in names]

@@ -16,7 +16,7 @@ MEASURED = (
     "the optimised C++ with AVX-512 98 to 125 and 195 to 240, in 9.0 GB"
 )
 
-# Both read these settings. Their tables are rebuilt every 6,400 points, and read new functions every 128,000.
+# Both read these settings. Their tables are rebuilt every 6,400 samples, and read new functions every 128,000.
 SETTINGS = {
     "RangePow": "6,18",
     "K": "2,6",
@@ -31,17 +31,17 @@ SETTINGS = {
 
 def configuration(folder, train, test, args):
     """Write the data and the configuration file, and return its path and the log's."""
-    points = min(args.reference_batches * args.batch_size, train.n_points // args.batch_size * args.batch_size)
+    samples = min(args.reference_batches * args.batch_size, train.n_samples // args.batch_size * args.batch_size)
     # It measures itself on 20 batches before it starts, whatever it is told, and on 50 after an epoch.
-    tested = min(test.n_points, 50 * args.batch_size)
-    save_xc(folder / "reference-train.txt", train.subset(np.arange(points)))
+    tested = min(test.n_samples, 50 * args.batch_size)
+    save_xc(folder / "reference-train.txt", train.subset(np.arange(samples)))
     save_xc(folder / "reference-test.txt", test.subset(np.resize(np.arange(tested), 50 * args.batch_size)))
     log = folder / "reference.log"
     log.unlink(missing_ok=True)
     settings = SETTINGS | {
         "Batchsize": args.batch_size,
         "InputDim": train.n_features,
-        "totRecords": points,
+        "totRecords": samples,
         "totRecordsTest": 50 * args.batch_size,
         "Epoch": 2,
         "Stepsize": 10**9,

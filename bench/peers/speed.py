@@ -5,13 +5,13 @@
 
 Every system is in a process of its own and trains for ``--turn`` seconds while the others wait, then the next, in
 another order every time, so that what disturbs the machine disturbs all; `systems.py` says what each is. After a turn
-P@1 is measured off the clock, with the same exact search on the same points. Shown are milliseconds a batch, rebuilt
+P@1 is measured off the clock, with the same exact search on the same samples. Shown are milliseconds a batch, rebuilt
 tables included and the first batch left out, seconds of training to a P@1, the highest P@1, and the largest memory
 during training, data included. Learning rates are constant, ``--lr`` for slide's default mode, ``--softmax-lr`` for
 the others. What is not installed is skipped. As set: 11 minutes and 12 GB for six systems, fewer with ``--seconds``.
 
-``--synthetic POINTS`` draws data of Amazon-670K's shape in place of files: 135,909 features, 75 a point, and 670,091
-labels, five a point.
+``--synthetic POINTS`` draws data of Amazon-670K's shape in place of files: 135,909 features, 75 a sample, and 670,091
+labels, five a sample.
 
 ``--reference PATH``, repeatable, is your own build of the released C++ or of the optimised one, both of which read a
 configuration file. It runs alone, after the others, for ``--reference-batches`` batches, on text files and with the
@@ -68,7 +68,7 @@ def main():
             print(json.dumps({"system": name, **run}))
     else:
         print(markdown(runs, args.target))
-        print(f"\nMeasured here before, on other points, with Amazon-670K's sizes: {MEASURED}.")
+        print(f"\nMeasured here before, on other samples, with Amazon-670K's sizes: {MEASURED}.")
     if args.plot:
         plot(runs, args.plot)
 
@@ -112,9 +112,9 @@ def parse_arguments():
 
 def read(args):
     if args.synthetic is None:
-        return load(args.train), draw(load(args.test), args.points)
+        return load(args.train), draw(load(args.test), args.samples)
     shape = AMAZON | {"n_features": args.features, "n_labels": args.labels}
-    return make_extreme(args.synthetic, **shape, seed=args.seed, test_points=args.points)
+    return make_extreme(args.synthetic, **shape, seed=args.seed, test_samples=args.samples)
 
 
 def keep(folder, data):
@@ -230,7 +230,7 @@ def serve(pipe, name, folder, args):
     try:
         train, test = mapped(folder / "train"), mapped(folder / "test")
         system = SYSTEMS[name](train, args)
-        rows = batches(train.n_points, args)
+        rows = batches(train.n_samples, args)
         # What is compiled, or touched for the first time, at the first batch is not what is compared.
         system.step(next(rows))
         pipe.send(("ready", None))
@@ -296,7 +296,7 @@ def seconds_to(curve, target):
 
 
 def markdown(runs, target=None):
-    best = {name: max((point[2] for point in run["curve"]), default=0.0) for name, run in runs.items()}
+    best = {name: max((sample[2] for sample in run["curve"]), default=0.0) for name, run in runs.items()}
     if target is None:
         target = 0.9 * max(best.values(), default=0.0)
     header = ["system", "batches", "ms a batch, mean", "median", f"seconds to P@1 = {100 * target:.1f} %"]

@@ -1,6 +1,6 @@
 """The systems that `speed.py` trains beside each other: one network, of one hidden layer, in each of them.
 
-A system is made (not timed), then takes a step on the points it is told, again and again, and copies its weights into
+A system is made (not timed), then takes a step on the samples it is told, again and again, and copies its weights into
 a slide network that can only predict whenever they are measured. All read batches through `slide.data.batches`.
 
 PyTorch's sampled softmax is written for speed: one set of negatives for the whole batch, the rows of its labels and
@@ -56,7 +56,7 @@ class System:
         self.config = NetworkConfig(HiddenConfig(args.units, dropout=0.0), seed=args.seed)
 
     def step(self, rows):
-        """Train on the points of these rows."""
+        """Train on the samples of these rows."""
         raise NotImplementedError
 
     def measured(self):
@@ -64,8 +64,8 @@ class System:
         raise NotImplementedError
 
     def frequency(self):
-        """Share of the training points that have each label."""
-        return np.bincount(self.train.Y.indices, minlength=self.train.n_labels) / self.train.n_points
+        """Share of the training samples that have each label."""
+        return np.bincount(self.train.Y.indices, minlength=self.train.n_labels) / self.train.n_samples
 
 
 class Slide(System):
@@ -75,7 +75,7 @@ class Slide(System):
         super().__init__(train, args)
         config = self.configured(self.config)
         self.network = Network(train.n_features, train.n_labels, config, threads=args.threads)
-        self.network.output.set_label_frequency(self.frequency(), points=train.n_points)
+        self.network.output.set_label_frequency(self.frequency(), samples=train.n_samples)
         initialization.start(self.network, train)
         self.reader = self.network.reader(train.X, train.Y, args.batch_size)
 
@@ -262,9 +262,9 @@ class Rows:
 
 
 class TensorFlowSampled(System):
-    """``tf.nn.sampled_softmax_loss``, of one of each point's labels, drawn anew at every step; Adagrad on the rows.
+    """``tf.nn.sampled_softmax_loss``, of one of each sample's labels, drawn anew at every step; Adagrad on the rows.
 
-    The loss wants as many labels of every point. Its Adam decays all moments
+    The loss wants as many labels of every sample. Its Adam decays all moments
     at every step; Adagrad touches only the rows.
     """
 
@@ -326,7 +326,7 @@ class TensorFlowSampled(System):
         has = np.flatnonzero(counts)
         labels = batch.labels[batch.label_ptr[has] + self.rng.integers(0, counts[has])].astype(np.int64)
         lengths = np.diff(batch.indptr)
-        # Points without labels go; the others close up.
+        # Samples without labels go; the others close up.
         kept, place = np.repeat(counts > 0, lengths), np.cumsum(counts > 0) - 1
         at = np.repeat(place, lengths)[kept]
         self.compiled(batch.indices[kept].astype(np.int64), at, batch.values[kept], labels[:, None])

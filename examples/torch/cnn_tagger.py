@@ -2,7 +2,7 @@
 
     python examples/torch/cnn_tagger.py [--head full] [--data TRAIN TEST]
 
-TRAIN and TEST are files that `slide.data.load` reads; a point's features are taken for the words of its text, its
+TRAIN and TEST are files that `slide.data.load` reads; a sample's features are taken for the words of its text, its
 labels for the tags. Without them texts are made up: a tag is a phrase of two words that stands somewhere among others,
 and as many others share each of the two. Shown is P@1 on the test set: how often the best tag is one of the text's.
 """
@@ -39,7 +39,7 @@ def read(paths, length):
     found = []
     for data in sets:
         data = data.subset(np.flatnonzero(np.diff(data.Y.indptr)))
-        words = np.full((data.n_points, length), data.n_features)
+        words = np.full((data.n_samples, length), data.n_features)
         counts = np.minimum(np.diff(data.X.indptr), length)
         for i, (first, count) in enumerate(zip(data.X.indptr, counts, strict=False)):
             words[i, :count] = data.X.indices[first : first + count]
@@ -47,14 +47,14 @@ def read(paths, length):
     return *found, sets[0].n_features, sets[0].n_labels
 
 
-def generate(n_tags, points, test_points, seed, length=24, n_words=20_000, tags=3):
+def generate(n_tags, samples, test_samples, seed, length=24, n_words=20_000, tags=3):
     """Make texts up: the same four things as ``read``."""
     rng = np.random.default_rng(seed)
     # The words that phrases are made of are not rare otherwise either.
     side = int(np.ceil(np.sqrt(n_tags)))
     phrases = rng.permutation(side * side)[:n_tags]
     chances = 1 / np.arange(10, n_tags + 10)
-    n = points + test_points
+    n = samples + test_samples
     chosen = rng.choice(n_tags, (n, tags), p=chances / chances.sum())
     words = (n_words ** rng.random((n, length))).astype(np.int64)
     # Phrases at even places do not overlap.
@@ -62,7 +62,7 @@ def generate(n_tags, points, test_points, seed, length=24, n_words=20_000, tags=
     rows = np.arange(n)[:, None]
     words[rows, places], words[rows, places + 1] = np.divmod(phrases[chosen], side)
     words[rows, places + 1] += side
-    return (words[:points], chosen[:points]), (words[points:], chosen[points:]), max(n_words, 2 * side), n_tags
+    return (words[:samples], chosen[:samples]), (words[samples:], chosen[samples:]), max(n_words, 2 * side), n_tags
 
 
 def main(arguments=None):
@@ -77,7 +77,7 @@ def main(arguments=None):
     if args.data:
         train, test, n_words, n_tags = read(args.data, args.length)
     else:
-        train, test, n_words, n_tags = generate(args.tags, args.points, args.test_points, args.seed)
+        train, test, n_words, n_tags = generate(args.tags, args.samples, args.test_samples, args.seed)
     number, counts = by_frequency(np.concatenate(list(train[1])), n_tags)
     print(f"{len(train[0]):,} texts, {n_tags:,} tags")
 
@@ -102,11 +102,11 @@ def main(arguments=None):
 
     right = 0
     with torch.no_grad():
-        for first in range(0, min(args.test_points, len(test[0])), 256):
-            rows = slice(first, min(first + 256, args.test_points))
+        for first in range(0, min(args.test_samples, len(test[0])), 256):
+            rows = slice(first, min(first + 256, args.test_samples))
             best, _ = head.topk(body(torch.from_numpy(test[0][rows])), 1)
             right += sum(label in number[own] for label, own in zip(best[:, 0].numpy(), test[1][rows], strict=True))
-    return clock.result(**{"P@1": right / min(args.test_points, len(test[0]))})
+    return clock.result(**{"P@1": right / min(args.test_samples, len(test[0]))})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ HEADS = ("sampled", "full", "plain")
 
 
 def make(name, dim, counts, lr, negatives):
-    """Return a head and its optimiser.
+    """Return a head and its optimizer.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def make(name, dim, counts, lr, negatives):
     n_labels, frequency = len(counts), (counts + 0.5) / (counts + 0.5).sum()
     if name == "sampled":
         head = SampledLinear(dim, n_labels, tail=negatives)
-        head.set_label_frequency(counts / counts.sum(), points=int(counts.sum()))
+        head.set_label_frequency(counts / counts.sum(), samples=int(counts.sum()))
         optimizer = RowAdam(head, lr, step_in_backward=True)
     elif name == "plain":
         head = PlainSampled(dim, n_labels, negatives)

@@ -15,7 +15,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
         commands,
         "compare",
-        run,
+        execute,
         "print a table of training runs",
         "Print a table of training runs, in Markdown: the settings in which they differ, what they cost and the "
         "quality that they reached.",
@@ -24,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Compare runs."""
     runs = [read_history(path) for path in args.runs]
     print(as_json({"runs": compare(runs)}) if args.json else comparison_table(runs))

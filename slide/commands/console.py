@@ -57,7 +57,7 @@ class PiecesDisplay:
     """Shows how a conversion gets on: a bar if standard error is a terminal, else a log line every few seconds."""
 
     def __init__(self) -> None:
-        self._bar = tqdm(unit=" points", unit_scale=True, file=sys.stderr, disable=not sys.stderr.isatty())
+        self._bar = tqdm(unit=" samples", unit_scale=True, file=sys.stderr, disable=not sys.stderr.isatty())
         self._due = time.monotonic() + LOG_SECONDS
 
     def __enter__(self) -> PiecesDisplay:
@@ -66,19 +66,19 @@ class PiecesDisplay:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def piece_done(self, n_points: int, n_bytes: int) -> None:
+    def piece_done(self, n_samples: int, n_bytes: int) -> None:
         """Show how far things have got.
 
         Parameters
         ----------
-        n_points, n_bytes : int
+        n_samples, n_bytes : int
             Written so far.
         """
         if not self._bar.disable:
             self._bar.set_postfix_str(f"{n_bytes / 1e6:,.0f} MB written", refresh=False)
-            self._bar.update(n_points - self._bar.n)
+            self._bar.update(n_samples - self._bar.n)
         elif time.monotonic() >= self._due:
-            log.info("%s points, %s MB written", f"{n_points:,}", f"{n_bytes / 1e6:,.0f}")
+            log.info("%s samples, %s MB written", f"{n_samples:,}", f"{n_bytes / 1e6:,.0f}")
             self._due = time.monotonic() + LOG_SECONDS
 
 
@@ -121,9 +121,9 @@ def modes_table(report: dict, mode: str) -> str:
     for name in exact:
         a, b = exact[name], sampled[name]
         if name == "points_per_second":
-            rows.append(("points/s in batches", f"{a:,.0f}", f"{b:,.0f}", f"{speedup[name]:.2f} x"))
+            rows.append(("samples/s in batches", f"{a:,.0f}", f"{b:,.0f}", f"{speedup[name]:.2f} x"))
         elif name.endswith("_ms"):
-            label = f"{name.removesuffix('_ms')} of single points, ms"
+            label = f"{name.removesuffix('_ms')} of single samples, ms"
             rows.append((label, f"{a:.2f}", f"{b:.2f}", f"{speedup[name]:.2f} x"))
         else:
             rows.append((f"{name}, %", f"{100 * a:.2f}", f"{100 * b:.2f}", f"{100 * (b - a):+.2f}"))

@@ -20,7 +20,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
         commands,
         "convert",
-        run,
+        execute,
         "turn data into a folder that is mapped into memory",
         "Turn a file of data into a folder that every command then maps into memory instead of reading it, so that "
         "data may be larger than memory. A folder that is there already is replaced once the new one is complete.",
@@ -45,7 +45,7 @@ def _check(args):
     return None
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Write the folder, or read one through."""
     if args.verify:
         verify(args.source)

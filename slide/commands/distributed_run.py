@@ -19,8 +19,8 @@ from slide.data.dataset import Dataset, is_mapped
 from slide.network import Network
 from slide.ranks.comm import Ranks, mpi
 from slide.ranks.failures import aborting, on_root
-from slide.ranks.grid import shares_for
-from slide.ranks.shares import own_rows, rows_of
+from slide.ranks.grid import portions_for
+from slide.ranks.portions import own_rows, rows_of
 from slide.system.extras import MissingExtra
 from slide.train.checkpoints import Checkpoints, SavedRun, newest
 from slide.train.records import History
@@ -28,7 +28,7 @@ from slide.train.records import History
 T = TypeVar("T")
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Train a network on all ranks; see `slide.commands.training_run.train_and_save`, whose exit status it has."""
     world = mpi().COMM_WORLD
     if world.Get_rank():
@@ -56,7 +56,7 @@ class OnRanks(training_run.Alone):
     def __init__(self, comm: Any, args: argparse.Namespace):
         self._comm, self._ranks, self._args = comm, Ranks(comm.Dup()), args
         self.leads = self._ranks.rank == 0
-        self._shares: int | None = args.shares
+        self._portions: int | None = args.portions
         if self._ranks.size == 1:
             log.warning("there is one rank; mpiexec -n 4 slide train ... --distributed starts four")
 
@@ -74,7 +74,7 @@ class OnRanks(training_run.Alone):
         if resume is None:
             return None
         saved = SavedRun(resume)
-        self._shares = self._shares or shares_for(self._ranks.size, saved.shares)
+        self._portions = self._portions or portions_for(self._ranks.size, saved.portions)
         return saved
 
     def read(self, call: Callable[[], T]) -> T:
@@ -91,7 +91,7 @@ class OnRanks(training_run.Alone):
 
     def own(self, data: Dataset, config: TrainingConfig) -> Dataset:
         """See `Alone.own`; the samples of the others are let go."""
-        rows = own_rows(data.n_points, config.batch_size, self._comm, self._shares)
+        rows = own_rows(data.n_samples, config.batch_size, self._comm, self._portions)
         return rows_of(data, rows) if is_mapped(data.X) else data.subset(rows)
 
     def make_network(self, data: Dataset, config: RunConfig, threads: int | None) -> Network:
@@ -100,7 +100,7 @@ class OnRanks(training_run.Alone):
         distribution = DistributionConfig(
             args.label_shards,
             args.data_shards,
-            shares=self._shares,
+            portions=self._portions,
             shard_features=args.shard_features,
             average_every=args.average_every,
             keep_rows=args.keep_rows or 1.0,
@@ -123,7 +123,7 @@ class OnRanks(training_run.Alone):
         if self._args.checkpoint_every is not None:
             folder = options["checkpoints"].folder
             log.info("should a rank die, the job ends: go on on any number of ranks, with --resume %s", folder)
-        return network.fit(X, Y, own_points=True, **options)
+        return network.fit(X, Y, own_samples=True, **options)
 
     def trained(self, history: History, checkpoints: Checkpoints) -> None:
         """See `Alone.trained`."""

@@ -20,6 +20,7 @@ from slide.commands.options import (
     unused_search,
 )
 from slide.files.fields import as_json
+from slide.hugepages.watch import run
 from slide.metrics import known_propensities
 from slide.network import Network
 from slide.predict.mixture import Mixture
@@ -35,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--train",
         metavar="FILE",
         type=Path,
-        help="training data, of whose labels PSP takes the propensities, and to whose points a sketch is fitted",
+        help="training data, of whose labels PSP takes the propensities, and to whose samples a sketch is fitted",
     )
     parser.add_argument("--k", metavar="K,K", type=depths, default="1,3,5", help="depths to measure at")
     add_search(parser)
@@ -46,7 +47,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Measure a saved network's quality."""
     network = Network.load(args.model, threads=args.threads)
     test = load_as(args.test, args, network.n_features, network.n_labels, "the model")
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.train is not None:
         train = load_as(args.train, args, network.n_features, network.n_labels, "the model")
         inv_propensity = known_propensities(train.Y)
-    if args.mode != "exact" and test.n_points:
+    if args.mode != "exact" and test.n_samples:
         return _beside_exact(network, test, train, inv_propensity, args)
     predictor = predictor_of(network, args)
     start = time.perf_counter()
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     if args.json:
         about = {
-            "points": test.n_points,
+            "points": test.n_samples,
             "seconds": seconds,
             "threads": network.threads,
             "model": str(args.model),
@@ -88,7 +89,7 @@ def _beside_exact(network, test, train, inv_propensity, args):
             "mode": args.mode,
             "candidates": args.candidates,
             "index_bytes": index.nbytes,
-            "points": test.n_points,
+            "points": test.n_samples,
             "threads": network.threads,
             "model": str(args.model),
         }

@@ -17,7 +17,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
         commands,
         "export",
-        run,
+        execute,
         "write a saved network in another form",
         "Write a saved network in another form: as one safetensors file or, from one, as a folder again; as a folder "
         "that opens at once for serving; or its output layer as a plain matrix for libraries of nearest-neighbour "
@@ -53,7 +53,7 @@ def _check(args):
     return None
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Write a saved network in another form."""
     network = Network.load(args.model)
     if args.out is not None:

@@ -17,7 +17,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
         commands,
         "import-reference",
-        run,
+        execute,
         "make a network of weights that the authors' C++ program saved",
         check=_check,
     )
@@ -43,7 +43,7 @@ def _check(args):
     return None
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Save the network."""
     check_destination(args.out)
     settings = None if args.config is None else reference.read(args.config)

@@ -11,6 +11,7 @@ import tomli_w
 from slide.commands.inputs import queries
 from slide.commands.options import add_command, add_json, add_reading, add_threads, add_top
 from slide.files.fields import as_json
+from slide.hugepages.watch import run
 from slide.lsh.diagnostics import diagnose
 from slide.model.footprint import n_parameters
 from slide.network import Network
@@ -28,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="folder of a saved network")
     index = parser.add_argument_group("hash tables")
     index.add_argument("--index", action="store_true", help="build the hash tables and measure what they find")
-    index.add_argument("--data", metavar="FILE", type=Path, help="points to look up; random ones without it")
+    index.add_argument("--data", metavar="FILE", type=Path, help="samples to look up; random ones without it")
     add_top(index)
     add_reading(index)
     add_threads(index)
@@ -41,7 +42,7 @@ def _check(args):
     return None
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Describe a saved network or, without one, this installation."""
     if args.model is None:
         if args.json:
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
                 "parameters": about["parameters"],
                 "bytes on disk": about["bytes"],
                 "batches": about["step"],
-                "optimiser state": about["moments"],
+                "optimizer state": about["moments"],
                 "saved by slide": about["slide"],
             },
             "Hash tables when it was saved": about["index"] or {},

@@ -17,13 +17,13 @@ from slide.predict.mixture import Mixture
 from slide.predict.neighbours import Neighbours
 
 QUERIES = 256
-"""Points on which hash tables are measured."""
+"""Samples on which hash tables are measured."""
 
 RANDOM_FEATURES = 32
-"""Features of a random point."""
+"""Features of a random sample."""
 
 FITTED = 4096
-"""Points that a sketch is fitted to."""
+"""Samples that a sketch is fitted to."""
 
 
 def load(path, args, **options):
@@ -64,7 +64,7 @@ def predictor_of(network, args):
 
 
 def build_index(network, args, X):
-    """Make the index that the mode searches, fitted to points of X if need be; return it."""
+    """Make the index that the mode searches, fitted to samples of X if need be; return it."""
     start, name = time.perf_counter(), index_of(args.mode)
     sketch = {"dims": args.dims or DIMS, "coverage": 1.0 if args.coverage is None else args.coverage}
     index = network.build_search_index(name, some(X, FITTED, network), **sketch)
@@ -93,20 +93,20 @@ def label_ids(path, n_labels):
 
 
 def queries(network, args):
-    """Points that look neurons up, and a description of them."""
+    """Samples that look neurons up, and a description of them."""
     rng = np.random.default_rng(network.config.seed)
     if args.data is None:
         shape = (QUERIES, network.n_features)
-        # A point has RANDOM_FEATURES of them, on average.
+        # A sample has RANDOM_FEATURES of them, on average.
         X = random_array(shape, density=min(1.0, RANDOM_FEATURES / shape[1]), rng=rng, format="csr", dtype=np.float32)
-        return csr_matrix(X), f"{QUERIES} random points, which need not resemble real ones; --data FILE takes those"
+        return csr_matrix(X), f"{QUERIES} random samples, which need not resemble real ones; --data FILE takes those"
     data = load_as(args.data, args, network.n_features, None, "the model")
-    if not data.n_points:
-        raise DataError(f"{args.data} has no points")
-    rows = np.sort(rng.permutation(data.n_points)[:QUERIES])
-    return data.X[rows], f"{len(rows)} points of {args.data}"
+    if not data.n_samples:
+        raise DataError(f"{args.data} has no samples")
+    rows = np.sort(rng.permutation(data.n_samples)[:QUERIES])
+    return data.X[rows], f"{len(rows)} samples of {args.data}"
 
 
 def some(X, n, network):
-    """At most n of some points, drawn at random but always the same."""
+    """At most n of some samples, drawn at random but always the same."""
     return X[np.sort(np.random.default_rng(network.config.seed).permutation(X.shape[0])[:n])]

@@ -105,14 +105,14 @@ def add_command(
 
 def add_top(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--top``."""
-    parser.add_argument("--top", metavar="N", type=positive, default=10, help="best neurons to be found for a point")
+    parser.add_argument("--top", metavar="N", type=positive, default=10, help="best neurons to be found for a sample")
 
 
 def add_neighbours(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add the options of a mixture with neighbours; see `unused_neighbours`."""
     group = parser.add_argument_group("mixture with nearest neighbours, whose scores are probabilities")
     group.add_argument(
-        "--neighbours", metavar="TRAIN", type=Path, help="training data, of which a point's nearest vote for labels"
+        "--neighbours", metavar="TRAIN", type=Path, help="training data, of which a sample's nearest vote for labels"
     )
     group.add_argument(
         "--share", metavar="X", type=share, help=f"of the neighbours, from 0 to 1 (default: {SHARE:g})"
@@ -152,7 +152,7 @@ def add_masking(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
     parser.add_argument(
         "--mask-inputs",
         action="store_true",
-        help="never predict a label whose id is one of the point's features",
+        help="never predict a label whose id is one of the sample's features",
     )
 
 
@@ -167,14 +167,14 @@ def add_search(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> Non
         "tables that find a label and score none (lsh-votes); an index is built before the start",
     )
     group.add_argument(
-        "--candidates", metavar="N", type=positive, help="labels proposed for each point, in a mode other than exact"
+        "--candidates", metavar="N", type=positive, help="labels proposed for each sample, in a mode other than exact"
     )
     group.add_argument("--dims", metavar="N", type=positive, help=f"dimensions of a sketch (default: {DIMS})")
     group.add_argument(
         "--coverage",
         metavar="X",
         type=share,
-        help="have only the likelier labels in a sketch: as many as hold this share of the points' best (default: 1)",
+        help="have only the likelier labels in a sketch: as many as hold this share of the samples' best (default: 1)",
     )
 
 

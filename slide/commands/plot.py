@@ -16,7 +16,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
         commands,
         "plot",
-        run,
+        execute,
         "draw the curves of training runs",
         "Draw loss, P@1, active neurons, the share of rehashing and memory of training runs, laid over each other. "
         "Runs that still go on, or were killed, are drawn as far as they came.",
@@ -27,7 +27,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Draw runs."""
     plots.draw([read_history(path) for path in args.runs], args.out)
     log.info("drew %s", args.out)

@@ -1,4 +1,4 @@
-"""``slide predict``: write the best labels of each point."""
+"""``slide predict``: write the best labels of each sample."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ from slide.commands.options import (
 from slide.data.files import replacing
 from slide.files.atomic import is_device, naming, write_in_place
 from slide.files.fields import as_json
+from slide.hugepages.watch import run
 from slide.network import Network
 from slide.predict.profile import BATCH, PERCENTILES, SINGLES, timings
 
 PREDICT_BLOCK = 4096
-"""Points predicted and written at a time."""
+"""Samples predicted and written at a time."""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's options."""
-    parser = add_command(commands, "predict", run, "write the best labels of each point", check=_check)
+    parser = add_command(commands, "predict", run, "write the best labels of each sample", check=_check)
     parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a saved network")
     parser.add_argument("input", metavar="INPUT", type=Path, help="data, with or without labels")
-    parser.add_argument("--k", metavar="K", type=positive, default=5, help="labels for each point")
+    parser.add_argument("--k", metavar="K", type=positive, default=5, help="labels for each sample")
     parser.add_argument("--output", metavar="FILE", default="-", help="file to write, - for standard output")
     parser.add_argument(
         "--output-format",
         choices=("tsv", "jsonl"),
         default="tsv",
-        help="a line for each point: label:score with tabs between, or a JSON object with labels and scores",
+        help="a line for each sample: label:score with tabs between, or a JSON object with labels and scores",
     )
     parser.add_argument(
         "--allow", metavar="FILE", type=Path, help="predict only the labels whose ids this file has, one a line"
@@ -52,7 +53,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     profile.add_argument(
         "--profile",
         action="store_true",
-        help="report on standard error how long single points take, and how many a second batches do, beside the "
+        help="report on standard error how long single samples take, and how many a second batches do, beside the "
         "exact prediction",
     )
     profile.add_argument("--profile-json", metavar="FILE", type=Path, help="write that report as JSON")
@@ -68,28 +69,28 @@ def _check(args):
     return unused_search(args)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Write the best labels of every point."""
+def execute(args: argparse.Namespace) -> int:
+    """Write the best labels of every sample."""
     network = Network.load(args.model, threads=args.threads)
     masks = {} if args.allow is None else {"allowed": label_ids(args.allow, network.n_labels)}
     data = load_as(args.input, args, network.n_features, None, "the model")
     predictor = predictor_of(network, args)
     how = {}
-    if args.mode != "exact" and data.n_points:
+    if args.mode != "exact" and data.n_samples:
         build_index(network, args, data.X)
         how = {"mode": args.mode, "candidates": args.candidates}
 
     def predict(X, **how):
         return predictor.predict(X, args.k, exclude=X if args.mask_inputs else None, **masks, **how)
 
-    if (args.profile or args.profile_json is not None) and data.n_points:
+    if (args.profile or args.profile_json is not None) and data.n_samples:
         calls = {"exact" if args.neighbours is None else "mixture": predict}
         if how:
             calls[args.mode] = functools.partial(predict, **how)
         _profile(timings(calls, some(data.X, max(SINGLES, BATCH), network)), args, network)
     write = _write_tsv if args.output_format == "tsv" else _write_jsonl
     with _output(args.output) as file:
-        for first in range(0, data.n_points, PREDICT_BLOCK):
+        for first in range(0, data.n_samples, PREDICT_BLOCK):
             ids, scores = predict(data.X[first : first + PREDICT_BLOCK], **how)
             for labels, values in zip(ids.tolist(), scores.tolist(), strict=True):
                 # Where fewer than k labels may be predicted the rest is -1.
@@ -102,7 +103,7 @@ def _profile(times, args, network):
     """Report how long predictions take, by the way in which they are made."""
     for name, figures in times.items():
         log.info(
-            "%s: single points p50 %.2f ms, p90 %.2f ms, p99 %.2f ms; in batches %s points/s",
+            "%s: single samples p50 %.2f ms, p90 %.2f ms, p99 %.2f ms; in batches %s samples/s",
             name,
             *(figures[key] for key in PERCENTILES),
             f"{figures['points_per_second']:,.0f}",
@@ -134,5 +135,5 @@ def _write_tsv(file, found):
 
 
 def _write_jsonl(file, found):
-    point = {"labels": [label for label, _ in found], "scores": [float(f"{score:.6g}") for _, score in found]}
-    print(json.dumps(point), file=file)
+    sample = {"labels": [label for label, _ in found], "scores": [float(f"{score:.6g}") for _, score in found]}
+    print(json.dumps(sample), file=file)

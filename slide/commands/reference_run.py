@@ -32,14 +32,14 @@ def reference_data(args: argparse.Namespace, settings: Reference) -> list[Datase
             f"{settings.path}: trainData is missing; expected a line trainData = FILE, or the file on the command line"
         )
     sets = []
-    points = (settings.train_points, settings.test_points)
-    for file, name, count in zip(files, ("totRecords", "totRecordsTest"), points, strict=True):
+    samples = (settings.train_samples, settings.test_samples)
+    for file, name, count in zip(files, ("totRecords", "totRecordsTest"), samples, strict=True):
         sets.append(None if file is None else _cut(load(file, args), file, settings, name, count))
     return sets
 
 
-def _cut(data, file, settings, name, points):
-    """The points that the C++ program reads of a data set, with as many features and labels as it makes room for."""
+def _cut(data, file, settings, name, samples):
+    """The samples that the C++ program reads of a data set, with as many features and labels as it makes room for."""
     for what, found, expected, setting in (
         ("features", data.n_features, settings.n_features, "InputDim"),
         ("labels", data.n_labels, settings.n_labels, "sizesOfLayers"),
@@ -50,15 +50,15 @@ def _cut(data, file, settings, name, points):
             )
         if found < expected:
             log.info("%s has %s %s, padded to the %s of %s", file, f"{found:,}", what, f"{expected:,}", setting)
-    if points is not None and points < data.n_points:
-        counts = f"{data.n_points:,}", f"{points:,}"
-        log.info("%s: of %s points the first %s are used (%s, whole batches)", file, *counts, name)
-        data = data.subset(slice(0, points))
-    elif points is not None and points > data.n_points:
-        counts = f"{data.n_points:,}", f"{points:,}"
-        log.info("%s has %s points, all of which are used, and not the %s of %s", file, *counts, name)
+    if samples is not None and samples < data.n_samples:
+        counts = f"{data.n_samples:,}", f"{samples:,}"
+        log.info("%s: of %s samples the first %s are used (%s, whole batches)", file, *counts, name)
+        data = data.subset(slice(0, samples))
+    elif samples is not None and samples > data.n_samples:
+        counts = f"{data.n_samples:,}", f"{samples:,}"
+        log.info("%s has %s samples, all of which are used, and not the %s of %s", file, *counts, name)
     if (data.n_features, data.n_labels) == (settings.n_features, settings.n_labels):
         return data
-    shapes = (data.n_points, settings.n_features), (data.n_points, settings.n_labels)
+    shapes = (data.n_samples, settings.n_features), (data.n_samples, settings.n_labels)
     X, Y = (csr_matrix((m.data, m.indices, m.indptr), shape) for m, shape in zip((data.X, data.Y), shapes, strict=True))
     return Dataset(X, Y, name=data.name)

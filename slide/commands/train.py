@@ -26,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
         commands,
         "train",
-        run,
+        execute,
         "train a network and save it",
         "Train a network and save it. Options override the configuration file, which overrides the defaults. "
         "Ctrl-C ends training after the batch and saves what was learnt, and a checkpoint from which --resume goes on.",
@@ -74,7 +74,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_json(course)
     settings = parser.add_argument_group("settings")
     settings.add_argument("--epochs", metavar="N", type=int, help="passes over the data")
-    settings.add_argument("--batch-size", metavar="N", type=int, help="points of a batch")
+    settings.add_argument("--batch-size", metavar="N", type=int, help="samples of a batch")
     settings.add_argument("--max-batches", metavar="N", type=int, help="end after so many batches")
     settings.add_argument("--lr", metavar="X", type=float, help="learning rate")
     settings.add_argument("--schedule", choices=SCHEDULES, help="how the learning rate falls over the run")
@@ -95,7 +95,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--holdout",
         metavar="X",
         type=float,
-        help=f"share of the training points set aside to follow quality on; {HOLDOUT} with --patience",
+        help=f"share of the training samples set aside to follow quality on; {HOLDOUT} with --patience",
     )
     settings.add_argument(
         "--on-fault",
@@ -114,25 +114,26 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--update", choices=UPDATES, help="how threads share a batch's gradients; hogwild is without locks or repeats"
     )
     settings.add_argument(
-        "--precision", choices=PRECISIONS, help="what weights and the optimiser's moments are stored as"
+        "--precision", choices=PRECISIONS, help="what weights and the optimizer's moments are stored as"
     )
     settings.add_argument("--seed", metavar="N", type=int, help="of everything random")
 
     ranks = parser.add_argument_group("ranks, of a run that mpiexec starts: mpiexec -n 4 slide train ... --distributed")
     ranks.add_argument(
-        "--distributed", action="store_true", help="train on all ranks together, each with a part of labels and points"
+        "--distributed", action="store_true", help="train on all ranks together, each with a part of labels and samples"
     )
     ranks.add_argument(
         "--label-shards", metavar="N", type=positive, help="parts of the output layer (default: one for each rank)"
     )
     ranks.add_argument(
-        "--data-shards", metavar="N", type=positive, help="replicas of each part, on other points (default: 1)"
+        "--data-shards", metavar="N", type=positive, help="replicas of each part, on other samples (default: 1)"
     )
     ranks.add_argument(
+        "--portions",
         "--shares",
         metavar="N",
         type=positive,
-        help="parts that the points are cut into, a multiple of the ranks (default: one for each): runs with as many "
+        help="parts that the samples are cut into, a multiple of the ranks (default: one for each): runs with as many "
         "have the same batches on any number of ranks, also where they go on with --resume",
     )
     ranks.add_argument(
@@ -158,7 +159,7 @@ def _check(args):
     if not args.distributed:
         if args.shard_features:
             return "--shard-features needs --distributed too, in a run that mpiexec -n N starts"
-        for option in ("label_shards", "data_shards", "shares", "average_every", "keep_rows"):
+        for option in ("label_shards", "data_shards", "portions", "average_every", "keep_rows"):
             if getattr(args, option) is not None:
                 return f"--{option.replace('_', '-')} needs --distributed too, in a run that mpiexec -n N starts"
     if args.reference_config is not None:
@@ -168,8 +169,8 @@ def _check(args):
     return None
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Train a network, save it and measure its quality; return 128 + n if signal n ended the training."""
     if args.distributed:
-        return distributed_run.run(args)
+        return distributed_run.execute(args)
     return training_run.train_and_save(args, training_run.Alone())

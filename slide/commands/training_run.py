@@ -47,7 +47,7 @@ KS = (1, 3, 5)
 """Depths at which a run reports quality."""
 
 HOLDOUT = 0.1
-"""Share of the training points that is held out where quality decides something and nothing else is said."""
+"""Share of the training samples that is held out where quality decides something and nothing else is said."""
 
 WORTH_A_SUM = 1 << 28
 """Bytes from which on the log says what takes them."""
@@ -59,11 +59,11 @@ CHECKPOINTS = ".checkpoints"
 """What the folder of a run's checkpoints is called, after the network's name."""
 
 SYNTHETIC = {
-    "n_points": 100_000,
+    "n_samples": 100_000,
     "n_features": 50_000,
     "n_labels": 100_000,
     "noise": 0.5,
-    "test_points": 5_000,
+    "test_samples": 5_000,
 }
 """Data to train on where none is given: about a minute on two cores."""
 
@@ -145,7 +145,7 @@ def train_and_save(args: argparse.Namespace, group: Alone) -> int:
     checkpoints = Checkpoints(path.with_name(path.name + CHECKPOINTS), every=args.checkpoint_every, keep=args.keep)
     callbacks = group.on_root(lambda: _prepare(args, settings, path, checkpoints, saved)) or []
     data, test = group.read(lambda: training_data(args) if settings is None else reference_data(args, settings))
-    counts, n_samples, name = column_counts(data.Y), data.n_points, repr(data)
+    counts, n_samples, name = column_counts(data.Y), data.n_samples, repr(data)
     data = group.own(data, config.training)
     network = group.make_network(data, config, args.threads)
     log.info("training on %s, %s", name, group.describe(network))
@@ -200,7 +200,7 @@ def _finish(args, network, history, display, callbacks, quality, counts, test, p
     """Note the quality in the history, print what the run has come to, and draw its curves."""
     popular = None
     if quality:
-        callbacks[0].tested(quality, test.n_points)
+        callbacks[0].tested(quality, test.n_samples)
         popular = None if args.mask_inputs else popular_baseline(counts, test)
     report(args, network, history, display.progress, quality, popular, path)
     if args.plot is not None:
@@ -331,7 +331,7 @@ def popular_baseline(frequent, test):
     counts[:n_labels] = frequent
     popular = np.argsort(-counts, kind="stable")[: max(KS)]
     popular[popular >= n_labels] = -1
-    return metrics.evaluate_topk(np.tile(popular, (test.n_points, 1)), test.Y, KS)
+    return metrics.evaluate_topk(np.tile(popular, (test.n_samples, 1)), test.Y, KS)
 
 
 def destination(resume):
@@ -345,13 +345,13 @@ def destination(resume):
 def run_config(args, settings, saved):
     """What a configuration file of either kind, the run to be resumed or else the defaults say, changed by options.
 
-    Where quality decides something, points to measure it on are held out.
+    Where quality decides something, samples to measure it on are held out.
     """
     config = _configured(args, settings, saved)
     if not config.training.needs_validation or config.training.holdout:
         return config
     log.info(
-        "no holdout given: %s of the training points, at most %s, are set aside to follow quality on",
+        "no holdout given: %s of the training samples, at most %s, are set aside to follow quality on",
         f"{HOLDOUT:.0%}",
         f"{config.training.eval_points:,}",
     )

@@ -23,13 +23,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
         commands,
         "tune",
-        run,
+        execute,
         "search for the hash tables that suit a saved network",
         "Search for the hash family, the numbers of codes and tables, the sampling policy and the budget that find the "
         "most of a layer's best neurons for their time, and print the settings to train with.",
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a saved network")
-    parser.add_argument("data", metavar="DATA", type=Path, help="points to look up, such as the training data")
+    parser.add_argument("data", metavar="DATA", type=Path, help="samples to look up, such as the training data")
     parser.add_argument("--layer", metavar="NAME", default="output", help="output, hidden.0, hidden.1, ...")
     parser.add_argument("--time", metavar="S", type=float, default=60.0, help="seconds to search for")
     parser.add_argument(
@@ -42,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Search for a saved network's best hash tables; print what was found and how to configure it."""
     network = Network.load(args.model, threads=args.threads)
     layers = network.layers.by_name

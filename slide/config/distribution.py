@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slide.config.checks import ConfigError, check_boolean, check_choice, check_integer, check_number
+from slide.system.renames import former_names
 
 PARTITIONS = ("cyclic", "contiguous")
 
@@ -24,9 +25,9 @@ class DistributionConfig:
     partition : str
         ``"cyclic"``: label i is in shard ``i % label_shards``, so that shards are alike where ids go by frequency or
         topic. ``"contiguous"``: shards are ranges of ids.
-    shares : int, optional
-        Parts that the points are cut into, a multiple of the ranks: each is shuffled for itself and gives an equal part
-        of each batch, and a rank has as many as any other. Runs with as many shares have the same batches, whatever
+    portions : int, optional
+        Parts that the samples are cut into, a multiple of the ranks: each is shuffled for itself and gives an equal part
+        of each batch, and a rank has as many as any other. Runs with as many portions have the same batches, whatever
         their ranks. By default one for each rank.
     shard_features : bool
         Cut the rows of the first hidden layer, the features', into shards too, one for each rank that takes its steps
@@ -36,7 +37,7 @@ class DistributionConfig:
         Local SGD: the replicas train each on their own part of the batch and average their weights and moments after so
         many batches. By default they combine their gradients in every batch.
     keep_rows : float
-        Share of the touched rows, those of largest gradient, whose gradients replicas of the output layer combine in a
+        Portion of the touched rows, those of largest gradient, whose gradients replicas of the output layer combine in a
         batch; the others' are kept and added to the next ones of their rows (error feedback), which takes as much
         memory as the shard's weights. 1 for all.
     """
@@ -44,14 +45,14 @@ class DistributionConfig:
     label_shards: int | None = None
     data_shards: int | None = None
     partition: str = "cyclic"
-    shares: int | None = None
+    portions: int | None = None
     shard_features: bool = False
     average_every: int | None = None
     keep_rows: float = 1.0
 
     def __post_init__(self):
         """Check every field."""
-        for name in ("label_shards", "data_shards", "shares"):
+        for name in ("label_shards", "data_shards", "portions"):
             check_integer(self, name, 1, 2**20, optional=True)
         check_choice(self, "partition", PARTITIONS)
         check_boolean(self, "shard_features")
@@ -85,3 +86,7 @@ class DistributionConfig:
                 f"start as many (mpiexec -n {data * labels}), or choose label_shards and data_shards that make {ranks}"
             )
         return data, labels
+
+
+# The former name of `portions` stays valid.
+DistributionConfig.__init__ = former_names(shares="portions")(DistributionConfig.__init__)  # type: ignore[method-assign]

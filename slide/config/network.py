@@ -81,7 +81,7 @@ class OutputConfig:
         the batch shares, which estimate all the rest: the default, for most data.
         ``"lsh+tail"``: those beside what the sample finds in hash tables: hard negatives, at the tables' cost, for
         labels that few draws would tell apart.
-        ``"inbatch"``: only the labels of every sample of the batch, the cheapest: for many labels a point.
+        ``"inbatch"``: only the labels of every sample of the batch, the cheapest: for many labels a sample.
         ``"lsh+inbatch"``: those beside what the sample finds in hash tables: where draws from all neurons find only
         easy ones.
         ``"lsh"``: the sample's own labels and what it finds in the hash tables alone: the paper's mode, to compare.
@@ -100,7 +100,7 @@ class OutputConfig:
     tail : int
         Draws that the batch shares, in the modes ``"uniform"`` and ``"...+tail"``. Repeated ones count once.
     tail_power : float
-        From 0 to 1: a neuron is drawn with a probability proportional to the number of training points that have the
+        From 0 to 1: a neuron is drawn with a probability proportional to the number of training samples that have the
         label, at least a half, to this power. 0 draws uniformly, 1 by frequency: frequent labels, which take part in
         most mistakes, are then compared more often.
     share_labels : bool
@@ -110,12 +110,12 @@ class OutputConfig:
         ``"bce"``: every label is a yes or no of its own, a binary cross-entropy each (one-vs-all); its biases start at
         the labels' log-odds in the training data. ``"softmax"``: cross-entropy of one distribution over all labels.
     targets : str
-        Softmax only. ``"mean"``: a point's labels share a target of 1 evenly. ``"sum"``: each has a target of 1, which
-        weighs points by their number of labels (pick-all-labels; Menon et al., NeurIPS 2019).
+        Softmax only. ``"mean"``: a sample's labels share a target of 1 evenly. ``"sum"``: each has a target of 1, which
+        weighs samples by their number of labels (pick-all-labels; Menon et al., NeurIPS 2019).
     label_smoothing : float
         From 0 to below 1. Softmax: this share of the target is spread over the active neurons in proportion to how
         many each stands for, which estimates spreading it evenly over all labels. Bce: yes and no are ``1 - s / 2`` and
-        ``s / 2``, so that what a point expects grows with the number of labels: of 46,000, ``s = 0.01`` makes the noes
+        ``s / 2``, so that what a sample expects grows with the number of labels: of 46,000, ``s = 0.01`` makes the noes
         add up to 230 yeses. Use tiny values, some millionths for that many labels.
     label_weights : str
         ``"none"``, or ``"propensity"``: a label's target, or with bce its own term, is multiplied by its inverse
@@ -127,7 +127,7 @@ class OutputConfig:
         These three are of the hash tables, which the modes ``"lsh..."`` alone have.
     init : str
         What the neurons' weights are when training starts. ``"random"``: uniform. ``"mean"``: each label's are the mean
-        of what its training points give the layer then, minus that of all points; see `slide.model.initialization.label_means`.
+        of what its training samples give the layer then, minus that of all samples; see `slide.model.initialization.label_means`.
     init_scale : float
         Init ``"mean"``: the length of such a vector. A sample's hidden vector is about 0.7 long when training starts:
         by default its logits spread over a few units then.
@@ -203,7 +203,7 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimiser, applied to the rows a batch touches.
+    """The optimizer, applied to the rows a batch touches.
 
     Parameters
     ----------
@@ -273,13 +273,13 @@ class NetworkConfig:
         Scale every sample's features to unit Euclidean length first.
     feature_weights : str
         What multiplies the features before that, in training and prediction: ``"none"``, or ``"idf"``, the features'
-        inverse document frequency ``log((1 + points) / (1 + points that have it)) + 1`` in the data that training
+        inverse document frequency ``log((1 + samples) / (1 + samples that have it)) + 1`` in the data that training
         starts on.
     input_dropout : float
         Probability with which a training sample leaves a feature out, from 0 to below 1; the others, already scaled to
         unit length, are divided by 1 minus it.
     precision : str
-        What weights and the optimiser's moments are stored as; arithmetic is float32 in any case, as are biases.
+        What weights and the optimizer's moments are stored as; arithmetic is float32 in any case, as are biases.
         ``"fp32"``: both float32. ``"bf16"``: both bfloat16, which has float32's range and eight binary digits: half the
         memory. What training writes is rounded up or down at random, right on average, by draws that depend on the row,
         the column and the step alone. ``"bf16-moments"``: weights float32, moments bfloat16: with Adam two thirds.

@@ -43,7 +43,7 @@ class TrainingConfig:
     shuffle : bool
         Draw a new order of the data for every epoch.
     shuffle_window : int, optional
-        Shuffle in windows of so many points, each of 64 blocks from all over the data; see `slide.data.order`. Of data
+        Shuffle in windows of so many samples, each of 64 blocks from all over the data; see `slide.data.order`. Of data
         that is mapped into memory a window is read at a time. By default the data as a whole is shuffled or, where it
         is mapped, windows of 64 MiB.
     schedule : str
@@ -62,11 +62,11 @@ class TrainingConfig:
     decay_batches : int
         Inverse_sqrt only: after three times as many batches, past the warm-up, the learning rate is at its half.
     eval_points : int
-        Points, drawn at random once, on which quality is followed during training; 0 for none.
+        Samples, drawn at random once, on which quality is followed during training; 0 for none.
     eval_every : int
         Epochs from one measurement of quality to the next; the last epoch is always measured.
     holdout : float
-        Share of the training points that is set aside, drawn by the seed, to follow quality on where there is no other
+        Share of the training samples that is set aside, drawn by the seed, to follow quality on where there is no other
         validation data; never more than `eval_points` of them, since the rest would be lost for nothing.
     patience : int, optional
         Stop once so many epochs in a row have brought no improvement; by default never. The schedule of the learning
@@ -131,7 +131,7 @@ class TrainingConfig:
         if not self.eval_points and (self.holdout or self.needs_validation):
             raise ConfigError(
                 "TrainingConfig.eval_points must be 1 or more with holdout, patience or keep_best, which are about "
-                "the quality measured on these points"
+                "the quality measured on these samples"
             )
 
     @property
@@ -141,7 +141,7 @@ class TrainingConfig:
 
     @property
     def needs_validation(self):
-        """Whether the course of the run depends on points to measure quality on."""
+        """Whether the course of the run depends on samples to measure quality on."""
         return self.patience is not None or self.keeps_best
 
 

@@ -5,12 +5,12 @@
 `readers`           ``load``, the door: finds the format, asks the cache, calls a reader
 `text`              the extreme-classification repository's text, and svmlight
 `npz`               NumPy archives
-`points`            what takes points as a reader meets them
+`samples`            what takes samples as a reader meets them
 `folder`            arrays that are mapped into memory; `mapped` the matrices over them
 `conversion`        any file into such a folder, a piece at a time
 `cache`             parsed text kept for the next run
 `files`             archives, chunks of whole lines, files replaced all at once
-`batches`           the points of a batch, in the arrays the kernels read
+`batches`           the samples of a batch, in the arrays the kernels read
 `order`             in which an epoch goes through the data, in memory or not
 `statistics`        figures of whole matrices, a piece at a time
 `synthetic`         ``make_extreme``, data of any size with something to learn in it

@@ -1,4 +1,4 @@
-"""Batches: some points of a data set, in the arrays the kernels read."""
+"""Batches: some samples of a data set, in the arrays the kernels read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide.data.dataset import is_mapped
-from slide.data.mapped import runs
+from slide.data.mapped import stretches
 from slide.data.statistics import longest_rows
 from slide.kernels import dtypes
 from slide.kernels.sparse import take_rows
@@ -18,14 +18,14 @@ _UNWEIGHTED = np.zeros(0, dtypes.VALUE)
 
 @dataclass(frozen=True)
 class Batch:
-    """A few points: their features and their labels, both in CSR form.
+    """A few samples: their features and their labels, both in CSR form.
 
     Attributes
     ----------
     indptr, indices, values : int64 [n + 1], int32, float32 arrays
         Features.
     label_ptr, labels : int64 [n + 1], int32 arrays
-        Labels, ascending for each point.
+        Labels, ascending for each sample.
     """
 
     indptr: np.ndarray
@@ -38,12 +38,12 @@ class Batch:
         return len(self.indptr) - 1
 
     @property
-    def n_points(self) -> int:
-        """Points that the step is made of, also where some are elsewhere."""
+    def n_samples(self) -> int:
+        """Samples that the step is made of, also where some are elsewhere."""
         return len(self)
 
     def label_counts(self) -> np.ndarray:
-        """Return how many labels each point has, also where some are elsewhere: int64 [n]."""
+        """Return how many labels each sample has, also where some are elsewhere: int64 [n]."""
         return np.diff(self.label_ptr)
 
 
@@ -57,11 +57,11 @@ class BatchReader:
     Y : csr_matrix, shape (n, n_labels), optional
         Only the pattern is read.
     batch_size : int
-        Points of a batch, at most.
+        Samples of a batch, at most.
     normalize : bool
-        Scale every point's features, weighted, to unit Euclidean length.
+        Scale every sample's features, weighted, to unit Euclidean length.
     weights : float32 array [n_features], optional
-        Multiplied into every point's features.
+        Multiplied into every sample's features.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class BatchReader:
 
     @property
     def most_labels_of_a_point(self) -> int:
-        """The most labels any point has."""
+        """The most labels any sample has."""
         return 0 if self._labels is None else self._labels.longest
 
     def read(self, rows: np.ndarray) -> Batch:
-        """Return the points of some rows, in that order.
+        """Return the samples of some rows, in that order.
 
         Parameters
         ----------
@@ -200,7 +200,7 @@ class _MappedRows(_Rows):
         places = self._matrix.places(rows)
         window = self._windows(places)
         if (window < 0).any() or (places >= self._stops[window]).any():
-            self._load(*runs(np.unique(places)))
+            self._load(*stretches(np.unique(places)))
             window = self._windows(places)
         return super().take(self._first[window] + places - self._starts[window], weights, normalize)
 

@@ -39,7 +39,7 @@ def convert(
     format, n_features, n_labels, zero_based
         As for `load`.
     on_piece : callable, optional
-        Called with the points and the bytes written so far.
+        Called with the samples and the bytes written so far.
 
     Raises
     ------
@@ -74,6 +74,6 @@ class _Reporting:
     def __init__(self, writer: FolderWriter, on_piece):
         self._writer, self._on_piece = writer, on_piece
 
-    def append(self, *points: np.ndarray) -> None:
-        self._writer.append(*points)
-        self._on_piece(self._writer.n_points, self._writer.n_bytes)
+    def append(self, *samples: np.ndarray) -> None:
+        self._writer.append(*samples)
+        self._on_piece(self._writer.n_samples, self._writer.n_bytes)

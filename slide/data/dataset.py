@@ -19,16 +19,16 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Points with sparse features and sparse labels.
+    """Samples with sparse features and sparse labels.
 
     Use :meth:`from_arrays` for matrices of unknown origin; the constructor checks only what costs nothing and
     trusts the caller for the rest.
 
     Parameters
     ----------
-    X : csr_matrix of float32, shape (n_points, n_features)
+    X : csr_matrix of float32, shape (n_samples, n_features)
         Features; the column ids of every row are sorted and free of repeats, and every value is finite.
-    Y : csr_matrix of float32, shape (n_points, n_labels)
+    Y : csr_matrix of float32, shape (n_samples, n_labels)
         Label indicator; the column ids of every row are sorted and free of repeats, and every stored value is
         1.
     name : str, default=""
@@ -62,7 +62,7 @@ class Dataset:
                 )
         if self.X.shape[0] != self.Y.shape[0]:
             raise DataError(
-                f"X has {self.X.shape[0]:,} rows and Y has {self.Y.shape[0]:,}: both need one for each point"
+                f"X has {self.X.shape[0]:,} rows and Y has {self.Y.shape[0]:,}: both need one for each sample"
             )
 
     @classmethod
@@ -74,9 +74,9 @@ class Dataset:
 
         Parameters
         ----------
-        X : sparse matrix, sparse array or dense array, shape (n_points, n_features)
+        X : sparse matrix, sparse array or dense array, shape (n_samples, n_features)
             Real, finite values.
-        Y : sparse matrix, sparse array or dense array, shape (n_points, n_labels)
+        Y : sparse matrix, sparse array or dense array, shape (n_samples, n_labels)
             Label indicator: zero or positive.
         name : str, default=""
             What to call the data in reports.
@@ -101,7 +101,7 @@ class Dataset:
             row, column, value = _locate(Y, negative)
             raise DataError(
                 f"Y, row {row}, column {column}: {value} is negative; "
-                "Y marks the labels of a point with 1 and the rest with 0"
+                "Y marks the labels of a sample with 1 and the rest with 0"
             )
         if (Y.data != 1).any():
             Y = csr_matrix((Y.data > 0, Y.indices, Y.indptr), shape=Y.shape, dtype=np.float32, copy=True)
@@ -109,9 +109,14 @@ class Dataset:
         return cls(X, Y, name=name)
 
     @property
-    def n_points(self) -> int:
-        """Number of points."""
+    def n_samples(self) -> int:
+        """Number of samples."""
         return self.X.shape[0]
+
+    @property
+    def n_points(self) -> int:
+        """The former name of `n_samples`."""
+        return self.n_samples
 
     @property
     def n_features(self) -> int:
@@ -124,21 +129,21 @@ class Dataset:
         return self.Y.shape[1]
 
     def __len__(self) -> int:
-        return self.n_points
+        return self.n_samples
 
     def __repr__(self) -> str:
         return (
-            f"Dataset({self.name!r}: {self.n_points:,} points, {self.n_features:,} features, "
-            f"{self.n_labels:,} labels; {self.X.nnz:,} values, {self.Y.nnz:,} labels of points)"
+            f"Dataset({self.name!r}: {self.n_samples:,} samples, {self.n_features:,} features, "
+            f"{self.n_labels:,} labels; {self.X.nnz:,} values, {self.Y.nnz:,} labels of samples)"
         )
 
     def subset(self, rows: ArrayLike | slice) -> Dataset:
-        """Return the points of some rows.
+        """Return the samples of some rows.
 
         Parameters
         ----------
         rows : array of int or bool, or slice
-            Row numbers, in the order wanted; or a mask with one entry a point.
+            Row numbers, in the order wanted; or a mask with one entry a sample.
 
         Returns
         -------
@@ -157,19 +162,19 @@ class Dataset:
         return Dataset(self.X[rows], self.Y[rows], name=self.name)
 
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-        """Split the points at random in two.
+        """Split the samples at random in two.
 
         Parameters
         ----------
         fraction : float in (0, 1)
-            Share of the points that goes into the first part, rounded to the nearest whole point.
+            Share of the samples that goes into the first part, rounded to the nearest whole sample.
         seed : int
             The same seed gives the same split.
 
         Returns
         -------
         first, rest : Dataset
-            Both keep the order of the points.
+            Both keep the order of the samples.
 
         Raises
         ------
@@ -178,8 +183,8 @@ class Dataset:
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must lie between 0 and 1, not {fraction!r}")
-        order = np.random.default_rng(operator.index(seed)).permutation(self.n_points)
-        cut = round(fraction * self.n_points)
+        order = np.random.default_rng(operator.index(seed)).permutation(self.n_samples)
+        cut = round(fraction * self.n_samples)
         return self.subset(np.sort(order[:cut])), self.subset(np.sort(order[cut:]))
 
 
@@ -211,7 +216,7 @@ def as_float32_csr(matrix, letter: str) -> csr_matrix:
     if not issparse(matrix):
         matrix = np.asarray(matrix)
     if matrix.ndim != 2:
-        raise DataError(f"{letter} must have two dimensions, a row for each point; it has {matrix.ndim}")
+        raise DataError(f"{letter} must have two dimensions, a row for each sample; it has {matrix.ndim}")
     if matrix.dtype.kind not in "biuf":
         raise DataError(f"{letter} must hold real numbers, not {matrix.dtype}")
     if matrix.dtype == np.float16:

@@ -27,7 +27,7 @@ def fingerprint(data: Dataset) -> dict:
     Returns
     -------
     dict
-        ``points``, ``features``, ``labels``, ``values``, ``labels_of_points``, ``mapped`` and ``digest``.
+        ``samples``, ``features``, ``labels``, ``values``, ``labels_of_points``, ``mapped`` and ``digest``.
     """
     digest = hashlib.blake2b(digest_size=16)
     for matrix in (data.X, data.Y):
@@ -36,7 +36,7 @@ def fingerprint(data: Dataset) -> dict:
         else:
             _add(digest, matrix)
     return {
-        "points": data.n_points,
+        "points": data.n_samples,
         "features": data.n_features,
         "labels": data.n_labels,
         "values": int(data.X.nnz),

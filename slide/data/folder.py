@@ -40,8 +40,8 @@ HEADER_BYTES = 128
 BLOCK_BYTES = 8 << 20
 """Read at a time where a whole file is."""
 
-BLOCK_POINTS = 1 << 16
-"""Points of a data set in memory that are written at a time."""
+BLOCK_SAMPLES = 1 << 16
+"""Samples of a data set in memory that are written at a time."""
 
 
 def is_folder(path: str | os.PathLike) -> bool:
@@ -53,7 +53,7 @@ def is_folder(path: str | os.PathLike) -> bool:
 def writing(path: str | os.PathLike) -> Iterator[FolderWriter]:
     """Write a folder, which appears, or replaces a former one, once the block has ended well.
 
-    The block appends points and at the end calls ``finish``.
+    The block appends samples and at the end calls ``finish``.
 
     Parameters
     ----------
@@ -100,13 +100,13 @@ def save_folder(path: str | os.PathLike, dataset: Dataset) -> None:
         As :func:`writing` does.
     """
     with writing(path) as writer:
-        for first in range(0, dataset.n_points, BLOCK_POINTS):
-            writer.append_matrices(dataset.X[first : first + BLOCK_POINTS], dataset.Y[first : first + BLOCK_POINTS])
+        for first in range(0, dataset.n_samples, BLOCK_SAMPLES):
+            writer.append_matrices(dataset.X[first : first + BLOCK_SAMPLES], dataset.Y[first : first + BLOCK_SAMPLES])
         writer.finish(dataset.n_features, dataset.n_labels)
 
 
 class FolderWriter:
-    """Appends points to the arrays of a folder; nothing of their size is in memory.
+    """Appends samples to the arrays of a folder; nothing of their size is in memory.
 
     Parameters
     ----------
@@ -115,14 +115,14 @@ class FolderWriter:
 
     Attributes
     ----------
-    n_points, n_bytes : int
+    n_samples, n_bytes : int
         Written so far.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._files: dict[str, _ArrayFile] = {}
-        self.n_points = 0
+        self.n_samples = 0
         self._ends = {"X": 0, "Y": 0}
         try:
             for name in NAMES:
@@ -146,7 +146,7 @@ class FolderWriter:
         values: np.ndarray,
         feature_counts: np.ndarray,
     ) -> None:
-        """Append points; see `slide.data.points.PointSink`."""
+        """Append samples; see `slide.data.samples.SampleSink`."""
         for letter, counts, ids, data in (
             ("X", feature_counts, features, values),
             ("Y", label_counts, labels, np.ones(len(labels))),
@@ -155,10 +155,10 @@ class FolderWriter:
             self._ends[letter] = int(ends[-1]) if len(ends) else self._ends[letter]
             for part, array in zip(PARTS, (ends, ids, data), strict=True):
                 self._files[f"{letter}_{part}"].append(array)
-        self.n_points += len(label_counts)
+        self.n_samples += len(label_counts)
 
     def append_matrices(self, X, Y) -> None:
-        """Append the points of two canonical matrices.
+        """Append the samples of two canonical matrices.
 
         Parameters
         ----------
@@ -183,7 +183,7 @@ class FolderWriter:
         about = {
             "format": FORMAT,
             "version": VERSION,
-            "n_points": self.n_points,
+            "n_points": self.n_samples,
             "n_features": n_features,
             "n_labels": n_labels,
             "arrays": arrays,
@@ -360,7 +360,7 @@ def _open_array(path, name, about):
     file, dtype = path / f"{name}.npy", _dtype_of(name)
     length = about["arrays"][name]["length"]
     if name.endswith("indptr") and length != about["n_points"] + 1:
-        raise DataError(f"{path / MANIFEST}: {name} must have an offset for each point and one more, not {length:,}")
+        raise DataError(f"{path / MANIFEST}: {name} must have an offset for each sample and one more, not {length:,}")
     expected = HEADER_BYTES + length * dtype.itemsize
     try:
         with open_regular(file) as stream:

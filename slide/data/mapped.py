@@ -1,7 +1,7 @@
 """Matrices whose arrays are files: mapped into memory for whoever asks for the arrays, read in pieces for training.
 
 A page of a mapped file counts as this process's memory once it was looked at, and with it go its neighbours, as many as
-the system keeps together: points from here and there would fill memory with all of the data. So batches, and figures of
+the system keeps together: samples from here and there would fill memory with all of the data. So batches, and figures of
 the whole data, are read with ordinary calls into memory of their own, which also turns a disk's fault into an error
 where a mapped page would end the process.
 """
@@ -213,7 +213,7 @@ class MappedMatrix(csr_matrix):
         DataError
             The files are damaged.
         """
-        indptr, indices, data = self.read(*runs(self.places(numbers)))
+        indptr, indices, data = self.read(*stretches(self.places(numbers)))
         return csr_matrix((data, indices, indptr), shape=(len(numbers), self.shape[1]))
 
     def read(
@@ -294,7 +294,7 @@ class MappedMatrix(csr_matrix):
         return csr_matrix, ((np.array(self.data), np.array(self.indices), np.array(self.indptr)), self.shape)
 
 
-def runs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def stretches(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the starts and the stops of the ranges that numbers make up, in their order.
 
     Parameters

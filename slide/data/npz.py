@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 
 from slide.data.dataset import DataError, Dataset
 from slide.data.files import replacing, sniff
-from slide.data.points import PointSink
+from slide.data.samples import SampleSink
 from slide.files.npy import read_header
 
 PARTS = {"data": "fiu", "indices": "iu", "indptr": "iu", "shape": "iu"}
@@ -95,15 +95,15 @@ def read_npz(path: Path, n_features: int | None = None, n_labels: int | None = N
 
 
 def scan_npz(
-    path: Path, sink: PointSink, n_features: int | None = None, n_labels: int | None = None
+    path: Path, sink: SampleSink, n_features: int | None = None, n_labels: int | None = None
 ) -> tuple[int, int]:
     """Read what :func:`read_npz` reads a piece at a time.
 
     Parameters
     ----------
     path : Path
-    sink : PointSink
-        Takes the points.
+    sink : SampleSink
+        Takes the samples.
     n_features, n_labels : int, optional
 
     Returns
@@ -123,7 +123,7 @@ def scan_npz(
             X = _MatrixStream(path, archive, "X", n_features, stack)
             Y = _MatrixStream(path, archive, "Y", n_labels, stack)
         if X.n_rows != Y.n_rows:
-            raise DataError(f"{path}: X has {X.n_rows:,} rows and Y has {Y.n_rows:,}: both need one for each point")
+            raise DataError(f"{path}: X has {X.n_rows:,} rows and Y has {Y.n_rows:,}: both need one for each sample")
         for first in range(0, X.n_rows, BLOCK_ROWS):
             with _reading(path):
                 count = min(BLOCK_ROWS, X.n_rows - first)

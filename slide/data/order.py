@@ -1,9 +1,9 @@
 """The order in which an epoch goes through the data, a function of the seed and the epoch alone.
 
-By default it is a permutation of all points. Data that is not in memory is shuffled in windows: its blocks of
-consecutive points are drawn in random order, as many as a window has room for, and the points of these blocks are
+By default it is a permutation of all samples. Data that is not in memory is shuffled in windows: its blocks of
+consecutive samples are drawn in random order, as many as a window has room for, and the samples of these blocks are
 shuffled among themselves. Every block is read once and from one end to the other, and only a window is in use at a
-time. Points that stand beside each other in the file then share a window; they are far apart if the file is in random
+time. Samples that stand beside each other in the file then share a window; they are far apart if the file is in random
 order, or if a window has many blocks.
 """
 
@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from slide.data.mapped import runs
+from slide.data.mapped import stretches
 from slide.kernels import dtypes
 
 WINDOW_BLOCKS = 64
-"""Blocks of a window: enough to mix points from all over the file, few enough to be read at the disk's speed."""
+"""Blocks of a window: enough to mix samples from all over the file, few enough to be read at the disk's speed."""
 
 WINDOW_BYTES = 64 << 20
 """What a window of mapped data takes, on average, where nothing else is said."""
@@ -44,12 +44,12 @@ class EpochOrder:
     Parameters
     ----------
     n : int
-        Points.
+        Samples.
     seed, epoch : int
     shuffle : bool
         False for the order of the data.
     window : int, optional
-        Points of a window, a multiple of `WINDOW_BLOCKS` or else rounded up to one; None for a permutation of all, and
+        Samples of a window, a multiple of `WINDOW_BLOCKS` or else rounded up to one; None for a permutation of all, and
         so is a window that holds all.
     part : int
         As of `epoch_order`.
@@ -93,7 +93,7 @@ class EpochOrder:
                 skip -= size
                 continue
             if ahead is not None:
-                ahead(*(np.concatenate(ends) for ends in zip((starts, stops), runs(np.sort(rest)), strict=True)))
+                ahead(*(np.concatenate(ends) for ends in zip((starts, stops), stretches(np.sort(rest)), strict=True)))
             if expected is not None and later is not None:
                 expected(*later[:2])
             rows = np.concatenate([rest, self._rows(starts, stops, number)[skip:]])
@@ -129,12 +129,12 @@ class EpochOrder:
 
 
 def default_window(n: int, n_entries: int) -> int:
-    """Return the points of a window of mapped data: as many as take `WINDOW_BYTES` on average.
+    """Return the samples of a window of mapped data: as many as take `WINDOW_BYTES` on average.
 
     Parameters
     ----------
     n : int
-        Points.
+        Samples.
     n_entries : int
         Entries of both matrices: 8 bytes each.
     """

@@ -39,8 +39,8 @@ def load(
         Text, plain or packed with gzip or xz, a NumPy archive written by :func:`save_npz`, or a folder written by
         :func:`convert` or :func:`save_folder`, which is not read but mapped. The data set is named after the file.
     format : {"auto", "xc", "svmlight", "npz", "folder"}, default="auto"
-        "xc" is the text of the extreme-classification repository: a header ``points features labels``, then
-        one point a line, ``label,label feature:value feature:value``; a line without labels starts with a
+        "xc" is the text of the extreme-classification repository: a header ``samples features labels``, then
+        one sample a line, ``label,label feature:value feature:value``; a line without labels starts with a
         space. "svmlight" is the same without a header and with comments. "auto" goes by the file's bytes and
         suffixes and, for text, by its first line.
     n_features, n_labels : int, optional

@@ -8,8 +8,9 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from slide.data.dataset import Dataset
+from slide.system.renames import former_names
 
-BLOCK = 1 << 12  # points drawn at a time; bounds the memory of the draws, whatever the number of points
+BLOCK = 1 << 12  # samples drawn at a time; bounds the memory of the draws, whatever the number of samples
 
 # What the random streams are for; part of their keys.
 _STRUCTURE, _TRAIN, _TEST = range(3)
@@ -17,12 +18,12 @@ _STRUCTURE, _TRAIN, _TEST = range(3)
 
 @overload
 def make_extreme(
-    n_points: int = ...,
+    n_samples: int = ...,
     n_features: int = ...,
     n_labels: int = ...,
     *,
-    features_per_point: int = ...,
-    labels_per_point: int = ...,
+    features_per_sample: int = ...,
+    labels_per_sample: int = ...,
     words_per_label: int = ...,
     zipf: float = ...,
     noise: float = ...,
@@ -30,44 +31,50 @@ def make_extreme(
 ) -> Dataset: ...
 @overload
 def make_extreme(
-    n_points: int = ...,
+    n_samples: int = ...,
     n_features: int = ...,
     n_labels: int = ...,
     *,
-    features_per_point: int = ...,
-    labels_per_point: int = ...,
+    features_per_sample: int = ...,
+    labels_per_sample: int = ...,
     words_per_label: int = ...,
     zipf: float = ...,
     noise: float = ...,
     seed: int = ...,
-    test_points: int,
+    test_samples: int,
 ) -> tuple[Dataset, Dataset]: ...
+@former_names(
+    n_points="n_samples",
+    test_points="test_samples",
+    features_per_point="features_per_sample",
+    labels_per_point="labels_per_sample",
+)
 def make_extreme(
-    n_points=10_000,
+    n_samples=10_000,
     n_features=5_000,
     n_labels=1_000,
     *,
-    features_per_point=30,
-    labels_per_point=3,
+    features_per_sample=30,
+    labels_per_sample=3,
     words_per_label=10,
     zipf=1.0,
     noise=0.2,
     seed=0,
-    test_points=0,
+    test_samples=0,
 ):
-    """Draw points whose features are mostly words of their labels.
+    """Draw samples whose features are mostly words of their labels.
 
-    Every label has a few feature "words" of its own, drawn uniformly. A point draws its labels with
+    Every label has a few feature "words" of its own, drawn uniformly. A sample draws its labels with
     probabilities that fall as a power of a label's rank (Zipf's law), then draws each of its features:
     usually a word of one of its labels, sometimes any feature. Values count how often a feature was drawn;
     rows are scaled to unit length. Label ids say nothing about rank.
 
     Parameters
     ----------
-    n_points, n_features, n_labels : int, default=10_000, 5_000, 1_000
+    n_samples, n_features, n_labels : int, default=10_000, 5_000, 1_000
         Sizes of the data set.
-    features_per_point, labels_per_point : int, default=30, 3
-        Draws a point; repeats make a row shorter.
+    features_per_sample, labels_per_sample : int, default=30, 3
+        Draws a sample; repeats make a row shorter.
     words_per_label : int, default=10
         Draws a label; two labels may share a word.
     zipf : float, default=1.0
@@ -75,14 +82,14 @@ def make_extreme(
     noise : float in [0, 1], default=0.2
         Share of features drawn without regard to the labels.
     seed : int, default=0
-        The same arguments give the same data; more points, or a test set, leave the former points as they
+        The same arguments give the same data; more samples, or a test set, leave the former samples as they
         were.
-    test_points : int, default=0
-        Points of a second data set with the same words and label frequencies.
+    test_samples : int, default=0
+        Samples of a second data set with the same words and label frequencies.
 
     Returns
     -------
-    Dataset, or (train, test) if `test_points` is positive
+    Dataset, or (train, test) if `test_samples` is positive
 
     Raises
     ------
@@ -90,18 +97,18 @@ def make_extreme(
         If a size is not positive, or if `noise` or `zipf` is out of range.
     """
     sizes = {
-        "n_points": n_points,
+        "n_samples": n_samples,
         "n_features": n_features,
         "n_labels": n_labels,
-        "features_per_point": features_per_point,
-        "labels_per_point": labels_per_point,
+        "features_per_sample": features_per_sample,
+        "labels_per_sample": labels_per_sample,
         "words_per_label": words_per_label,
     }
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, not {size!r}")
-    if test_points < 0:
-        raise ValueError(f"test_points must not be negative, not {test_points!r}")
+    if test_samples < 0:
+        raise ValueError(f"test_samples must not be negative, not {test_samples!r}")
     if not 0 <= noise <= 1:
         raise ValueError(f"noise must lie between 0 and 1, not {noise!r}")
     if not 0 <= zipf < np.inf:
@@ -115,11 +122,11 @@ def make_extreme(
 
     def draw_block(stream, block, size):
         rng = np.random.default_rng([seed, stream, block])
-        # Always drawn for a whole block, so that a point does not depend on how many there are.
-        ranks = np.searchsorted(cumulative, rng.random((BLOCK, labels_per_point))[:size], side="right")
+        # Always drawn for a whole block, so that a sample does not depend on how many there are.
+        ranks = np.searchsorted(cumulative, rng.random((BLOCK, labels_per_sample))[:size], side="right")
         labels = label_by_rank[ranks]
-        shape = (BLOCK, features_per_point)
-        chosen = rng.integers(labels_per_point, size=shape, dtype=np.int32)[:size]
+        shape = (BLOCK, features_per_sample)
+        chosen = rng.integers(labels_per_sample, size=shape, dtype=np.int32)[:size]
         word = rng.integers(words_per_label, size=shape, dtype=np.int32)[:size]
         features = words[np.take_along_axis(labels, chosen, axis=1), word]
         unrelated = rng.random(shape, dtype=np.float32)[:size] < noise
@@ -139,10 +146,10 @@ def make_extreme(
         X, Y = (vstack(matrices, format="csr") for matrices in zip(*blocks, strict=True))
         return Dataset(X, Y, name=name)
 
-    train = draw(_TRAIN, n_points, "synthetic")
-    if test_points == 0:
+    train = draw(_TRAIN, n_samples, "synthetic")
+    if test_samples == 0:
         return train
-    return train, draw(_TEST, test_points, "synthetic test")
+    return train, draw(_TEST, test_samples, "synthetic test")
 
 
 def _count(ids: np.ndarray, n_columns: int) -> csr_matrix:

@@ -1,7 +1,7 @@
 """Text formats: the extreme-classification repository's, and svmlight with several labels.
 
-Both hold one point a line, ``label,label feature:value feature:value``, and share the compiled parser
-:mod:`slide.kernels.text`. The repository's format [1]_ puts a line ``points features labels`` on top and
+Both hold one sample a line, ``label,label feature:value feature:value``, and share the compiled parser
+:mod:`slide.kernels.text`. The repository's format [1]_ puts a line ``samples features labels`` on top and
 counts ids from 0; svmlight [2]_ has no such line, and allows comments.
 
 References
@@ -23,7 +23,7 @@ import numpy as np
 
 from slide.data.dataset import MAX_IDS, DataError, Dataset
 from slide.data.files import SUFFIXES, open_bytes, replacing, whole_lines
-from slide.data.points import PointArrays, PointSink
+from slide.data.samples import SampleArrays, SampleSink
 from slide.kernels.text import ParsedLines, ParseStatus, parse_lines
 
 ZeroBased = bool | Literal["auto"]
@@ -50,20 +50,20 @@ def read_xc(path: Path, n_features: int | None = None, n_labels: int | None = No
     Raises
     ------
     DataError
-        If the file is missing, empty, damaged or malformed, or if the number of points is not the header's.
+        If the file is missing, empty, damaged or malformed, or if the number of samples is not the header's.
     """
-    arrays = PointArrays()
+    arrays = SampleArrays()
     return arrays.dataset(*scan_xc(path, arrays, n_features, n_labels))
 
 
-def scan_xc(path: Path, sink: PointSink, n_features: int | None = None, n_labels: int | None = None) -> tuple[int, int]:
+def scan_xc(path: Path, sink: SampleSink, n_features: int | None = None, n_labels: int | None = None) -> tuple[int, int]:
     """Read what :func:`read_xc` reads a piece at a time.
 
     Parameters
     ----------
     path : Path
-    sink : PointSink
-        Takes the points.
+    sink : SampleSink
+        Takes the samples.
     n_features, n_labels : int, optional
 
     Returns
@@ -79,29 +79,29 @@ def scan_xc(path: Path, sink: PointSink, n_features: int | None = None, n_labels
         for text in whole_lines(file, path):
             if rows is None:
                 header = re.match(rb"[^\n]*", text).group()
-                n_points, header_features, header_labels = _parse_header(path, header)
+                n_samples, header_features, header_labels = _parse_header(path, header)
                 n_features = header_features if n_features is None else n_features
                 n_labels = header_labels if n_labels is None else n_labels
                 rows = _Rows(path, sink, first_line=2, stop_feature=n_features, stop_label=n_labels)
                 text = text[len(header) + 1 :]
-            rest = rows.parse(text, max_rows=n_points - rows.n_points)
+            rest = rows.parse(text, max_rows=n_samples - rows.n_samples)
             if extra := rest.lstrip(BLANKS):
                 skipped = rest[: len(rest) - len(extra)].count(b"\n")
                 first = re.match(b"[^" + BLANKS + b"]+", extra)  # bytes.split would take more for blank
                 _refuse(
                     path,
                     rows.line + skipped,
-                    f"{_quote(first.group())} comes after the last point",
-                    f"the header announces {n_points:,} points: correct it, or remove the lines beyond",
+                    f"{_quote(first.group())} comes after the last sample",
+                    f"the header announces {n_samples:,} samples: correct it, or remove the lines beyond",
                 )
     if rows is None:
         raise DataError(f"{path} is empty once unpacked; the file may not have been written to the end")
-    if rows.n_points < n_points:
+    if rows.n_samples < n_samples:
         _refuse(
             path,
             rows.line - 1,
-            f"the file ends here, after {rows.n_points:,} points",
-            f"the header announces {n_points:,} points: the file may be truncated",
+            f"the file ends here, after {rows.n_samples:,} samples",
+            f"the header announces {n_samples:,} samples: the file may be truncated",
         )
     return n_features, n_labels
 
@@ -112,7 +112,7 @@ def read_svmlight(
     n_labels: int | None = None,
     zero_based: ZeroBased = "auto",
 ) -> Dataset:
-    """Read svmlight text whose targets are label ids, separated by commas where a point has several.
+    """Read svmlight text whose targets are label ids, separated by commas where a sample has several.
 
     Blank lines and comments, from ``#`` to the end of the line, are skipped.
 
@@ -135,13 +135,13 @@ def read_svmlight(
     DataError
         If the file is missing, empty, damaged or malformed, or has query ids.
     """
-    arrays = PointArrays()
+    arrays = SampleArrays()
     return arrays.dataset(*scan_svmlight(path, arrays, n_features, n_labels, zero_based))
 
 
 def scan_svmlight(
     path: Path,
-    sink: PointSink,
+    sink: SampleSink,
     n_features: int | None = None,
     n_labels: int | None = None,
     zero_based: ZeroBased = "auto",
@@ -151,8 +151,8 @@ def scan_svmlight(
     Parameters
     ----------
     path : Path
-    sink : PointSink
-        Takes the points, with the features' ids as they are written.
+    sink : SampleSink
+        Takes the samples, with the features' ids as they are written.
     n_features, n_labels : int, optional
     zero_based : bool or "auto", default="auto"
 
@@ -233,7 +233,7 @@ def save_xc(path: str | Path, dataset: Dataset) -> None:
     opener = {"gzip": gzip.open, "xz": lzma.open}.get(SUFFIXES.get(path.suffix.lower()), open)
     X, Y = dataset.X, dataset.Y
     with replacing(path) as temporary, opener(temporary, "wt", encoding="ascii", newline="\n") as file:
-        file.write(f"{dataset.n_points} {dataset.n_features} {dataset.n_labels}\n")
+        file.write(f"{dataset.n_samples} {dataset.n_features} {dataset.n_labels}\n")
         for (start, stop), (first, last) in zip(pairwise(X.indptr), pairwise(Y.indptr), strict=True):
             labels = ",".join(map(str, Y.indices[first:last].tolist()))
             entries = zip(X.indices[start:stop].tolist(), X.data[start:stop].tolist(), strict=True)
@@ -258,7 +258,7 @@ class _Rows:
             "stop_label": stop_label,
             "comments": comments,
         }
-        self.n_points = 0
+        self.n_samples = 0
         self.smallest_feature = MAX_IDS
         self.largest_feature = -1
         self.largest_label = -1
@@ -279,7 +279,7 @@ class _Rows:
         self.smallest_feature = int(features.min(initial=self.smallest_feature))
         self.largest_feature = int(features.max(initial=self.largest_feature))
         self.largest_label = int(labels.max(initial=self.largest_label))
-        self.n_points += len(label_counts)
+        self.n_samples += len(label_counts)
         self.line += parsed.n_lines
         return bytes(text[parsed.n_bytes :])
 
@@ -309,7 +309,7 @@ class _Rows:
             if b":" in token:
                 return (
                     f"{quoted} stands where labels belong",
-                    "start the line of a point without labels with a space",
+                    "start the line of a sample without labels with a space",
                 )
             return (
                 f"{quoted} is not a list of labels",
@@ -349,7 +349,7 @@ def _parse_header(path: Path, header: bytes) -> tuple[int, int, int]:
             path,
             1,
             f"{_quote(header)} is not a header",
-            "expected three whole numbers, 'points features labels' (svmlight has none: format=\"svmlight\")",
+            "expected three whole numbers, 'samples features labels' (svmlight has none: format=\"svmlight\")",
         )
     for field in fields:
         # The length first: Python refuses to convert thousands of digits.

@@ -14,7 +14,7 @@ XZ_MEMORY = 128 << 20
 
 FREE_BYTES = 64 << 20
 MAX_RATIO = 200
-"""Beyond so many bytes a file must not unpack to more than so many times its size. Text of points packs 3 to 20 times.
+"""Beyond so many bytes a file must not unpack to more than so many times its size. Text of samples packs 3 to 20 times.
 """
 
 PIECE_BYTES = 1 << 16
@@ -31,7 +31,7 @@ class UnpackedFile(io.RawIOBase):
     Raises
     ------
     DataError
-        While reading: the file unpacks to far more than text of points does.
+        While reading: the file unpacks to far more than text of samples does.
     EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError
         While reading: it is damaged, or asks for too much memory.
     """
@@ -53,7 +53,7 @@ class UnpackedFile(io.RawIOBase):
         if self._unpacked > self._most:
             raise DataError(
                 f"{self._path}: unpacks to more than {self._most:,} bytes, {MAX_RATIO} times its size, as no text of "
-                "points does: it is damaged, or was made to fill the memory. Unpack it yourself if you trust it"
+                "samples does: it is damaged, or was made to fill the memory. Unpack it yourself if you trust it"
             )
         return count
 

@@ -27,7 +27,7 @@ from slide.kernels import parallel
 from slide.network import Network
 from slide.persist.checks import CheckpointError
 from slide.predict import probabilities
-from slide.system.guard import reads, runs
+from slide.system.guard import reads, trains
 from slide.train.records import History
 
 try:
@@ -85,11 +85,11 @@ PLACES = {
 class SlideClassifier(ClassifierMixin, BaseEstimator):
     """A network with as many outputs as there are labels, trained by sampling, as a scikit-learn classifier.
 
-    For one label a point or any number of them, from two labels to millions. `X` may be a SciPy sparse matrix or array,
+    For one label a sample or any number of them, from two labels to millions. `X` may be a SciPy sparse matrix or array,
     anything that NumPy makes an array of, or a data frame, whose sparse columns stay sparse. `y` is one of
 
-    - a list or array of labels, one for each point: strings or numbers;
-    - a list or array of sets, lists or arrays of labels, as many as a point has;
+    - a list or array of labels, one for each sample: strings or numbers;
+    - a list or array of sets, lists or arrays of labels, as many as a sample has;
     - a matrix of 0 and 1 with a column for each label, dense, sparse or a data frame of named columns.
 
     Parameters that are None are as `config` has them, or the package's defaults without one.
@@ -106,18 +106,18 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         Learning rate, by default 0.008.
     loss : str, optional
         ``"bce"``: every label is a yes or no of its own. ``"softmax"``: one distribution over all labels. By default,
-        without a `config`, softmax where points have one label each and bce where they may have several.
+        without a `config`, softmax where samples have one label each and bce where they may have several.
     candidates : str, optional
         Which outputs a training sample computes, by default ``"uniform"``; see `slide.OutputConfig`.
     dropout : float, optional
         Share of the hidden units that a training sample leaves out, by default 0.2.
     normalize : bool, optional
-        Scale every point's features to unit length first; the default. Right for text and other sparse counts, wrong
+        Scale every sample's features to unit length first; the default. Right for text and other sparse counts, wrong
         for a few measurements whose size matters.
     feature_weights : str, optional
         ``"idf"`` for features that are raw counts, ``"none"``, the default, otherwise.
     threshold : float
-        Where points may have several labels, ``predict`` gives those whose probability is above it.
+        Where samples may have several labels, ``predict`` gives those whose probability is above it.
     config : RunConfig, optional
         All other settings. Parameters given here come before it.
     random_state : int, RandomState, Generator or None
@@ -145,7 +145,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
     Several threads may predict at once. Training is for one thread at a time, and nobody predicts meanwhile but its
     callbacks: the later call raises RuntimeError.
 
-    Pickles and copies hold the network in the package's own format, with the optimiser's moments, so that
+    Pickles and copies hold the network in the package's own format, with the optimizer's moments, so that
     ``partial_fit`` goes on from them. A pickle can do harm when it is loaded; what ``save`` writes cannot.
 
     Examples
@@ -190,7 +190,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.n_jobs = n_jobs
 
-    @runs
+    @trains
     def fit(self, X, y, *, callbacks=(), **unsupported) -> SlideClassifier:
         """Train from the beginning.
 
@@ -216,19 +216,19 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self._start(X, data, LabelSpace(targets.labels, targets.form, targets.dtype), run)
         return self._train(data, targets, run, callbacks)
 
-    @runs
+    @trains
     def partial_fit(self, X, y, classes=None, *, callbacks=(), **unsupported) -> SlideClassifier:
-        """Train on from where the last call ended: one pass over these points, at a learning rate that does not fall.
+        """Train on from where the last call ended: one pass over these samples, at a learning rate that does not fall.
 
         Labels not known so far get outputs of their own; the others keep what they have learnt. A network that is then
-        shown only points of new labels forgets old ones: mix in some of the former points.
+        shown only samples of new labels forgets old ones: mix in some of the former samples.
 
         Parameters
         ----------
         X : matrix or data frame, shape (n, n_features)
             In the first call it sets the number of features.
         y : labels
-            In any form; once points have one label each, or several, it stays so.
+            In any form; once samples have one label each, or several, it stays so.
         classes : array of labels, optional
             More labels to make outputs for now: growing takes time in proportion to the labels there are, so name all
             that are known. Unlike elsewhere in scikit-learn, others may follow.
@@ -243,7 +243,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         first = not hasattr(self, "network_")
         data, targets = self._read(X, y, unsupported, reset=first)
         if not first and targets.single != self._labels.single:
-            now, then = ("several labels a point", "one label a point")[:: -1 if targets.single else 1]
+            now, then = ("several labels a sample", "one label a sample")[:: -1 if targets.single else 1]
             raise DataError(f"training began with {then}, this y has {now}; give y in the form it had")
         run = self._run_config(targets.single)
         labels = LabelSpace(targets.labels, targets.form, targets.dtype) if first else self._labels
@@ -262,7 +262,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
 
     @reads
     def predict(self, X):
-        """Return the labels of some points, in the form that `y` had in training.
+        """Return the labels of some samples, in the form that `y` had in training.
 
         Parameters
         ----------
@@ -271,7 +271,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         labels : array [n], list of list, or matrix [n, n_labels]
-            One label a point, the most probable one, if points have one each. Otherwise those whose probability is
+            One label a sample, the most probable one, if samples have one each. Otherwise those whose probability is
             above `threshold`: as lists, best first, or as an indicator matrix, dense or sparse like that of training.
             See ``predict_topk`` for a fixed number of labels.
 
@@ -288,8 +288,8 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
             outputs, _ = probabilities.best(network, X, 1, single=True)
             return labels.labels[outputs[:, 0]]
         self._check_threshold()
-        points, named = self._seen
-        ptr, outputs = probabilities.above(network, X, self.threshold, labels_per_point=named / points)
+        samples, named = self._seen
+        ptr, outputs = probabilities.above(network, X, self.threshold, labels_per_sample=named / samples)
         if labels.form == "collections":
             flat = labels.labels[outputs].tolist()
             return [flat[begin:end] for begin, end in itertools.pairwise(ptr)]
@@ -304,7 +304,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
 
     @reads
     def predict_topk(self, X, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
-        """Return each point's k most probable labels, exactly, in memory that does not depend on the number of labels.
+        """Return each sample's k most probable labels, exactly, in memory that does not depend on the number of labels.
 
         Parameters
         ----------
@@ -334,9 +334,9 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
 
     @reads
     def predict_proba(self, X) -> np.ndarray:
-        """Return the probability of every label for every point.
+        """Return the probability of every label for every sample.
 
-        With loss ``"bce"`` these are sigmoids, and add up to 1 only where points have one label each, because they are
+        With loss ``"bce"`` these are sigmoids, and add up to 1 only where samples have one label each, because they are
         then divided by their sum; with loss ``"softmax"`` they always add up to 1.
 
         Parameters
@@ -359,7 +359,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
 
     @reads
     def decision_function(self, X) -> np.ndarray:
-        """Return the logit of every label for every point; of two labels, one a point, that of the second alone.
+        """Return the logit of every label for every sample; of two labels, one a sample, that of the second alone.
 
         Parameters
         ----------
@@ -367,7 +367,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        float32 array [n, n_labels], or [n] for two labels of which a point has one
+        float32 array [n, n_labels], or [n] for two labels of which a sample has one
             Columns in the order of `classes_`.
 
         Raises
@@ -384,9 +384,9 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
 
     @reads
     def score(self, X, y, sample_weight=None) -> float:
-        """Return P@1: the share of the points whose most probable label is one of theirs.
+        """Return P@1: the share of the samples whose most probable label is one of theirs.
 
-        Of points with one label each that is the accuracy. For other measures pass ``scoring`` to scikit-learn, or
+        Of samples with one label each that is the accuracy. For other measures pass ``scoring`` to scikit-learn, or
         `slide.metrics` what ``network_.predict`` returns.
 
         Parameters
@@ -416,20 +416,20 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         ----------
         path : path-like
         moments : bool
-            Also write the optimiser's moments: three times the size, and ``partial_fit`` can go on from there.
+            Also write the optimizer's moments: three times the size, and ``partial_fit`` can go on from there.
 
         Raises
         ------
         NotFittedError
             Nothing has been learnt yet.
         ValueError
-            The optimiser's moments are wanted of a classifier that was loaded without them.
+            The optimizer's moments are wanted of a classifier that was loaded without them.
         FileExistsError, OSError
             As `slide.Network.save` does.
         """
         network = self._network()
         if moments and not network.trainable:
-            raise ValueError("this classifier was loaded without the optimiser's moments; save it without them")
+            raise ValueError("this classifier was loaded without the optimizer's moments; save it without them")
         params = {name: value for name, value in self.get_params().items() if name != "config"}
         params["hidden_units"] = list(_units(params["hidden_units"])) or None
         params = {name: _plain(value) for name, value in params.items()}
@@ -493,9 +493,9 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         # What fit and predict would refuse is refused while the file can be named.
         self._check_threshold()
         self._run_config(self._labels.single)
-        seen = dict(zip(("points", "labels of points"), about["seen"], strict=True))
-        points, named = (read_count(seen, name) for name in seen)
-        self._seen = (max(points, 1), named)
+        seen = dict(zip(("samples", "labels of samples"), about["seen"], strict=True))
+        samples, named = (read_count(seen, name) for name in seen)
+        self._seen = (max(samples, 1), named)
         self.n_features_in_ = network.n_features
         names = about["feature_names"]
         if names is not None:
@@ -532,7 +532,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         if unsupported:
             if "sample_weight" in unsupported:
                 raise TypeError(
-                    "SlideClassifier does not weigh samples: leave sample_weight out, and repeat points that are to "
+                    "SlideClassifier does not weigh samples: leave sample_weight out, and repeat samples that are to "
                     "count more"
                 )
             raise TypeError(f"fit() got unexpected arguments: {', '.join(unsupported)}")
@@ -544,7 +544,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
     def _start(self, X, data, labels, run):
         """Make the network of a first call to train."""
         if not len(labels):
-            raise DataError("no training point has a label: there is nothing to learn")
+            raise DataError("no training sample has a label: there is nothing to learn")
         names = column_names(X)
         network = Network(data.shape[1], len(labels), run.network, threads=self._threads())
         self.n_features_in_ = data.shape[1]
@@ -558,12 +558,12 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
     def _train(self, data, targets, run, callbacks):
         Y = self._labels.indicator(targets)
         self.history_ = self._network().fit(data, Y, config=run.training, callbacks=callbacks)
-        points, named = self._seen
-        self._seen = (points + Y.shape[0], named + Y.nnz)
+        samples, named = self._seen
+        self._seen = (samples + Y.shape[0], named + Y.nnz)
         return self
 
     def _features(self, X):
-        """Return the features of points to predict, checked against those of training."""
+        """Return the features of samples to predict, checked against those of training."""
         self._check_fitted()
         names, fitted = column_names(X), getattr(self, "feature_names_in_", None)
         who = type(self).__name__
@@ -659,6 +659,6 @@ def _plain(value):
 def _check_lengths(X: csr_matrix, targets: Targets) -> None:
     if X.shape[0] != targets.Y.shape[0]:
         raise DataError(
-            f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]:,} points, y names the "
+            f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]:,} samples, y names the "
             f"labels of {targets.Y.shape[0]:,}"
         )

@@ -24,7 +24,7 @@ def read_features(X) -> csr_matrix:
     Raises
     ------
     DataError
-        `X` has no points or no features, is not two-dimensional, or has a value that is not a finite real number.
+        `X` has no samples or no features, is not two-dimensional, or has a value that is not a finite real number.
     TypeError
         A value is no number at all.
     """
@@ -38,9 +38,9 @@ def read_features(X) -> csr_matrix:
         X = X.astype(np.float64)
     if X.ndim != 2:
         raise DataError(
-            f"Expected 2D array, got {X.ndim}D array instead: X needs a row for each point and a column for each "
+            f"Expected 2D array, got {X.ndim}D array instead: X needs a row for each sample and a column for each "
             "feature. Reshape your data using X.reshape(-1, 1) if it has one feature or X.reshape(1, -1) if it is one "
-            "point"
+            "sample"
         )
     for axis, what in enumerate(("sample", "feature")):
         if not X.shape[axis]:

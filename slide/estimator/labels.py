@@ -1,8 +1,8 @@
 """Labels as users have them: read from whatever names them, and put in the order of a network's outputs.
 
-Any string or number is a label. Points have one each, or any number of them, in these forms:
+Any string or number is a label. Samples have one each, or any number of them, in these forms:
 
-- ``"single"``: a list or array of labels, one for each point;
+- ``"single"``: a list or array of labels, one for each sample;
 - ``"collections"``: a list or array of sets, lists, tuples or arrays of labels;
 - ``"indicator"``: a dense matrix of 0 and 1, or a data frame, whose columns' names are then the labels;
 - ``"sparse"``: a sparse matrix of 0 and 1.
@@ -26,7 +26,7 @@ COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
 
 @dataclass(frozen=True)
 class Targets:
-    """What points are labelled with.
+    """What samples are labelled with.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Targets:
 
     @property
     def single(self) -> bool:
-        """Whether every point has one label."""
+        """Whether every sample has one label."""
         return self.form == "single"
 
 
@@ -95,7 +95,7 @@ def read_targets(y, warning: type[Warning] = UserWarning) -> Targets:
 
 
 def _has_collections(y):
-    return any(isinstance(point, COLLECTIONS) for point in y)
+    return any(isinstance(sample, COLLECTIONS) for sample in y)
 
 
 def _single(y):
@@ -105,16 +105,16 @@ def _single(y):
 
 
 def _collections(y):
-    if not all(isinstance(point, COLLECTIONS) for point in y):
-        raise DataError("y mixes points that have a collection of labels with points that have none; use [] for none")
+    if not all(isinstance(sample, COLLECTIONS) for sample in y):
+        raise DataError("y mixes samples that have a collection of labels with samples that have none; use [] for none")
     # NumPy's own numbers and strings become Python's.
-    points = [point.tolist() if isinstance(point, np.ndarray) else list(point) for point in y]
-    if _is_nested_matrix(y, points):
-        return _matrix("indicator", np.array(points), None)
-    counts = np.fromiter(map(len, points), np.int64, len(points))
+    samples = [sample.tolist() if isinstance(sample, np.ndarray) else list(sample) for sample in y]
+    if _is_nested_matrix(y, samples):
+        return _matrix("indicator", np.array(samples), None)
+    counts = np.fromiter(map(len, samples), np.int64, len(samples))
     ids: dict = {}
     try:
-        columns = [ids.setdefault(label, len(ids)) for label in chain.from_iterable(points)]
+        columns = [ids.setdefault(label, len(ids)) for label in chain.from_iterable(samples)]
         found = np.array(list(ids), dtype=object)
     except (TypeError, ValueError):
         raise DataError("Unknown label type: a label in y is itself a collection, not a string or number") from None
@@ -127,12 +127,12 @@ def _collections(y):
     return Targets("collections", labels, Y, np.dtype(np.int64))
 
 
-def _is_nested_matrix(y, points):
-    widths = {len(point) for point in points}
-    if len(widths) != 1 or widths <= {0, 1} or any(isinstance(point, (set, frozenset)) for point in y):
+def _is_nested_matrix(y, samples):
+    widths = {len(sample) for sample in samples}
+    if len(widths) != 1 or widths <= {0, 1} or any(isinstance(sample, (set, frozenset)) for sample in y):
         return False
     try:
-        return {0, 1}.issuperset(chain.from_iterable(points))
+        return {0, 1}.issuperset(chain.from_iterable(samples))
     except TypeError:
         return False
 
@@ -142,13 +142,13 @@ def _matrix(form, Y, labels):
     if dtype.kind not in "biuf":
         raise DataError(
             f"Unknown label type: a two-dimensional y is a matrix of 0 and 1, a column for each label; this one holds "
-            f"{dtype}. Pass points with several labels as a list of sets"
+            f"{dtype}. Pass samples with several labels as a list of sets"
         )
     Y = as_float32_csr(Y, "y")
     if not np.isin(Y.data, (0, 1)).all():
         raise DataError(
             "Unknown label type: multiclass-multioutput or continuous-multioutput. A two-dimensional y is a matrix of "
-            "0 and 1, a column for each label; pass points with several labels as a list of sets"
+            "0 and 1, a column for each label; pass samples with several labels as a list of sets"
         )
     if not Y.shape[1]:
         raise DataError("y is a matrix of no columns: there is no label to learn")
@@ -184,7 +184,7 @@ def _checked(labels):
         raise DataError(f"Unknown label type: labels must be strings or numbers, got {labels.dtype}")
     values = labels.astype(np.float64)
     if not np.isfinite(values).all():
-        raise DataError("Input y contains NaN or infinity: every point needs a label, or pass a list of sets")
+        raise DataError("Input y contains NaN or infinity: every sample needs a label, or pass a list of sets")
     if (values % 1 != 0).any():
         raise DataError(
             "Unknown label type: continuous. y has fractions, which are quantities rather than labels; a classifier "
@@ -226,7 +226,7 @@ class LabelSpace:
 
     @property
     def single(self) -> bool:
-        """Whether every point has one label."""
+        """Whether every sample has one label."""
         return self.form == "single"
 
     def outputs(self, labels: np.ndarray) -> np.ndarray:
@@ -266,7 +266,7 @@ class LabelSpace:
         return LabelSpace(np.concatenate([self.labels, new]), self.form, self.dtype) if len(new) else self
 
     def indicator(self, targets: Targets) -> csr_matrix:
-        """Return the points' labels in the order of the outputs; labels that are unknown follow them.
+        """Return the samples' labels in the order of the outputs; labels that are unknown follow them.
 
         Parameters
         ----------

@@ -137,8 +137,8 @@ class IndexDiagnosis:
         lines = [f"{name + ':':10}{text}" for name, text in facts.items()]
         lines.append(f"policy:   {self.policy}; {self.queries:,} queries; threads: {self.threads}")
         lines.append(_columns(head))
-        for point in sorted((self.chosen, *self.budgets), key=lambda point: point.budget):
-            lines.append(_columns((f"{point.budget:,}", *_cells(point), "<- layer" if point is self.chosen else "")))
+        for sample in sorted((self.chosen, *self.budgets), key=lambda sample: sample.budget):
+            lines.append(_columns((f"{sample.budget:,}", *_cells(sample), "<- layer" if sample is self.chosen else "")))
         lines.append(_columns(("all found", *_cells(self.found), "")))
         return "\n".join(line.rstrip() for line in lines)
 
@@ -152,9 +152,9 @@ def _columns(cells):
     return "".join(cell.rjust(12) for cell in numbers) + f"  {note}"
 
 
-def _cells(point):
-    counts = (f"{value:,.0f}" for value in (point.mean, point.p5, point.p95))
-    return (f"{point.recall:.1%}", *counts, f"{point.microseconds:,.1f}")
+def _cells(sample):
+    counts = (f"{value:,.0f}" for value in (sample.mean, sample.p5, sample.p95))
+    return (f"{sample.recall:.1%}", *counts, f"{sample.microseconds:,.1f}")
 
 
 def diagnose(

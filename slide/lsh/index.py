@@ -111,7 +111,7 @@ class NeuronIndex:
         Parameters
         ----------
         step : int
-            Optimiser steps taken so far.
+            Optimizer steps taken so far.
         threads : int
         """
         start = time.perf_counter()

@@ -107,20 +107,20 @@ def frontier(measurements: Iterable[Measurement], limit: float = math.inf) -> tu
     return tuple(best)
 
 
-def choose(points: Sequence[Measurement], recall_target: float | None) -> Measurement:
+def choose(samples: Sequence[Measurement], recall_target: float | None) -> Measurement:
     """Return the member of a frontier to use.
 
     Parameters
     ----------
-    points : sequence of Measurement
+    samples : sequence of Measurement
         As `frontier` returns it, not empty.
     recall_target : float or None
         The cheapest that reaches it is chosen, or the best one if none does; with None, that of the most recall for its
         time.
     """
     if recall_target is None:
-        return max(points, key=lambda one: one.recall / one.microseconds)
-    return next((one for one in points if one.recall >= recall_target), points[-1])
+        return max(samples, key=lambda one: one.recall / one.microseconds)
+    return next((one for one in samples if one.recall >= recall_target), samples[-1])
 
 
 @dataclass(frozen=True)
@@ -283,10 +283,10 @@ def tune(
             break
     if not done:
         raise ConfigError(f"no family of {', '.join(families)} fits vectors of {table.dim} dimensions")
-    points = frontier(done, trial.exact_microseconds)
+    samples = frontier(done, trial.exact_microseconds)
     return TuningResult(
-        frontier=points,
-        choice=choose(points, recall_target),
+        frontier=samples,
+        choice=choose(samples, recall_target),
         measurements=tuple(done),
         exact_microseconds=trial.exact_microseconds,
         recall_target=recall_target,

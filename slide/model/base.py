@@ -189,7 +189,7 @@ class BaseNetwork:
             Another thread trains this network or predicts with it, or it is not trainable.
         """
         if not self.trainable:
-            raise RuntimeError("this network was made, or saved, without the optimiser's state; it can only predict")
+            raise RuntimeError("this network was made, or saved, without the optimizer's state; it can only predict")
         with one_blas_thread():
             start = time.perf_counter()
             layers = self.layers

@@ -19,7 +19,7 @@ from slide.model.stack import LayerStack
 
 LARGEST = 1e15
 """What a layer may give, or a gradient be, at most: sums of such numbers over a batch still have squares in float32,
-which the optimiser keeps. Nothing that learns comes near it."""
+which the optimizer keeps. Nothing that learns comes near it."""
 
 
 class NumericalFault(FloatingPointError):
@@ -42,7 +42,7 @@ class NumericalFault(FloatingPointError):
     def __reduce__(self):
         return type(self), (str(self), self.layer, self.step, self.harmless)
 
-    def told(self, where: str, advice: str = "") -> NumericalFault:
+    def with_context(self, where: str, advice: str = "") -> NumericalFault:
         """Return the fault with more said about it.
 
         Parameters
@@ -88,7 +88,7 @@ def check_outputs(layers: LayerStack, layer: HiddenLayer | None, values: np.ndar
         step = layers.step + 1
         raise NumericalFault(
             f"the batch's features reach {most:.3g} at step {step:,}; no step was taken. Scale them "
-            "(NetworkConfig.normalize does), or leave such points out",
+            "(NetworkConfig.normalize does), or leave such samples out",
             "features",
             step,
             harmless=True,
@@ -151,13 +151,13 @@ def check_gradient(layers: LayerStack, i: int, gradient: np.ndarray, inputs: flo
 
 
 def check_network(layers: LayerStack, *, moments: bool = True) -> None:
-    """Look through weights, biases and what the optimiser keeps of them.
+    """Look through weights, biases and what the optimizer keeps of them.
 
     Parameters
     ----------
     layers : LayerStack
     moments : bool
-        Whether what the optimiser keeps counts.
+        Whether what the optimizer keeps counts.
 
     Raises
     ------

@@ -26,20 +26,20 @@ class BatchShape(NamedTuple):
 
     Attributes
     ----------
-    points : int
+    samples : int
     features, labels : int
-        Of all its points.
-    labels_of_a_point : int
+        Of all its samples.
+    labels_of_a_sample : int
     """
 
-    points: int
+    samples: int
     features: int
     labels: int
-    labels_of_a_point: int
+    labels_of_a_sample: int
 
     @classmethod
     def of(cls, X: csr_matrix, Y: csr_matrix, batch_size: int) -> BatchShape:
-        """Return the shape that no batch of some points exceeds.
+        """Return the shape that no batch of some samples exceeds.
 
         Parameters
         ----------
@@ -47,8 +47,8 @@ class BatchShape(NamedTuple):
         Y : csr_matrix, shape (n, n_labels)
         batch_size : int
         """
-        features, (of_a_point, labels) = longest_rows(X, batch_size)[1], longest_rows(Y, batch_size)
-        return cls(min(batch_size, X.shape[0]), features, labels, of_a_point)
+        features, (of_a_sample, labels) = longest_rows(X, batch_size)[1], longest_rows(Y, batch_size)
+        return cls(min(batch_size, X.shape[0]), features, labels, of_a_sample)
 
 
 def bytes_needed(
@@ -89,12 +89,12 @@ def _label_arrays(config, n_labels):
 
 def _batch_arrays(config, n_labels, batch):
     """What training writes to for a batch, by the names of the memory report."""
-    n, needs = batch.points, {}
+    n, needs = batch.samples, {}
     output = config.output
     shared = (batch.labels if output.uses_labels_of_batch else 0) + (output.tail if output.uses_tail else 0)
     shared = n_labels if output.candidates == "full" else min(n_labels, shared)
     searches = output.uses_tables or output.uses_search
-    own = n * max(min(output.budget, n_labels) if searches else 0, batch.labels_of_a_point) if output.uses_own else 0
+    own = n * max(min(output.budget, n_labels) if searches else 0, batch.labels_of_a_sample) if output.uses_own else 0
     # A layer's gradient has one part for each task of the layer above.
     parts = [_parts(0, n * min(layer.budget, layer.units)) if layer.uses_tables else _parts(layer.units, 0)
              for layer in config.hidden[1:]]

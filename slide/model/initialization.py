@@ -13,13 +13,13 @@ from slide.model.output import UNSEEN
 from slide.model.stack import LayerStack
 
 BLOCK = 4096
-"""Points, or labels, whose vectors are in memory at a time beside the network's."""
+"""Samples, or labels, whose vectors are in memory at a time beside the network's."""
 
 
 def idf(X: csr_matrix) -> np.ndarray:
     """Return each feature's smoothed inverse document frequency, ``log((1 + n) / (1 + df)) + 1``.
 
-    As if one more point had every feature, so that a feature no point has gets a finite weight; the form that
+    As if one more sample had every feature, so that a feature no sample has gets a finite weight; the form that
     scikit-learn's ``TfidfTransformer`` uses by default.
 
     Parameters
@@ -34,17 +34,17 @@ def idf(X: csr_matrix) -> np.ndarray:
 
 
 def idf_of(df: np.ndarray, n: int) -> np.ndarray:
-    """Return what `idf` does, from the number of points, of `n`, that have each feature."""
+    """Return what `idf` does, from the number of samples, of `n`, that have each feature."""
     return (np.log((1 + n) / (1 + df)) + 1).astype(dtypes.VALUE)
 
 
 def label_means(layers: LayerStack, X: csr_matrix, Y: csr_matrix) -> None:
-    """Set each label's weights to the centred mean of its points' hidden vectors, at length ``init_scale``.
+    """Set each label's weights to the centred mean of its samples' hidden vectors, at length ``init_scale``.
 
-    The output layer then starts as a nearest-centroid classifier. The mean of all points is subtracted first: behind a
+    The output layer then starts as a nearest-centroid classifier. The mean of all samples is subtracted first: behind a
     ReLU every hidden vector has mostly the same direction, no coordinate being negative, and so would every mean. On
     bibtex the first of five epochs then reaches 51 % P@1, 43 % with means as they are and 31 % from random weights; on
-    delicious 67, 64 and 61 %. A label without points keeps its random weights, at `UNSEEN` of their length.
+    delicious 67, 64 and 61 %. A label without samples keeps its random weights, at `UNSEEN` of their length.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def label_means(layers: LayerStack, X: csr_matrix, Y: csr_matrix) -> None:
     Y : csr_matrix of float32, shape (n, n_labels)
         Label indicator of ones.
     """
-    # Sums over a label's points need all digits.
+    # Sums over a label's samples need all digits.
     weights, scale = np.asarray(layers.output.table.weights), layers.config.output.init_scale
     n_labels, dim = weights.shape
     counts = column_counts(Y)
@@ -65,14 +65,14 @@ def label_means(layers: LayerStack, X: csr_matrix, Y: csr_matrix) -> None:
         total += hidden.sum(axis=0, dtype=np.float64)
         block = Y[first : first + BLOCK]
         labels, places = np.unique(block.indices, return_inverse=True)
-        points = csr_matrix((block.data, places, block.indptr), shape=(len(hidden), len(labels)))
-        weights[labels] += points.T @ hidden
+        samples = csr_matrix((block.data, places, block.indptr), shape=(len(hidden), len(labels)))
+        weights[labels] += samples.T @ hidden
     mean = total / X.shape[0]
     for first in range(0, n_labels, BLOCK):
         rows, count = weights[first : first + BLOCK], counts[first : first + BLOCK, None]
         centred = rows - count * mean
         lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-        # What is left of a label that all points have is rounding; its weights are better zero.
+        # What is left of a label that all samples have is rounding; its weights are better zero.
         known = lengths > 1e-5 * count * np.linalg.norm(mean)
         unit = np.divide(centred, lengths, out=np.zeros_like(centred), where=known)
         rows[...] = np.where(count > 0, scale * unit, rows)

@@ -129,7 +129,7 @@ class HiddenLayer:
             drop_units(values, self.config.dropout, self._seed, now.iteration, now.threads)
 
     def state(self) -> dict[str, np.ndarray | BFloat16View]:
-        """Return writable views of all parameters and of what the optimiser keeps of them, by name."""
+        """Return writable views of all parameters and of what the optimizer keeps of them, by name."""
         return self.table.state()
 
 

@@ -20,13 +20,14 @@ from slide.kernels.rows import RowTable
 from slide.kernels.sampling import split_shared
 from slide.kernels.sparse import SampleGradient
 from slide.lsh.index import NeuronIndex
-from slide.model.shared_candidates import SharedSample
+from slide.model.shared_candidates import SharedCandidates
 from slide.rows.activations import Activations, Ragged
 from slide.rows.hogwild import HogwildPairs, TouchedRows
 from slide.rows.pairs import Pairs
 from slide.rows.passes import Pass
 from slide.rows.storage import Storage
 from slide.system.buffers import Buffers
+from slide.system.renames import former_names
 
 NOTHING = np.zeros(0, dtypes.VALUE)
 NOBODY = np.zeros(0, dtypes.INDEX)
@@ -39,11 +40,11 @@ class OutputStats:
     Attributes
     ----------
     loss : float
-        In nats over the active sets, mean over the points that have labels.
+        In nats over the active sets, mean over the samples that have labels.
     precision : float
-        Share of those points whose highest active logit is a label's.
+        Share of those samples whose highest active logit is a label's.
     active : float
-        Neurons active for a point, mean.
+        Neurons active for a sample, mean.
     """
 
     loss: float
@@ -117,7 +118,7 @@ class OutputLayer:
             n_labels, dim, "output", buffers, limit=1.0 / math.sqrt(dim), seed=seed, threads=threads, biased=biased
         )
         self.index: NeuronIndex | None = None
-        self._shared = SharedSample(n_labels, config, seed)
+        self._shared = SharedCandidates(n_labels, config, seed)
         self._has_own = config.uses_own
         self._place = np.full(n_labels if config.uses_shared and self._has_own else 0, -1, dtypes.INDEX)
         buffers.note("output places", self._place)
@@ -145,7 +146,7 @@ class OutputLayer:
         Parameters
         ----------
         smaller : OutputLayer
-            Of the same configuration, dimension and optimiser; not to be used afterwards.
+            Of the same configuration, dimension and optimizer; not to be used afterwards.
         """
         n = smaller.table.n_rows
         target = self.state()
@@ -156,7 +157,7 @@ class OutputLayer:
             new_labels(self.table, n, self.config.loss)
         fresh = self.table.n_rows - n
         if smaller._shared.frequency is not None:
-            # Nobody has seen a point of the new labels.
+            # Nobody has seen a sample of the new labels.
             frequency = np.append(smaller._shared.frequency, np.zeros(fresh))
             self._shared.set_frequency(frequency, smaller.label_frequency[1])
         if smaller._label_weights is not None:
@@ -165,8 +166,9 @@ class OutputLayer:
             self.make_index()
             self.index.rebuild_seconds = smaller.index.rebuild_seconds
 
+    @former_names(points="samples")
     def set_label_frequency(
-        self, frequency: np.ndarray, *, points: int | None = None, start_biases: bool = True
+        self, frequency: np.ndarray, *, samples: int | None = None, start_biases: bool = True
     ) -> None:
         """Tell the layer how common each label is: for the logQ correction, draws by frequency, and the first biases.
 
@@ -177,9 +179,9 @@ class OutputLayer:
         Parameters
         ----------
         frequency : float array [n_labels]
-            Share of the training points that have the label.
-        points : int, optional
-            How many these are: a label that none of them has counts as if half a point had it where it cannot count for
+            Share of the training samples that have the label.
+        samples : int, optional
+            How many these are: a label that none of them has counts as if half a sample had it where it cannot count for
             nothing. By default as many as the rarest label needs to be there once.
         start_biases : bool
             False leaves the biases as they are.
@@ -190,7 +192,7 @@ class OutputLayer:
             Wrong length, or a value outside [0, 1].
         """
         shared = self._shared
-        shared.set_frequency(frequency, points)
+        shared.set_frequency(frequency, samples)
         self._buffers.note("output label frequency", shared.frequency)
         untrained = start_biases and self._biased and not self.table.bias.any() and not self.table.last_step.any()
         if self.config.loss == "bce" and untrained:
@@ -198,7 +200,7 @@ class OutputLayer:
             self.table.bias[:] = np.log(likely) - np.log1p(-likely)
 
     def expect_batches_of(self, n: int) -> None:
-        """Work out the logQ corrections of batches of n points, as training does when it meets the first that large.
+        """Work out the logQ corrections of batches of n samples, as training does when it meets the first that large.
 
         Parameters
         ----------
@@ -208,7 +210,7 @@ class OutputLayer:
 
     @property
     def label_frequency(self) -> tuple[np.ndarray, float] | None:
-        """The shares of the points that have each label, and how many points these are; None before they were set."""
+        """The shares of the samples that have each label, and how many samples these are; None before they were set."""
         return None if self._shared.frequency is None else (self._shared.frequency, 0.5 / self._shared.floor)
 
     def set_label_weights(self, weights: np.ndarray | None) -> None:
@@ -264,9 +266,9 @@ class OutputLayer:
         return OutputStats(loss, precision, len(active.shared) + int(active.own.lengths.sum()) / n)
 
     def _losses(self, batch, active, common, own, threads):
-        """Turn the logits into their gradients; return the points' mean loss and share of hits.
+        """Turn the logits into their gradients; return the samples' mean loss and share of hits.
 
-        Points without labels do not count.
+        Samples without labels do not count.
         """
         loss, hit = self._buffers.array("output losses", (2, len(batch)), dtypes.VALUE)
         labelled = max(1, int(np.count_nonzero(np.diff(batch.label_ptr))))
@@ -366,7 +368,7 @@ class OutputLayer:
         return (common, len(active.shared), own, *runs, self.targets(batch)), options
 
     def candidate_weights(self, active: ActiveSet, n: int) -> np.ndarray:
-        """Return how many neurons each shared one stands for in a batch of n points; empty if nothing is corrected."""
+        """Return how many neurons each shared one stands for in a batch of n samples; empty if nothing is corrected."""
         return self._shared.weights(active.shared, n)
 
     def targets(self, batch: Batch) -> np.ndarray:
@@ -444,23 +446,23 @@ class OutputLayer:
         return own._replace(end=own.begin + counts), Ragged(places.reshape(-1), own.begin, own.begin + taken)
 
     def state(self) -> dict[str, np.ndarray | BFloat16View]:
-        """Return writable views of all parameters and of what the optimiser keeps of them, by name."""
+        """Return writable views of all parameters and of what the optimizer keeps of them, by name."""
         return self.table.state()
 
 
 UNSEEN = 0.1
-"""What the random weights of a label without training points are multiplied by where the others' come from theirs: it
+"""What the random weights of a label without training samples are multiplied by where the others' come from theirs: it
 must not outshine labels with a vector that means something."""
 
 
 def new_labels(table: RowTable, first: int, loss: str) -> None:
     """Start the rows of labels that a trained layer has not known so that they take no known label's place.
 
-    With ``"bce"`` they say of every point what an average label's bias says: random weights, at `UNSEEN` of their
+    With ``"bce"`` they say of every sample what an average label's bias says: random weights, at `UNSEEN` of their
     length, tell one from another. Behind a softmax only differences between logits mean anything, and trained labels
-    score far below 0 the points that are not theirs: there the mean of all rows comes on top, which scores a point as
+    score far below 0 the samples that are not theirs: there the mean of all rows comes on top, which scores a sample as
     an average label does (Hewitt, *Initializing New Word Embeddings for Pretrained Language Models*, 2021). Without it
-    new labels would at first be the best of a quarter of all points, in a test of 40 beside 80; with it, with bce, the
+    new labels would at first be the best of a quarter of all samples, in a test of 40 beside 80; with it, with bce, the
     mean row would be more to unlearn.
 
     Parameters

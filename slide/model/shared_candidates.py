@@ -15,7 +15,7 @@ BLOCK = 1 << 16
 """Neurons whose corrections are worked out at a time."""
 
 
-class SharedSample:
+class SharedCandidates:
     """Which neurons every sample of a batch computes, and how probable it was that they would be.
 
     Parameters
@@ -28,9 +28,9 @@ class SharedSample:
     Attributes
     ----------
     frequency : float64 array [n_labels] or None
-        Share of the training points that have each label.
+        Share of the training samples that have each label.
     floor : float
-        Share that half a training point is of all: what a label counts for at least where no label may count for
+        Share that half a training sample is of all: what a label counts for at least where no label may count for
         nothing, in draws by frequency and in the logarithm of a frequency.
     corrections : float32 array [2, n_labels or 0]
         Of every neuron, for a batch as large as the largest so far: what ``offsets`` and ``weights`` look up.
@@ -46,20 +46,20 @@ class SharedSample:
         self._cumulative: np.ndarray | None = None
         self._ids = np.zeros((2, 0), dtypes.INDEX)
         self.corrections = np.zeros((2, 0), dtypes.VALUE)
-        self._points_of_corrections = -1
+        self._samples_of_corrections = -1
 
-    def set_frequency(self, frequency: np.ndarray, points: int | None = None) -> None:
+    def set_frequency(self, frequency: np.ndarray, samples: int | None = None) -> None:
         """Take the labels' frequencies; see `slide.model.output.OutputLayer.set_label_frequency`."""
         frequency = np.asarray(frequency, np.float64)
         if frequency.shape != (self.n_labels,) or not ((frequency >= 0) & (frequency <= 1)).all():
             raise ValueError(f"frequency must be {self.n_labels} shares from 0 to 1")
-        if points is None:
-            points = 1 / frequency[frequency > 0].min(initial=1.0)
-        elif not points >= 1:
-            raise ValueError(f"points must be 1 or more, got {points}")
+        if samples is None:
+            samples = 1 / frequency[frequency > 0].min(initial=1.0)
+        elif not samples >= 1:
+            raise ValueError(f"samples must be 1 or more, got {samples}")
         self.frequency = frequency
-        self.floor = 0.5 / points
-        self._points_of_corrections = -1
+        self.floor = 0.5 / samples
+        self._samples_of_corrections = -1
         if self._draws_by_frequency:
             self._cumulative = np.cumsum(np.maximum(frequency, self.floor) ** self.config.tail_power)
 
@@ -116,15 +116,15 @@ class SharedSample:
     def log_probability(self, ids: np.ndarray, n: int) -> np.ndarray:
         """Return the log of the probability that each of some neurons is shared by a batch; empty if not corrected.
 
-        One is in unless none of the batch's n points has it as a label and no draw of the tail hits it. Where there
-        is no tail a label has at least the probability that half a training point gives it: what no training point
+        One is in unless none of the batch's n samples has it as a label and no draw of the tail hits it. Where there
+        is no tail a label has at least the probability that half a training sample gives it: what no training sample
         has would otherwise, if it turns up after all, stand for more neurons than there are.
 
         Parameters
         ----------
         ids : int32 array [ids]
         n : int
-            Points of the batch.
+            Samples of the batch.
 
         Returns
         -------
@@ -164,10 +164,10 @@ class SharedSample:
         return self._correction(ids, n, 1)
 
     def _correction(self, ids, n, which):
-        if n > self._points_of_corrections:
+        if n > self._samples_of_corrections:
             # Most batches are as large as the first: what is worked out once for all neurons serves them all.
-            self.corrections, self._points_of_corrections = self._of_everyone(n), n
-        if n < self._points_of_corrections:
+            self.corrections, self._samples_of_corrections = self._of_everyone(n), n
+        if n < self._samples_of_corrections:
             return _as_offsets(self.log_probability(ids, n))[which]
         table = self.corrections[which]
         return table[ids] if len(table) else table

@@ -22,7 +22,7 @@ N = TypeVar("N", bound=BaseNetwork)
 
 
 def pack(layers: LayerStack) -> bytes:
-    """Return a network as bytes, with the optimiser's moments if it has any.
+    """Return a network as bytes, with the optimizer's moments if it has any.
 
     Parameters
     ----------

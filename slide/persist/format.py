@@ -5,11 +5,11 @@ The format, version 2
 ``network.json`` is one object:
 
 - ``format`` (``"slide-network"``), ``version`` (2) and ``slide``, the version of the package that wrote it;
-- ``n_features``, ``n_labels``, ``step``: sizes, and the optimiser's steps so far;
+- ``n_features``, ``n_labels``, ``step``: sizes, and the optimizer's steps so far;
 - ``config``: the `slide.NetworkConfig` as nested plain values; what is left out has its default;
 - ``layout``: ``"arrays"`` or, where the rows lie as the kernels read them, ``"rows"``, or, written by several processes
   (version 3; see `slide.persist.shards`), ``"shards"``;
-- ``moments``: whether the optimiser's state is there, so that training can go on;
+- ``moments``: whether the optimizer's state is there, so that training can go on;
 - ``training``, null without moments: ``settled_at``, the last step at whose end no row owed anything, and ``tables``,
   by layer where its hash tables stand (``NeuronIndex.position``: how often and at which step they were built, when
   they are due, the generation of their hash functions, which are drawn from the seed and it);

@@ -69,13 +69,13 @@ def save(
     if moments and serving:
         raise ValueError("a network for serving has no moments; save it twice, under two names")
     if moments and not layers.trainable:
-        raise ValueError("moments=True, but this network was made, or saved, without the optimiser's state")
+        raise ValueError("moments=True, but this network was made, or saved, without the optimizer's state")
     check_destination(path)
     layers.settle()
     try:
         check_network(layers, moments=moments)
     except NumericalFault as fault:
-        raise fault.told(f"{path} was not written: ") from None
+        raise fault.with_context(f"{path} was not written: ") from None
     if path.suffix == ONE_FILE:
         if moments or serving or beside:
             raise ValueError(f"{path}: a {ONE_FILE} file has weights alone; choose a folder's name for anything else")

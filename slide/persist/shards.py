@@ -1,10 +1,10 @@
-"""Saved networks in shares: each of several processes writes the rows that it has, and reads those that it wants.
+"""Saved networks in shards: each of several processes writes the rows that it has, and reads those that it wants.
 
 The format, layout ``"shards"``
 -------------------------------
-A saved network (`slide.persist.saved_network`, version 3) whose arrays are not in one file each but in shares. Beside
+A saved network (`slide.persist.saved_network`, version 3) whose arrays are not in one file each but in shards. Beside
 ``network.json`` stands ``shards.json``: ``format`` (``"slide-shards"``), ``version`` (1) and ``arrays``, by name a list
-of shares, in any order. A share has
+of shards, in any order. A shard has
 
 - ``file``: an array in NumPy's format, ``NAME.SHARE.npy``, some rows of the whole, whose other axes it has;
 - ``rows``: which rows of the whole these are, ``[start, stop, step]`` as of a Python range, or the name of a file with
@@ -84,16 +84,16 @@ def even_part(n: int, part: int, parts: int) -> range:
     return range(n * part // parts, n * (part + 1) // parts)
 
 
-def write_share(folder: Path, name: str, share: str, part: Part) -> dict:
-    """Write some rows of an array, to the disk itself; return the share's entry in the manifest.
+def write_shard(folder: Path, name: str, shard: str, part: Part) -> dict:
+    """Write some rows of an array, to the disk itself; return the shard's entry in the manifest.
 
     Parameters
     ----------
     folder : Path
     name : str
         Of the array.
-    share : str
-        Tells the share's file from those of others.
+    shard : str
+        Tells the shard's file from those of others.
     part : Part
 
     Raises
@@ -118,12 +118,12 @@ def write_share(folder: Path, name: str, share: str, part: Part) -> dict:
 
         write_blocks(stream, dtype, array.shape, summed())
 
-    file = f"{name}.{share}.npy"
+    file = f"{name}.{shard}.npy"
     write_file(folder / file, write)
     if isinstance(rows, range):
         numbers = [rows.start, rows.stop, rows.step]
     else:
-        numbers = f"{name}.{share}.rows.npy"
+        numbers = f"{name}.{shard}.rows.npy"
         write_file(folder / numbers, lambda stream: np.lib.format.write_array(stream, np.asarray(rows, np.int64)))
     return {"file": file, "rows": numbers, "block": size, "crc32": sums}
 
@@ -135,7 +135,7 @@ def write_manifest(folder: Path, entries: list[dict[str, dict]]) -> None:
     ----------
     folder : Path
     entries : list of dict
-        Of each process that wrote shares: their entries, by array.
+        Of each process that wrote shards: their entries, by array.
     """
     arrays = {}
     for written in entries:
@@ -146,7 +146,7 @@ def write_manifest(folder: Path, entries: list[dict[str, dict]]) -> None:
 
 
 class ShardedFolder:
-    """The arrays of a network that was saved in shares: what `slide.persist.saved_network` reads other saved networks by.
+    """The arrays of a network that was saved in shards: what `slide.persist.saved_network` reads other saved networks by.
 
     Parameters
     ----------
@@ -169,14 +169,14 @@ class ShardedFolder:
         if not isinstance(values, dict) or (values.get("format"), values.get("version")) != (FORMAT, VERSION):
             raise CheckpointError(f"{where}: not a {FORMAT} file of version {VERSION}; a newer slide may read it")
         try:
-            self._shares = {name: [_Share(path, e) for e in entries] for name, entries in values["arrays"].items()}
+            self._shards = {name: [_Shard(path, e) for e in entries] for name, entries in values["arrays"].items()}
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: {error!r}") from None
 
     @property
     def names(self) -> list[str]:
         """Of the arrays that there are."""
-        return sorted(self._shares)
+        return sorted(self._shards)
 
     def about(self) -> object:
         """Return what ``network.json`` says."""
@@ -199,7 +199,7 @@ class ShardedFolder:
         name : str
         """
         # Each file once, however often a manifest lists it.
-        return sum({share.file: share.size() for share in self._shares.get(name, ())}.values())
+        return sum({shard.file: shard.size() for shard in self._shards.get(name, ())}.values())
 
     def read(self, name: str, shape: tuple, dtype: np.dtype) -> np.ndarray:
         """Return a whole array.
@@ -219,7 +219,7 @@ class ShardedFolder:
             return np.empty(shape, dtype)
         # Before memory is allocated for what a manifest promises.
         if self.size(name) < int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize:
-            raise CheckpointError(f"{self.name(name)}: incomplete, its shares are not {dtype} {list(shape)} together")
+            raise CheckpointError(f"{self.name(name)}: incomplete, its shards are not {dtype} {list(shape)} together")
         whole = np.empty(shape, dtype)
         for places, values in self.blocks(name, shape, whole.dtype, range(len(whole))):
             whole[places] = values
@@ -230,7 +230,7 @@ class ShardedFolder:
     ) -> Iterator[tuple[slice | np.ndarray, np.ndarray]]:
         """Give the wanted rows of an array, a block at a time: their places among those wanted, and their values.
 
-        Of a share's blocks those are read that have any.
+        Of a shard's blocks those are read that have any.
 
         Parameters
         ----------
@@ -244,25 +244,25 @@ class ShardedFolder:
         Raises
         ------
         CheckpointError
-            A row is in no share or in two, or a share is damaged or not what was expected.
+            A row is in no shard or in two, or a shard is damaged or not what was expected.
         """
-        if name not in self._shares:
+        if name not in self._shards:
             raise CheckpointError(f"{self._path / MANIFEST}: there is no {name}; the network was not saved completely")
         found = np.zeros(len(wanted), np.uint8)
         finder = _Finder(wanted)
-        for share in self._shares[name]:
-            for places, values in share.blocks(shape, dtype, finder):
+        for shard in self._shards[name]:
+            for places, values in shard.blocks(shape, dtype, finder):
                 found[places] += 1
                 yield places, values
         if (found != 1).any():
             row = wanted[int(np.flatnonzero(found != 1)[0])]
             raise CheckpointError(
-                f"{self.name(name)}: row {row:,} is in {found[found != 1][0]} of the shares that {MANIFEST} lists, "
+                f"{self.name(name)}: row {row:,} is in {found[found != 1][0]} of the shards that {MANIFEST} lists, "
                 "expected in one; the checkpoint is incomplete or was put together from several: take an older one"
             )
 
 
-class _Share:
+class _Shard:
     """A file with some rows of an array."""
 
     def __init__(self, folder, entry):

@@ -24,7 +24,7 @@ def output_matrix(layers: LayerStack, *, centred: bool = True) -> np.ndarray:
     ----------
     layers : LayerStack
     centred : bool
-        Subtract the mean of all rows. That moves all scores of a point alike and so changes no ranking, but graphs of
+        Subtract the mean of all rows. That moves all scores of a sample alike and so changes no ranking, but graphs of
         neighbours depend on it: rows are otherwise all much alike, from their biases above all. After two epochs on
         delicious hnswlib finds 100 % of the five best labels with it and 60 % without, with its defaults and ef = 100.
         Without it the inner products are the logits.

@@ -43,7 +43,7 @@ NOBODY = np.zeros(0, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
 
 
 class SketchIndex:
-    """Every row in few dimensions of seven bits each, all of which are scanned for a point's candidates.
+    """Every row in few dimensions of seven bits each, all of which are scanned for a sample's candidates.
 
     The dimensions are those that the scores of given queries vary in most: with the queries' second moments M and the
     rows' covariance C, the leading eigenvectors of ``M^1/2 C M^1/2``. A rotation at random spreads what they hold
@@ -116,7 +116,7 @@ class SketchIndex:
         projected = np.empty((self.n_rows, dims), dtypes.VALUE)
         for first in range(0, self.n_rows, ROW_BLOCK):
             block = slice(first, first + ROW_BLOCK)
-            # What all rows share moves a point's scores alike.
+            # What all rows share moves a sample's scores alike.
             np.matmul(weights[self._rows[block]] - mean, of_rows, out=projected[block])
         self._table = table
         self._sketch = Sketch(projected, np.ascontiguousarray(table.bias[self._rows]))
@@ -128,7 +128,7 @@ class SketchIndex:
         return self._sketch.nbytes + self._of_queries.nbytes + self._rows.nbytes + places
 
     def propose(self, hidden, exclusions, candidates, threads):
-        """Return each point's candidates, to be scored by their rows.
+        """Return each sample's candidates, to be scored by their rows.
 
         Parameters
         ----------
@@ -136,14 +136,14 @@ class SketchIndex:
         exclusions : pair of arrays
             See ``exact_topk``.
         candidates : int
-            Of a point, at most.
+            Of a sample, at most.
         threads : int
 
         Returns
         -------
         found : int32 array [n, any]
         counts : int64 array [n]
-            A point has the first so many of its row; behind them there may be any.
+            A sample has the first so many of its row; behind them there may be any.
         """
         found = np.empty((len(hidden), min(candidates, self.n_rows)), dtypes.INDEX)
         rough = np.empty(found.shape, dtypes.VALUE)
@@ -152,21 +152,21 @@ class SketchIndex:
         return np.take(self._rows, found, out=found, mode="clip"), counts
 
     def _places(self, exclusions):
-        """Where excluded rows stand in the sketch, ascending for every point."""
+        """Where excluded rows stand in the sketch, ascending for every sample."""
         ptr, ids = exclusions
         if self._place_of is None or not len(ptr):
             return exclusions
         # Ids past the last row are nobody's.
         places = np.where(ids < len(self._place_of), self._place_of[np.minimum(ids, len(self._place_of) - 1)], -1)
         here = places >= 0
-        points = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))[here]
+        samples = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))[here]
         places = places[here]
-        order = np.lexsort((places, points))
+        order = np.lexsort((places, samples))
         return np.append(0, np.cumsum(here, dtype=dtypes.OFFSET))[ptr], places[order]
 
 
 class HashIndex:
-    """Hash tables over every row; those that share most buckets with a point are its candidates.
+    """Hash tables over every row; those that share most buckets with a sample are its candidates.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ class HashIndex:
         return sum(buffer["bytes"] for buffer in self._buffers.report())
 
     def propose(self, hidden, exclusions, candidates, threads):
-        """Return each point's candidates, excluded ones too, those that most tables hold first; see ``SketchIndex``."""
+        """Return each sample's candidates, excluded ones too, those that most tables hold first; see ``SketchIndex``."""
         n = len(hidden)
         budget = min(candidates, self._table.n_rows)
         found = np.empty((n, budget), dtypes.INDEX)
@@ -206,7 +206,7 @@ class HashIndex:
         return found, counts
 
     def votes(self, hidden, found, threads):
-        """Return in how many tables each point has the bucket of some rows.
+        """Return in how many tables each sample has the bucket of some rows.
 
         Parameters
         ----------

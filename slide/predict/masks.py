@@ -1,4 +1,4 @@
-"""Labels that alone may be predicted: the same for all points, or point by point."""
+"""Labels that alone may be predicted: the same for all samples, or sample by sample."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from slide.kernels.rows import RowTable
 from slide.kernels.search import candidates_topk, exact_topk
 
 FEW = 3
-"""Points whose allowed rows are scored where they lie; for more they are first laid side by side, as products want."""
+"""Samples whose allowed rows are scored where they lie; for more they are first laid side by side, as products want."""
 
 ROOM = 1 << 22
 """Candidates in memory at a time."""
 
 
 class Allowed:
-    """The labels that each of some points may be given.
+    """The labels that each of some samples may be given.
 
     Parameters
     ----------
     labels : array of int [m], array of bool [n_labels], or sparse matrix, shape (n, n_labels)
-        Ids that all points may be given, in any order, or which labels these are; or the columns of each point's
+        Ids that all samples may be given, in any order, or which labels these are; or the columns of each sample's
         non-zero entries.
     n, n_labels : int
-        Points and labels.
+        Samples and labels.
 
     Raises
     ------
     ValueError
-        An id is out of range, or there is not a row for each point.
+        An id is out of range, or there is not a row for each sample.
     """
 
     def __init__(self, labels, n: int, n_labels: int):
@@ -43,23 +43,23 @@ class Allowed:
         self._subset: _Subset | None = None
 
     def most(self, block: slice) -> int:
-        """Return how many labels any of some consecutive points may be given at most."""
+        """Return how many labels any of some consecutive samples may be given at most."""
         if self._ids is not None:
             return len(self._ids)
         return int(np.diff(self._matrix.indptr[block.start : block.stop + 1]).max(initial=0))
 
     def topk(self, table, hidden, exclusions, block, out_ids, out_scores, threads) -> None:
-        """Find each point's k best labels among its own, exactly; see ``exact_topk`` for the arrays.
+        """Find each sample's k best labels among its own, exactly; see ``exact_topk`` for the arrays.
 
         Parameters
         ----------
         table : RowTable
             Of all labels.
-        hidden : float32 array [points of the block, padded_dim]
+        hidden : float32 array [samples of the block, padded_dim]
         exclusions : Exclusions
         block : slice
-            Of the points.
-        out_ids, out_scores : arrays [points of the block, k]
+            Of the samples.
+        out_ids, out_scores : arrays [samples of the block, k]
             Written.
         threads : int
         """
@@ -80,11 +80,11 @@ class Allowed:
 
         Parameters
         ----------
-        found : int32 array [points of the block, any]
-            A point has the first ``counts`` of its row.
-        counts : int64 array [points of the block]
+        found : int32 array [samples of the block, any]
+            A sample has the first ``counts`` of its row.
+        counts : int64 array [samples of the block]
         block : slice
-            Of the points.
+            Of the samples.
 
         Returns
         -------
@@ -94,14 +94,14 @@ class Allowed:
         if self._ids is not None:
             known = np.zeros(self._n_labels, bool)
             known[self._ids] = True
-            # Behind a point's candidates there may be anything.
+            # Behind a sample's candidates there may be anything.
             good = known[np.where(np.arange(found.shape[1]) < counts[:, np.newaxis], found, 0)]
         else:
             good = among(found, self._matrix[block], self._n_labels)
         return compact(found, counts, good)
 
     def _candidates(self, block):
-        """The allowed labels of some points in the form that ``candidates_topk`` reads."""
+        """The allowed labels of some samples in the form that ``candidates_topk`` reads."""
         n = block.stop - block.start
         if self._ids is not None:
             return np.tile(self._ids, (n, 1)), np.full(n, len(self._ids), dtypes.OFFSET)
@@ -137,7 +137,7 @@ class _Subset:
 
 
 def among(found: np.ndarray, matrix: csr_matrix, n_labels: int) -> np.ndarray:
-    """Return which candidates of each point are columns of the entries in its row.
+    """Return which candidates of each sample are columns of the entries in its row.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def among(found: np.ndarray, matrix: csr_matrix, n_labels: int) -> np.ndarray:
 
 
 def compact(found: np.ndarray, counts: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the good ones of each point's first ``counts`` candidates, in their order, and how many these are."""
+    """Return the good ones of each sample's first ``counts`` candidates, in their order, and how many these are."""
     good = good & (np.arange(found.shape[1]) < counts[:, np.newaxis])
     order = np.argsort(~good, axis=1, kind="stable")
     return np.take_along_axis(found, order, axis=1), np.count_nonzero(good, axis=1).astype(dtypes.OFFSET)
@@ -166,7 +166,7 @@ def _checked_ids(labels, n_labels):
     labels = np.asarray(labels)
     if labels.ndim != 1:
         raise ValueError(
-            f"allowed must be label ids in one dimension, or a sparse matrix with a row for each point; it has "
+            f"allowed must be label ids in one dimension, or a sparse matrix with a row for each sample; it has "
             f"{labels.ndim} dimensions"
         )
     if labels.dtype == bool:
@@ -186,7 +186,7 @@ def _checked_ids(labels, n_labels):
 def _checked_matrix(labels, n, n_labels):
     matrix = csr_matrix(labels, copy=True)
     if matrix.shape[0] != n:
-        raise ValueError(f"allowed has {matrix.shape[0]} rows for {n} points")
+        raise ValueError(f"allowed has {matrix.shape[0]} rows for {n} samples")
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     wrong = np.flatnonzero(matrix.indices >= n_labels)
@@ -200,19 +200,19 @@ def _checked_matrix(labels, n, n_labels):
 
 
 class Exclusions:
-    """The labels that each of some points must not be given.
+    """The labels that each of some samples must not be given.
 
     Parameters
     ----------
     matrix : sparse matrix, shape (n, any), or None
-        A point's labels are the columns of its non-zero entries. None excludes nothing.
+        A sample's labels are the columns of its non-zero entries. None excludes nothing.
     n : int
-        Points.
+        Samples.
 
     Raises
     ------
     ValueError
-        There is not a row for each point.
+        There is not a row for each sample.
     """
 
     def __init__(self, matrix: csr_matrix | None, n: int):
@@ -220,13 +220,13 @@ class Exclusions:
         if matrix is not None:
             matrix = csr_matrix(matrix, copy=True)
             if matrix.shape[0] != n:
-                raise ValueError(f"exclude has {matrix.shape[0]} rows for {n} points")
+                raise ValueError(f"exclude has {matrix.shape[0]} rows for {n} samples")
             matrix.eliminate_zeros()
             matrix.sort_indices()
             self._matrix = matrix
 
     def of(self, block: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Return the labels of some consecutive points in the form that ``exact_topk`` reads.
+        """Return the labels of some consecutive samples in the form that ``exact_topk`` reads.
 
         Parameters
         ----------
@@ -234,10 +234,10 @@ class Exclusions:
 
         Returns
         -------
-        ptr : int64 array [points of the block + 1] or [0]
+        ptr : int64 array [samples of the block + 1] or [0]
             Empty where nothing is excluded.
         ids : int32 array
-            Ascending for each point.
+            Ascending for each sample.
         """
         if self._matrix is None:
             return np.zeros(0, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
@@ -245,15 +245,15 @@ class Exclusions:
         return ends - ends[0], self._matrix.indices[ends[0] : ends[-1]].astype(dtypes.INDEX, copy=False)
 
     def rows(self, block: slice) -> csr_matrix | None:
-        """Return the excluded labels of some consecutive points as columns of entries, None where there are none."""
+        """Return the excluded labels of some consecutive samples as columns of entries, None where there are none."""
         return None if self._matrix is None else self._matrix[block]
 
     def remove(self, scores: csr_matrix, block: slice) -> csr_matrix:
-        """Return sparse scores of some consecutive points without the excluded labels.
+        """Return sparse scores of some consecutive samples without the excluded labels.
 
         Parameters
         ----------
-        scores : csr_matrix, shape (points of the block, n_labels)
+        scores : csr_matrix, shape (samples of the block, n_labels)
             Zeros are taken out as well.
         block : slice
         """

@@ -1,7 +1,7 @@
 """Mixture: a network and the neighbours of a query, each sure of what the other misses.
 
-The prediction interpolates two estimates of the probability that a point has a label, the network's and that of its
-nearest training points' votes: the idea of kNN-LM (Khandelwal et al., *Generalization through Memorization: Nearest
+The prediction interpolates two estimates of the probability that a sample has a label, the network's and that of its
+nearest training samples' votes: the idea of kNN-LM (Khandelwal et al., *Generalization through Memorization: Nearest
 Neighbor Language Models*, ICLR 2020), with the cosine of the sparse features in place of a network's own vectors.
 """
 
@@ -27,7 +27,7 @@ from slide.predict.neighbours import Neighbours, best_labels
 from slide.system.blas import one_blas_thread
 
 BLOCK = 512
-"""Points whose scores of voted labels are in memory at a time."""
+"""Samples whose scores of voted labels are in memory at a time."""
 
 SHARES = tuple(i / 10 for i in range(11))
 NEIGHBOURS = (20, 50, 100, 500)
@@ -36,10 +36,10 @@ POWERS = (1.0, 2.0, 4.0)
 
 
 class Mixture:
-    """A network's probabilities mixed with the votes of the nearest training points.
+    """A network's probabilities mixed with the votes of the nearest training samples.
 
     A label's score is ``(1 - share) * p + share * votes``, where p is the sigmoid of the network's logit if its loss is
-    ``"bce"``. A softmax shares a probability of 1 among a point's labels: p is then the softmax over all labels times
+    ``"bce"``. A softmax shares a probability of 1 among a sample's labels: p is then the softmax over all labels times
     the mean number of labels of a neighbour, and may exceed 1.
 
     Parameters
@@ -83,10 +83,10 @@ class Mixture:
     def predict(
         self, X: csr_matrix, k: int = 5, *, exclude: csr_matrix | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return each point's k best labels, exactly: as if every label were scored.
+        """Return each sample's k best labels, exactly: as if every label were scored.
 
         With share 0 they are the network's, in its order; with share 1 the neighbours', and labels without votes are
-        not predicted. Memory is one block of scores, whatever the numbers of points and labels.
+        not predicted. Memory is one block of scores, whatever the numbers of samples and labels.
 
         Parameters
         ----------
@@ -166,7 +166,7 @@ class Mixture:
         monitor: str = "P@1",
         mask_inputs: bool = False,
     ) -> Mixture:
-        """Return the mixture that is best on validation points, of a grid.
+        """Return the mixture that is best on validation samples, of a grid.
 
         The grid has shares from 0 to 1 in steps of 0.1, 20, 50, 100 and 500 neighbours, and powers of 1, 2 and 4. Of
         equally good mixtures the one of the smallest share is taken, and then of the fewest neighbours and the smallest
@@ -176,7 +176,7 @@ class Mixture:
         ----------
         network : Network
         neighbours : Neighbours
-            The validation points must not be among them: each would be its own nearest neighbour, and the neighbours
+            The validation samples must not be among them: each would be its own nearest neighbour, and the neighbours
             would seem to be always right. Nor should the network have been trained on them. Neighbours of the whole
             training set may replace these afterwards.
         X_val : matrix, shape (n, n_features)
@@ -184,14 +184,14 @@ class Mixture:
         monitor : str
             What is to be high: ``"P@k"``, ``"nDCG@k"`` or ``"R@k"`` for some k.
         mask_inputs : bool
-            Never predict a label whose id is one of the point's features.
+            Never predict a label whose id is one of the sample's features.
 
         Raises
         ------
         DataError
-            A matrix is not one or has values that are not finite, or the numbers of points differ.
+            A matrix is not one or has values that are not finite, or the numbers of samples differ.
         ValueError
-            Numbers of features or labels differ, there are no points, or `monitor` is not known.
+            Numbers of features or labels differ, there are no samples, or `monitor` is not known.
         """
         cls(network, neighbours)
         depth = _depth(monitor)
@@ -199,15 +199,15 @@ class Mixture:
         for what in ("features", "labels"):
             ours, theirs = getattr(network, f"n_{what}"), getattr(data, f"n_{what}")
             if ours != theirs:
-                raise ValueError(f"the network has {ours:,} {what}, the validation points {theirs:,}")
-        if not data.n_points:
-            raise ValueError("there are no validation points")
-        exclusions = Exclusions(data.X if mask_inputs else None, data.n_points)
+                raise ValueError(f"the network has {ours:,} {what}, the validation samples {theirs:,}")
+        if not data.n_samples:
+            raise ValueError("there are no validation samples")
+        exclusions = Exclusions(data.X if mask_inputs else None, data.n_samples)
         variants = [neighbours.replace(k=k, power=power) for k, power in itertools.product(NEIGHBOURS, POWERS)]
         # Shares first: the first of the best is the one to take.
         quality = np.zeros((len(SHARES), len(variants)))
-        for first in range(0, data.n_points, BLOCK):
-            block = slice(first, min(first + BLOCK, data.n_points))
+        for first in range(0, data.n_samples, BLOCK):
+            block = slice(first, min(first + BLOCK, data.n_samples))
             X, Y = data.X[block], data.Y[block]
             ids, similarities = neighbours.replace(k=max(NEIGHBOURS)).nearest(X)
             everything = exclusions.remove(neighbours.replace(power=0).votes_of(ids, similarities), block)
@@ -221,12 +221,12 @@ class Mixture:
                     topk, _ = _mix(scores, votes, voted, share, depth)
                     quality[row, column] += len(topk) * metrics.evaluate_topk(topk, Y, [depth])[monitor]
         # Rounded, so that what is equal but for the order of a sum is equal.
-        row, column = np.unravel_index(np.argmax(np.round(quality / data.n_points, 12)), quality.shape)
+        row, column = np.unravel_index(np.argmax(np.round(quality / data.n_samples, 12)), quality.shape)
         return cls(network, variants[column], SHARES[row])
 
 
 class _NetworkScores:
-    """The network's probabilities of some points' best labels and of their voted ones.
+    """The network's probabilities of some samples' best labels and of their voted ones.
 
     Attributes
     ----------
@@ -255,8 +255,8 @@ class _NetworkScores:
         if log_partition is None:
             self.best, self.voted = expit(logits), expit(voted)
         else:
-            self.best = neighbours.labels_per_point * np.exp(logits - log_partition[:, np.newaxis])
-            self.voted = neighbours.labels_per_point * np.exp(voted - np.repeat(log_partition, np.diff(ends)))
+            self.best = neighbours.labels_per_sample * np.exp(logits - log_partition[:, np.newaxis])
+            self.voted = neighbours.labels_per_sample * np.exp(voted - np.repeat(log_partition, np.diff(ends)))
 
 
 def _mix(scores, votes, voted, share, k):

@@ -1,4 +1,4 @@
-"""Neighbours: the labels of the training points most similar to a query."""
+"""Neighbours: the labels of the training samples most similar to a query."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ BLOCK = 512
 class Neighbours:
     """Exact nearest neighbours by the cosine of sparse features, and their votes for labels.
 
-    A query's k nearest training points vote for their labels, each with its similarity to some power; the votes are
+    A query's k nearest training samples vote for their labels, each with its similarity to some power; the votes are
     divided by the sum of all k weights, so that a label's votes estimate the probability that the query has it.
 
-    Memory is 8 bytes for each non-zero of the features and 8 for each label of a point; while it is made, the features
+    Memory is 8 bytes for each non-zero of the features and 8 for each label of a sample; while it is made, the features
     are in memory twice more.
 
     Parameters
     ----------
-    X : sparse or dense matrix, shape (n_points, n_features)
-        Features of the points that may be neighbours, such as the training set.
-    Y : sparse or dense matrix, shape (n_points, n_labels)
+    X : sparse or dense matrix, shape (n_samples, n_features)
+        Features of the samples that may be neighbours, such as the training set.
+    Y : sparse or dense matrix, shape (n_samples, n_labels)
         Their labels: the positive entries.
     k : int
         Neighbours that vote.
     power : float
         Of the similarity, in a vote. 0 counts all neighbours alike; large values the nearest alone.
     feature_weights : float array [n_features], optional
-        Multiplied into the features of points and queries before they are scaled to unit length.
+        Multiplied into the features of samples and queries before they are scaled to unit length.
     threads : int, optional
         By default all cores this process may use. Results do not depend on it.
 
     Attributes
     ----------
-    n_points, n_features, n_labels : int
-    labels_per_point : float
+    n_samples, n_features, n_labels : int
+    labels_per_sample : float
         Mean.
     k : int
     power : float
@@ -55,14 +55,14 @@ class Neighbours:
     Raises
     ------
     DataError
-        A matrix is not one or has values that are not finite, or the numbers of points differ.
+        A matrix is not one or has values that are not finite, or the numbers of samples differ.
     ValueError
-        There are no points, or a setting is out of range.
+        There are no samples, or a setting is out of range.
 
     Notes
     -----
-    All methods may be called from several threads at once. A point without features, or that shares none with any
-    training point, has no neighbours and gets no votes; nor do points of a similarity that is not positive.
+    All methods may be called from several threads at once. A sample without features, or that shares none with any
+    training sample, has no neighbours and gets no votes; nor do samples of a similarity that is not positive.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class Neighbours:
         self.threads = resolve_threads(threads)
         self._set(k, power)
         data = Dataset.from_arrays(X, Y)
-        if not data.n_points:
-            raise ValueError("there are no points to be neighbours")
-        self.n_points, self.n_features, self.n_labels = data.n_points, data.n_features, data.n_labels
+        if not data.n_samples:
+            raise ValueError("there are no samples to be neighbours")
+        self.n_samples, self.n_features, self.n_labels = data.n_samples, data.n_features, data.n_labels
         self._feature_weights = None
         if feature_weights is not None:
             weights = np.ascontiguousarray(feature_weights, dtypes.VALUE)
@@ -91,14 +91,14 @@ class Neighbours:
                 )
             self._feature_weights = weights
         self._labels = data.Y
-        self.labels_per_point = data.Y.nnz / data.n_points
-        points = self._reader(data.X, data.n_points).read(np.arange(data.n_points, dtype=dtypes.OFFSET))
-        unit = csr_matrix((points.values, points.indices, points.indptr), shape=data.X.shape).tocsc()
+        self.labels_per_sample = data.Y.nnz / data.n_samples
+        samples = self._reader(data.X, data.n_samples).read(np.arange(data.n_samples, dtype=dtypes.OFFSET))
+        unit = csr_matrix((samples.values, samples.indices, samples.indptr), shape=data.X.shape).tocsc()
         self._postings = Postings(
             unit.indptr.astype(dtypes.OFFSET),
             unit.indices.astype(dtypes.INDEX, copy=False),
             unit.data,
-            data.n_points,
+            data.n_samples,
         )
 
     def _set(self, k, power):
@@ -108,14 +108,24 @@ class Neighbours:
             raise ValueError(f"power must be a number from 0, got {power!r}")
         self.k, self.power = int(k), float(power)
 
+    @property
+    def n_points(self) -> int:
+        """The former name of `n_samples`."""
+        return self.n_samples
+
+    @property
+    def labels_per_point(self) -> float:
+        """The former name of `labels_per_sample`."""
+        return self.labels_per_sample
+
     def __repr__(self) -> str:
         return (
-            f"Neighbours({self.n_points:,} points, {self.n_features:,} features, {self.n_labels:,} labels, "
+            f"Neighbours({self.n_samples:,} samples, {self.n_features:,} features, {self.n_labels:,} labels, "
             f"k={self.k}, power={self.power:g})"
         )
 
     def replace(self, *, k: int | None = None, power: float | None = None) -> Neighbours:
-        """Return the same points with other settings; their memory is shared.
+        """Return the same samples with other settings; their memory is shared.
 
         Parameters
         ----------
@@ -132,7 +142,7 @@ class Neighbours:
         return other
 
     def nearest(self, X: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-        """Return each query's k nearest points.
+        """Return each query's k nearest samples.
 
         Parameters
         ----------
@@ -169,7 +179,7 @@ class Neighbours:
         Parameters
         ----------
         X : sparse or dense matrix, shape (n, n_features)
-            The votes of all are in memory: `k` times the labels of a point for each query, at most.
+            The votes of all are in memory: `k` times the labels of a sample for each query, at most.
 
         Returns
         -------
@@ -202,7 +212,7 @@ class Neighbours:
         weights = np.where(found, relative**self.power, 0.0)
         weights = (weights / np.maximum(weights.sum(axis=1, keepdims=True), 1.0)).astype(dtypes.VALUE)
         ptr = np.append(0, np.cumsum(found.sum(axis=1)))
-        votes = csr_matrix((weights[found], ids[found], ptr), shape=(len(ids), self.n_points)) @ self._labels
+        votes = csr_matrix((weights[found], ids[found], ptr), shape=(len(ids), self.n_samples)) @ self._labels
         votes.eliminate_zeros()
         votes.sort_indices()
         return votes

@@ -1,10 +1,10 @@
-"""The scores of all labels, or a point's best, as logits or as probabilities.
+"""The scores of all labels, or a sample's best, as logits or as probabilities.
 
 A label's probability is
 
 - the sigmoid of its logit, where the loss is ``"bce"``: every label is a yes or no of its own;
 - the softmax over all labels, where the loss is ``"softmax"``;
-- that sigmoid divided by the sum over all labels, where the loss is ``"bce"`` and a point has exactly one label.
+- that sigmoid divided by the sum over all labels, where the loss is ``"bce"`` and a sample has exactly one label.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCORES = 1 << 24
 """Scores of all labels in memory at a time, where only their sum is wanted."""
 
 FIRST_LOOK = 16
-"""Labels of a point that are looked at first, where those above a threshold are wanted."""
+"""Labels of a sample that are looked at first, where those above a threshold are wanted."""
 
 
 def all_logits(network: BaseNetwork, X: csr_matrix, outputs: np.ndarray) -> np.ndarray:
@@ -54,8 +54,8 @@ def all_logits(network: BaseNetwork, X: csr_matrix, outputs: np.ndarray) -> np.n
     needed = 4 * shape[0] * shape[1]
     if needed > available()[0]:
         raise MemoryError(
-            f"scores of {shape[0]:,} points for {shape[1]:,} labels each take {needed / 1e9:.1f} GB, more than there "
-            "is; score fewer points at a time, or ask predict_topk for the best labels, which needs little memory"
+            f"scores of {shape[0]:,} samples for {shape[1]:,} labels each take {needed / 1e9:.1f} GB, more than there "
+            "is; score fewer samples at a time, or ask predict_topk for the best labels, which needs little memory"
         )
     out = np.empty(shape, dtypes.VALUE)
     for block, hidden in _hidden(network, X):
@@ -73,7 +73,7 @@ def probabilities(network: BaseNetwork, logits: np.ndarray, *, single: bool) -> 
     logits : float32 array [n, n_labels]
         Overwritten.
     single : bool
-        Whether a point has exactly one label.
+        Whether a sample has exactly one label.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def probabilities(network: BaseNetwork, logits: np.ndarray, *, single: bool) -> 
 
 
 def best(network: BaseNetwork, X: csr_matrix, k: int, *, single: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return each point's k most probable labels, exactly, in memory that does not grow with the number of labels.
+    """Return each sample's k most probable labels, exactly, in memory that does not grow with the number of labels.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def best(network: BaseNetwork, X: csr_matrix, k: int, *, single: bool) -> tuple[
     k : int
         From 1 to the number of labels.
     single : bool
-        Whether a point has exactly one label.
+        Whether a sample has exactly one label.
 
     Returns
     -------
@@ -134,33 +134,33 @@ def best(network: BaseNetwork, X: csr_matrix, k: int, *, single: bool) -> tuple[
 
 
 def above(
-    network: BaseNetwork, X: csr_matrix, threshold: float, *, labels_per_point: float
+    network: BaseNetwork, X: csr_matrix, threshold: float, *, labels_per_sample: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return each point's labels whose probability is above a threshold.
+    """Return each sample's labels whose probability is above a threshold.
 
-    A softmax shares a probability of 1 among a point's labels: theirs counts times the mean number of labels.
+    A softmax shares a probability of 1 among a sample's labels: theirs counts times the mean number of labels.
 
     Parameters
     ----------
     network : BaseNetwork
     X : csr_matrix of float32, shape (n, n_features)
     threshold : float
-    labels_per_point : float
+    labels_per_sample : float
 
     Returns
     -------
     indptr : int64 array [n + 1]
     outputs : int32 array
-        In CSR form, each point's best first.
+        In CSR form, each sample's best first.
     """
-    factor = 1.0 if network.config.output.loss == "bce" else labels_per_point
+    factor = 1.0 if network.config.output.loss == "bce" else labels_per_sample
     found: list[np.ndarray] = [NOTHING] * X.shape[0]
     left, k = np.arange(X.shape[0]), min(FIRST_LOOK, network.n_labels)
     while len(left):
         ids, scores = best(network, X[left], k, single=False)
         taken = np.count_nonzero(scores * factor > threshold, axis=1)
-        for point, row, count in zip(left, ids, taken, strict=True):
-            found[point] = row[:count]
+        for sample, row, count in zip(left, ids, taken, strict=True):
+            found[sample] = row[:count]
         # All that were looked at are in: there may be more.
         left = left[taken == k] if k < network.n_labels else left[:0]
         k = min(4 * k, network.n_labels)

@@ -11,28 +11,28 @@ from scipy.sparse import csr_matrix
 from slide import metrics
 
 SINGLES, BATCH, REPEATS = 200, 256, 3
-"""Points predicted one by one; points of a batch, and how often it is predicted."""
+"""Samples predicted one by one; samples of a batch, and how often it is predicted."""
 
 PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
 
 
 def timings(calls: dict[str, Callable[[csr_matrix], object]], X: csr_matrix) -> dict[str, dict[str, float]]:
-    """Time predictions of single points and of batches.
+    """Time predictions of single samples and of batches.
 
-    The calls take turns, point by point, so that whatever else the machine does slows down all of them alike.
+    The calls take turns, sample by sample, so that whatever else the machine does slows down all of them alike.
 
     Parameters
     ----------
     calls : dict of callable
-        By name, what predicts the points it is given.
+        By name, what predicts the samples it is given.
     X : csr_matrix, shape (n, n_features)
-        Points, one or more; the first few hundred are used.
+        Samples, one or more; the first few hundred are used.
 
     Returns
     -------
     dict of dict
-        By name: ``"p50_ms"``, ``"p90_ms"`` and ``"p99_ms"`` of the milliseconds that a single point takes, and
-        ``"points_per_second"`` in batches of `BATCH` points, or as many as there are: the median batch's.
+        By name: ``"p50_ms"``, ``"p90_ms"`` and ``"p99_ms"`` of the milliseconds that a single sample takes, and
+        ``"points_per_second"`` in batches of `BATCH` samples, or as many as there are: the median batch's.
     """
     singles = [X[i] for i in range(min(SINGLES, X.shape[0]))]
     batch = X[:BATCH]
@@ -68,7 +68,7 @@ def overlap(exact: np.ndarray, found: np.ndarray, ks: Sequence[int]) -> dict[str
     Returns
     -------
     dict of float
-        Mean over the points that have exact labels, as ``"recall@k"``; NaN if there are none.
+        Mean over the samples that have exact labels, as ``"recall@k"``; NaN if there are none.
     """
     shares = {}
     for k in ks:
@@ -99,7 +99,7 @@ def compare_with_exact(
     network : Network
         With the index that the mode searches.
     X : csr_matrix, shape (n, n_features)
-        One point or more.
+        One sample or more.
     Y : csr_matrix, shape (n, n_labels)
     mode, candidates
         As for ``Network.predict``.

@@ -127,7 +127,7 @@ def check_together(
     # Rows are in one place each: what is wrong with them, the others are told.
     problem = next((fault for fault in group.allgather(problem) if fault is not None), None)
     if problem is not None:
-        raise problem.told(where, advice)
+        raise problem.with_context(where, advice)
 
 
 def write_together(
@@ -157,14 +157,14 @@ def write_together(
     if group.rank:
         folder = group.bcast(None)
         if folder is not None:
-            group.gather(_write_share(group, layers, Path(folder), more, moments))
+            group.gather(_write_shards(group, layers, Path(folder), more, moments))
         return group.bcast(None)
     told, problem = False, None
     try:
         with new_folder(path) as folder:
             told = True
             group.bcast(str(folder))
-            written = group.gather(_write_share(group, layers, folder, more, moments))
+            written = group.gather(_write_shards(group, layers, folder, more, moments))
             failed = [f"rank {rank}: {share}" for rank, share in enumerate(written) if isinstance(share, str)]
             if failed:
                 raise OSError("; ".join(failed))
@@ -183,7 +183,7 @@ def write_together(
     return group.bcast(problem)
 
 
-def _write_share(group, layers, folder, more, moments):
+def _write_shards(group, layers, folder, more, moments):
     """Write this rank's share; return its entries for the manifests, or why it could not be written."""
     arrays = layers.parameters(moments=moments) | more
     if moments:
@@ -193,10 +193,10 @@ def _write_share(group, layers, folder, more, moments):
         for name, array in arrays.items():
             part = _part(group, layers, name, array)
             if len(part.rows):
-                entries[name] = shards.write_share(folder, name, suffix, part)
+                entries[name] = shards.write_shard(folder, name, suffix, part)
         if moments and layers.residual is not None:
             name = f"{RESIDUAL}{layers.replica[0]}"
-            entries[name] = shards.write_share(folder, name, suffix, Part(layers.residual, layers.label_rows))
+            entries[name] = shards.write_shard(folder, name, suffix, Part(layers.residual, layers.label_rows))
     except FileNotFoundError:
         return f"no {folder} on {platform.node()}; what ranks save together needs a file system that all of them share"
     except OSError as error:

@@ -56,24 +56,24 @@ class Grid:
         self.labels = self.world.split(d, column)
         self.data = self.world.split(column, d)
         self.together = self.world if config.average_every is None else self.labels
-        shares = config.shares or self.world.size
-        if shares % self.world.size:
+        portions = config.portions or self.world.size
+        if portions % self.world.size:
             raise ConfigError(
-                f"DistributionConfig.shares must be a multiple of the ranks, {self.world.size}, got {shares}"
+                f"DistributionConfig.portions must be a multiple of the ranks, {self.world.size}, got {portions}"
             )
-        self.n_shares = shares
+        self.n_portions = portions
         here = self.world.comm.Split_type(mpi().COMM_TYPE_SHARED)
         self.on_this_machine: list[list[int]] = here.allgather(cores_of_process())
         here.Free()
 
-    def go_on_with(self, shares: int | None, holdout: float) -> None:
-        """Cut the points into as many shares as the run that goes on did, so that its batches are the same.
+    def go_on_with(self, portions: int | None, holdout: float) -> None:
+        """Cut the samples into as many portions as the run that goes on did, so that its batches are the same.
 
-        Where the ranks cannot have as many each, the order of its points is another from here on, which is logged.
+        Where the ranks cannot have as many each, the order of its samples is another from here on, which is logged.
 
         Parameters
         ----------
-        shares : int or None
+        portions : int or None
             None for a run of one process, which has one.
         holdout : float
             Of the run.
@@ -81,24 +81,24 @@ class Grid:
         Raises
         ------
         ConfigError
-            Points were held out of each share, and the ranks cannot have the same.
+            Samples were held out of each portion, and the ranks cannot have the same.
         """
-        shares, ranks = shares or 1, self.world.size
-        if self.config.shares is None:
-            self.n_shares = shares_for(ranks, shares) or self.n_shares
-        if holdout and self.n_shares != shares:
+        portions, ranks = portions or 1, self.world.size
+        if self.config.portions is None:
+            self.n_portions = portions_for(ranks, portions) or self.n_portions
+        if holdout and self.n_portions != portions:
             raise ConfigError(
-                f"the run had its points in {shares} shares, of each of which some were held out: {ranks} ranks would "
-                f"hold out others. Go on with a number of ranks that divides {shares}"
+                f"the run had its samples in {portions} portions, of each of which some were held out: {ranks} ranks would "
+                f"hold out others. Go on with a number of ranks that divides {portions}"
             )
-        if self.n_shares != shares and self.world.rank == 0:
+        if self.n_portions != portions and self.world.rank == 0:
             log.warning(
-                "the run had its points in %d shares, %d ranks have them in %d: from here on they come in another "
+                "the run had its samples in %d portions, %d ranks have them in %d: from here on they come in another "
                 "order, some of this epoch twice, others not at all. For the same batches on any number of ranks give "
-                "distribution.shares, such as 12, from the start",
-                shares,
+                "distribution.portions, such as 12, from the start",
+                portions,
                 ranks,
-                self.n_shares,
+                self.n_portions,
             )
 
     @property
@@ -118,16 +118,16 @@ def cores_of_process() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def shares_for(ranks: int, shares: int | None) -> int | None:
-    """Return the shares of a run that goes on, None if so many ranks cannot have as many each.
+def portions_for(ranks: int, portions: int | None) -> int | None:
+    """Return the portions of a run that goes on, None if so many ranks cannot have as many each.
 
     Parameters
     ----------
     ranks : int
-    shares : int or None
+    portions : int or None
         As of ``Grid.go_on_with``.
     """
-    return shares or 1 if (shares or 1) % ranks == 0 else None
+    return portions or 1 if (portions or 1) % ranks == 0 else None
 
 
 class LabelShard:

@@ -26,6 +26,7 @@ from slide.ranks.stack import RankStack, checksum
 from slide.ranks.stepper import DistributedStepper
 from slide.ranks.topk import evaluate_own, predict_own
 from slide.system.guard import reads
+from slide.system.renames import former_names
 from slide.train import loop
 from slide.train.callbacks import Callback
 from slide.train.checkpoints import Checkpoints, SavedRun, newest
@@ -122,12 +123,13 @@ class DistributedNetwork(BaseNetwork):
         self.average()
         self.layers.settle()
 
+    @former_names(own_points="own_samples")
     def fit(
         self,
         X: csr_matrix,
         Y: csr_matrix,
         *,
-        own_points: bool = False,
+        own_samples: bool = False,
         config: TrainingConfig | None = None,
         validation: tuple[csr_matrix, csr_matrix] | None = None,
         mask_inputs: bool = False,
@@ -145,7 +147,7 @@ class DistributedNetwork(BaseNetwork):
         ----------
         X, Y : sparse or dense matrices
             All samples, the same on all ranks, of which each reads its own.
-        own_points : bool
+        own_samples : bool
             X and Y are the samples of this rank alone, those that `slide.distributed.own_rows` names.
 
         Returns
@@ -158,11 +160,11 @@ class DistributedNetwork(BaseNetwork):
             checkpoints = SharedCheckpoints(checkpoints, world.comm, self.average)
         if resume is not None:
             saved = SavedRun(world.bcast("control", newest(resume) if self.leads else None))
-            self.grid.go_on_with(saved.shares, saved.training.holdout)
+            self.grid.go_on_with(saved.portions, saved.training.holdout)
             resume = saved.path
 
         def make_feed(*data) -> DistributedFeed:
-            return DistributedFeed(*data, own=own_points, on_epoch_end=self._end_epoch)
+            return DistributedFeed(*data, own=own_samples, on_epoch_end=self._end_epoch)
 
         with aborting(self.grid.alarm):
             history = loop.fit(
@@ -195,7 +197,7 @@ class DistributedNetwork(BaseNetwork):
         mode: str = "exact",
         candidates: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Network.predict`; every rank scores its labels for all points, which are the same on all ranks."""
+        """See `Network.predict`; every rank scores its labels for all samples, which are the same on all ranks."""
         if mode != "exact" or allowed is not None or candidates is not None:
             raise ConfigError(
                 "a network on several ranks predicts with mode='exact' alone, and without allowed: gather() makes a "
@@ -227,14 +229,14 @@ class DistributedNetwork(BaseNetwork):
         mode: str = "exact",
         candidates: int | None = None,
     ) -> dict[str, float]:
-        """See `Network.evaluate`; every rank measures on its part of the points, which are the same on all ranks."""
+        """See `Network.evaluate`; every rank measures on its part of the samples, which are the same on all ranks."""
         if mode != "exact" or candidates is not None:
             raise ConfigError("a network on several ranks is evaluated with mode='exact' alone")
         data = Dataset.from_arrays(self.layers.checked(X), Y)
         if Y.shape[1] != self.n_labels:
             raise ValueError(f"Y has {Y.shape[1]:,} labels, the network {self.n_labels:,}")
         world = self.grid.world
-        ends = data.n_points * np.arange(world.size + 1) // world.size
+        ends = data.n_samples * np.arange(world.size + 1) // world.size
         mine = data.subset(slice(int(ends[world.rank]), int(ends[world.rank + 1])))
         with aborting(self.grid.alarm):
             self.settle()
@@ -248,7 +250,7 @@ class DistributedNetwork(BaseNetwork):
         Parameters
         ----------
         moments : bool
-            With what the optimiser keeps, so that it can be trained on.
+            With what the optimizer keeps, so that it can be trained on.
         """
         self.settle()
         whole = None
@@ -426,7 +428,7 @@ def fit(
     *,
     comm,
     distribution: DistributionConfig | None = None,
-    own_points: bool = False,
+    own_samples: bool = False,
     config: TrainingConfig | None = None,
     validation: tuple[csr_matrix, csr_matrix] | None = None,
     mask_inputs: bool = False,
@@ -443,7 +445,7 @@ def fit(
         The same on all ranks.
     comm : mpi4py communicator
     distribution : DistributionConfig, optional
-    X, Y, own_points, config, validation, mask_inputs, label_weights, callbacks, checkpoints, resume
+    X, Y, own_samples, config, validation, mask_inputs, label_weights, callbacks, checkpoints, resume
         As for `DistributedNetwork.fit`.
 
     Returns
@@ -451,14 +453,14 @@ def fit(
     History
     """
     if not network.trainable:
-        raise RuntimeError("this network was made, or saved, without the optimiser's state; it can only predict")
+        raise RuntimeError("this network was made, or saved, without the optimizer's state; it can only predict")
     sizes = network.n_features, network.n_labels, network.config
     parts = DistributedNetwork(*sizes, comm=comm, distribution=distribution, threads=network.threads)
     parts.take_over(network)
     history = parts.fit(
         X,
         Y,
-        own_points=own_points,
+        own_samples=own_samples,
         config=config,
         validation=validation,
         mask_inputs=mask_inputs,

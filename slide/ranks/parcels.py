@@ -11,7 +11,7 @@ from slide.kernels import dtypes
 from slide.ranks.comm import Pending
 
 AHEAD = 2
-"""Batches that are under way while one is trained on: of one the points, of the other the sizes."""
+"""Batches that are under way while one is trained on: of one the samples, of the other the sizes."""
 
 
 @dataclass(frozen=True)
@@ -21,22 +21,22 @@ class JoinedBatch(Batch):
     Attributes
     ----------
     parts : int64 array [ranks + 1]
-        Where each rank's points begin.
+        Where each rank's samples begin.
     in_all : int
-        Points that the step is made of.
+        Samples that the step is made of.
     """
 
     parts: np.ndarray
     in_all: int
 
     @property
-    def n_points(self) -> int:
-        """See `Batch.n_points`."""
+    def n_samples(self) -> int:
+        """See `Batch.n_samples`."""
         return self.in_all
 
 
 class Parcel:
-    """A batch on its way: its sizes first, its points once those have arrived.
+    """A batch on its way: its sizes first, its samples once those have arrived.
 
     Parameters
     ----------
@@ -54,23 +54,23 @@ class Parcel:
         self._packed = np.concatenate([piece.astype(dtypes.INDEX, copy=False) for piece in pieces])
         sizes = np.array([len(features), int(features.sum()), int(labels.sum())], np.int64)
         self._sizes = grid.world.iallgather("features", sizes)
-        self._points: Pending | None = None
+        self._samples: Pending | None = None
 
     def send(self) -> None:
-        """Send the points, if they were not sent before."""
-        if self._points is None:
+        """Send the samples, if they were not sent before."""
+        if self._samples is None:
             self._of_world = self._sizes.wait()
             first, together = 0, self._grid.together
             if together is not self._grid.world:
                 first = self._grid.data.rank * together.size
             self._counts = self._of_world[first : first + together.size]
             n, values, labels = self._counts.T
-            self._points = together.iallgatherv("features", self._packed, 2 * n + 2 * values + labels)
+            self._samples = together.iallgatherv("features", self._packed, 2 * n + 2 * values + labels)
             self._packed = None
 
     def receive(self) -> JoinedBatch:
         """Return the batch, once all of it has arrived."""
-        packed, pieces = self._points.wait(), [[], [], [], [], []]
+        packed, pieces = self._samples.wait(), [[], [], [], [], []]
         first = 0
         for n, values, labels in self._counts.tolist():
             for piece, size in zip(pieces, (n, n, values, labels, values), strict=True):
@@ -85,8 +85,8 @@ class Parcel:
     def abandon(self) -> None:
         """Let what is under way arrive, and nobody use it."""
         self._sizes.wait()
-        if self._points is not None:
-            self._points.wait()
+        if self._samples is not None:
+            self._samples.wait()
 
 
 def _starts(lengths):

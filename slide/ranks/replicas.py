@@ -1,4 +1,4 @@
-"""Replicas of a shard: the same labels on ranks that train on other points, and how they stay alike.
+"""Replicas of a shard: the same labels on ranks that train on other samples, and how they stay alike.
 
 In every batch they combine the gradients of the rows that any of them touched: row ids and gradients travel, are added
 up in the order of the ranks, and every replica takes the same step. With ``keep_rows`` below 1 a replica sends the rows

@@ -1,6 +1,6 @@
 """The first hidden layer where its rows, the features', are cut into shards as the labels are.
 
-Each rank adds up what its features give to the hidden vectors of all points; the sums of these parts are taken in the
+Each rank adds up what its features give to the hidden vectors of all samples; the sums of these parts are taken in the
 order of the ranks, as those of the gradient are. One exchange more a step, then, and every row is read and stepped by
 one rank alone: neither their memory nor their time is spent on all of them.
 """
@@ -42,7 +42,7 @@ class ShardInput(InputLayer):
         self.table.fill_uniform(np.sqrt(3.0 / config.units), seed, threads, shard.first, shard.distance)
 
     def forward(self, inputs: Activations, now: Pass) -> Activations:
-        """See `HiddenLayer.forward`; all ranks have the same points."""
+        """See `HiddenLayer.forward`; all ranks have the same samples."""
         self._mine = mine = self._own(inputs)
         self._groups = self._pairs.group(mine.columns, now.threads)
         self._pairs.catch_up(self._groups, now.rule, now.threads)
@@ -55,7 +55,7 @@ class ShardInput(InputLayer):
         return Activations(out, None, None)
 
     def predict(self, inputs: Activations, threads: int) -> Activations:
-        """See `HiddenLayer.predict`; every rank has points of its own, and all call this together."""
+        """See `HiddenLayer.predict`; every rank has samples of its own, and all call this together."""
         columns, ranks = inputs.columns, self._ranks
         sizes = ranks.allgather("prediction", np.array([len(columns.begin), len(columns.flat)], np.int64))
         lengths = ranks.allgatherv("prediction", columns.lengths, sizes[:, 0])
@@ -72,7 +72,7 @@ class ShardInput(InputLayer):
         return Activations(None, Ragged(numbers, ptr[:-1], ptr[1:]), inputs.values[here])
 
     def _sum(self, mine, counts, threads, kind="hidden"):
-        """The layer's output for this rank's part of some points, from what every rank's features give to it."""
+        """The layer's output for this rank's part of some samples, from what every rank's features give to it."""
         columns = mine.columns
         part = np.empty((len(columns.begin), self.padded_dim), dtypes.VALUE)
         spmm(self.table, columns.indptr, columns.flat, mine.values, NOTHING, False, part, threads)

@@ -1,7 +1,7 @@
 """The output layer of one rank: the neurons of its shard of the labels, and a loss over those of all shards.
 
 A softmax needs two numbers from the other shards, how large the largest logit is and what the exponentials add up to,
-before any gradient is known; with them go the few numbers of each point that its loss is made of. One-vs-all losses
+before any gradient is known; with them go the few numbers of each sample that its loss is made of. One-vs-all losses
 need nothing: their parts are added up while the next thing is computed. Candidates are drawn in each shard for itself,
 from its own neurons and its own tables, each shard having its part of the budget and of the tail, and are corrected by
 their probability there.
@@ -28,21 +28,22 @@ from slide.ranks.grid import Grid, LabelShard
 from slide.ranks.replicas import Replicas
 from slide.rows.activations import Activations
 from slide.rows.passes import Pass
+from slide.system.renames import former_names
 
 TOP, BEST, TOTAL, WANTED, MASS, ALL, STANDS_FOR = range(TERMS)
-"""What `slide.kernels.loss_parts.softmax_terms` writes of each point."""
+"""What `slide.kernels.loss_parts.softmax_terms` writes of each sample."""
 
 
 @dataclass(frozen=True)
 class ShardBatch(Batch):
-    """A rank's part of a batch: some of its points, and of their labels those of the shard, as its numbers.
+    """A rank's part of a batch: some of its samples, and of their labels those of the shard, as its numbers.
 
     Attributes
     ----------
     counts : int64 array [n]
-        Labels of each point, in all shards.
+        Labels of each sample, in all shards.
     labelled : int
-        Points with labels in the whole batch.
+        Samples with labels in the whole batch.
     """
 
     counts: np.ndarray
@@ -87,27 +88,28 @@ class ShardOutput(OutputLayer):
         """See `Replicas.residual`."""
         return self._replicas.residual
 
-    def set_label_frequency(self, frequency: np.ndarray, *, points: int | None = None) -> None:
+    @former_names(points="samples")
+    def set_label_frequency(self, frequency: np.ndarray, *, samples: int | None = None) -> None:
         """See `OutputLayer.set_label_frequency`; of all labels."""
-        super().set_label_frequency(np.asarray(frequency)[self.shard.ids], points=points)
+        super().set_label_frequency(np.asarray(frequency)[self.shard.ids], samples=samples)
 
     def set_label_weights(self, weights: np.ndarray | None) -> None:
         """See `OutputLayer.set_label_weights`; of all labels."""
         super().set_label_weights(None if weights is None else np.asarray(weights)[self.shard.ids])
 
-    def part_of(self, batch: Batch, points: slice) -> ShardBatch:
-        """Return what this rank computes of a batch: some points, with their labels of this shard.
+    def part_of(self, batch: Batch, samples: slice) -> ShardBatch:
+        """Return what this rank computes of a batch: some samples, with their labels of this shard.
 
         Parameters
         ----------
         batch : Batch
-        points : slice
+        samples : slice
         """
-        ends = batch.label_ptr[points.start : points.stop + 1]
+        ends = batch.label_ptr[samples.start : samples.stop + 1]
         ptr, labels, _ = self.shard.select(ends - ends[0], batch.labels[ends[0] : ends[-1]])
         labelled = int(np.count_nonzero(np.diff(batch.label_ptr)))
         return ShardBatch(
-            batch.indptr[points.start : points.stop + 1],
+            batch.indptr[samples.start : samples.stop + 1],
             batch.indices,
             batch.values,
             ptr,
@@ -216,7 +218,7 @@ class ShardOutput(OutputLayer):
         return float(loss[batch.counts > 0].sum()) if self._grid.labels.rank == 0 else 0.0, 0.0
 
     def _hits(self, best):
-        """How many points with labels have one of them as the best; one shard tells."""
+        """How many samples with labels have one of them as the best; one shard tells."""
         return float(np.count_nonzero(best & (self._counts > 0))) if self._grid.labels.rank == 0 else 0.0
 
 

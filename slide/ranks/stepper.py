@@ -1,9 +1,9 @@
 """A batch's way through a distributed network.
 
-Hidden layers are on every rank, and every rank takes all points of the batch through them and takes the same step: what
-makes a step is then the features of the points and the gradient with respect to the last hidden layer's output, a few
-hundred bytes a point ("sufficient factors"; Xie et al., UAI 2016), where the gradients of the rows would be a hundred
-times as much, and no cheaper to add up. The output layer has of the points those of its row of the grid, and of the
+Hidden layers are on every rank, and every rank takes all samples of the batch through them and takes the same step: what
+makes a step is then the features of the samples and the gradient with respect to the last hidden layer's output, a few
+hundred bytes a sample ("sufficient factors"; Xie et al., UAI 2016), where the gradients of the rows would be a hundred
+times as much, and no cheaper to add up. The output layer has of the samples those of its row of the grid, and of the
 labels those of its column.
 """
 
@@ -81,13 +81,13 @@ class DistributedStepper:
             activations.append(layer.forward(activations[-1], now))
         parts = parts_of(batch, grid.together.size)
         first, last = grid.rows_of_ranks
-        points = slice(int(parts[first]), int(parts[last]))
-        mine = _some(activations[-1], points)
-        layers.output.forward(layers.output.part_of(batch, points), mine, now)
-        norm = self._clip(layers, activations, mine, parts, points, now)
-        dout = self._of_output(layers, mine, parts, points, now)
+        samples = slice(int(parts[first]), int(parts[last]))
+        mine = _some(activations[-1], samples)
+        layers.output.forward(layers.output.part_of(batch, samples), mine, now)
+        norm = self._clip(layers, activations, mine, parts, samples, now)
+        dout = self._of_output(layers, mine, parts, samples, now)
         # Of a part of the batch, all of whose ranks know them, one tells the figures.
-        counts = np.diff(batch.label_ptr)[points] if grid.labels.rank == 0 else np.zeros(0)
+        counts = np.diff(batch.label_ptr)[samples] if grid.labels.rank == 0 else np.zeros(0)
         figures = np.array([*layers.output.sums(), np.count_nonzero(counts), len(counts)])
         figures = grid.world.iallgather("loss", figures)
         self._of_hidden(layers, activations, dout, now)
@@ -114,7 +114,7 @@ class DistributedStepper:
         self._averaged_at = step
 
     def _clip(
-        self, layers: RankStack, activations: list[Activations], mine: Activations, parts: np.ndarray, points: slice, now: Pass
+        self, layers: RankStack, activations: list[Activations], mine: Activations, parts: np.ndarray, samples: slice, now: Pass
     ) -> float | None:
         """Scale the gradient to the configured norm if it is longer; return how long it was, None if nobody asks."""
         limit = layers.config.optimizer.clip_norm
@@ -122,7 +122,7 @@ class DistributedStepper:
             return None
         # Hidden layers' gradients are the same everywhere, those of the output layer each in one place.
         output, hidden = measure(), measure()
-        dout = self._of_output(layers, mine, parts, points, now._replace(rule=output))
+        dout = self._of_output(layers, mine, parts, samples, now._replace(rule=output))
         self._of_hidden(layers, activations, dout, now._replace(rule=hidden))
         squares = self._grid.labels.allgather("loss", np.array([output.squared_norm]))
         norm = math.sqrt(hidden.squared_norm + float(in_order(squares)[0]))
@@ -131,15 +131,15 @@ class DistributedStepper:
         return norm
 
     def _of_output(
-        self, layers: RankStack, mine: Activations, parts: np.ndarray, points: slice, now: Pass
+        self, layers: RankStack, mine: Activations, parts: np.ndarray, samples: slice, now: Pass
     ) -> np.ndarray:
-        """Step this rank's part of the output layer; return the gradient with respect to what it reads, of all points.
+        """Step this rank's part of the output layer; return the gradient with respect to what it reads, of all samples.
 
-        Each rank adds up the gradient of its own points and all are given all or, where that takes no more, all are
+        Each rank adds up the gradient of its own samples and all are given all or, where that takes no more, all are
         given everything and add it up.
         """
         grid, last = self._grid, layers.hidden[-1]
-        gradient = self._memory.gradient(layers.hidden, -1, max(1, points.stop - points.start))
+        gradient = self._memory.gradient(layers.hidden, -1, max(1, samples.stop - samples.start))
         layers.output.step(mine, gradient, now)
         part = self._buffers.array(f"{last.name} gradient part", mine.dense.shape, dtypes.VALUE)
         gradient.sum_into(part, mine.dense if last.relu else None, now.threads)
@@ -162,21 +162,21 @@ class DistributedStepper:
 
 
 def parts_of(batch: Batch, ranks: int) -> np.ndarray:
-    """Return where the points of each rank begin in a batch, and its end: int64 [ranks + 1].
+    """Return where the samples of each rank begin in a batch, and its end: int64 [ranks + 1].
 
     Parameters
     ----------
     batch : Batch
-        One that was joined from several ranks says; of any other the points are cut evenly.
+        One that was joined from several ranks says; of any other the samples are cut evenly.
     ranks : int
     """
     parts = getattr(batch, "parts", None)
     return len(batch) * np.arange(ranks + 1) // ranks if parts is None else parts
 
 
-def _some(inputs, points):
-    """Consecutive points of a hidden layer's output."""
+def _some(inputs, samples):
+    """Consecutive samples of a hidden layer's output."""
     columns = inputs.columns
     if columns is not None:
-        columns = Ragged(columns.flat, columns.begin[points], columns.end[points])
-    return Activations(inputs.dense[points], columns, inputs.values)
+        columns = Ragged(columns.flat, columns.begin[samples], columns.end[samples])
+    return Activations(inputs.dense[samples], columns, inputs.values)

@@ -1,6 +1,6 @@
 """Prediction with the labels on several ranks.
 
-Each rank takes its own points through the hidden layers; the hidden vectors go to the ranks that have the labels, each
+Each rank takes its own samples through the hidden layers; the hidden vectors go to the ranks that have the labels, each
 of which finds its best, and these go back to be merged. What arrives is the same as on one process, equal scores in
 order of id.
 """
@@ -25,13 +25,13 @@ from slide.system.blas import one_blas_thread
 def predict_own(
     layers: RankStack, X: csr_matrix, k: int, exclude: csr_matrix | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k best labels of this rank's points, and their scores; called by all ranks.
+    """Return the k best labels of this rank's samples, and their scores; called by all ranks.
 
     Parameters
     ----------
     layers : RankStack
     X : csr_matrix, shape (n, n_features)
-        Checked; other ranks may have any other number of points.
+        Checked; other ranks may have any other number of samples.
     k : int
     exclude : csr_matrix or None
         None on all ranks or on none.
@@ -43,7 +43,7 @@ def predict_own(
     exclusions = Exclusions(exclude, n)
     size = max(1, PREDICT_BLOCK // ranks.size)
     reader = layers.reader(X, None, size)
-    # As often as the rank with the most points, of all that have a part in the hidden layers.
+    # As often as the rank with the most samples, of all that have a part in the hidden layers.
     most = int(layers.grid.together.allgather("prediction", np.array([n], np.int64)).max())
     for first in range(0, most, size):
         rows = np.arange(min(first, n), min(first + size, n), dtype=dtypes.OFFSET)
@@ -63,7 +63,7 @@ def predict_own(
 
 
 def merge(ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k best of several lists of k labels, for each point.
+    """Return the k best of several lists of k labels, for each sample.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def evaluate_own(
     inv_propensity: np.ndarray | None = None,
     mask_inputs: bool = False,
 ) -> dict[str, float]:
-    """Return the quality of the prediction on all ranks' points.
+    """Return the quality of the prediction on all ranks' samples.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def _joined(matrices):
 
 
 def _of_shard(ranks, shard, banned, n, counts):
-    """The excluded labels of all ranks' points that are of this shard, as its numbers."""
+    """The excluded labels of all ranks' samples that are of this shard, as its numbers."""
     ptr, ids = banned
     lengths = np.diff(ptr) if n else np.zeros(0, dtypes.OFFSET)
     sizes = ranks.allgather("prediction", np.array([len(ids)], np.int64))[:, 0]

@@ -8,8 +8,8 @@ The program samples a layer where its `Sparsity` in training is below 1. A sampl
 finds in `L` hash tables of buckets of 128 and, where that is fewer than 1,000 neurons, random ones up to there; the
 number itself has no effect. Here it has: it is the share of neurons that a sample computes, 1,000 at least.
 
-What no setting says is as in the program where it can be: softmax over the neurons computed, of which a point's labels
-share the target evenly; Adam over all rows; points in the file's order, unscaled; the last, incomplete batch left out.
+What no setting says is as in the program where it can be: softmax over the neurons computed, of which a sample's labels
+share the target evenly; Adam over all rows; samples in the file's order, unscaled; the last, incomplete batch left out.
 Initial weights differ: the program draws all weights and biases from a normal distribution of deviation 0.01.
 """
 
@@ -111,8 +111,8 @@ class Reference:
     n_features, n_labels : int
     train, test : Path or None
         Data.
-    train_points, test_points : int or None
-        How many points of them are used, from the first on: whole batches.
+    train_samples, test_samples : int or None
+        How many samples of them are used, from the first on: whole batches.
     """
 
     path: Path
@@ -122,8 +122,8 @@ class Reference:
     n_labels: int
     train: Path | None
     test: Path | None
-    train_points: int | None
-    test_points: int | None
+    train_samples: int | None
+    test_samples: int | None
 
 
 def read(path: str | os.PathLike) -> Reference:
@@ -156,7 +156,7 @@ def read(path: str | os.PathLike) -> Reference:
     batch = settings["Batchsize"]
     for name in ("Rehash", "Rebuild", "totRecords", "totRecordsTest"):
         if settings.get(name, batch) < batch:
-            raise settings.wrong(name, f"at least Batchsize, {batch:,} points")
+            raise settings.wrong(name, f"at least Batchsize, {batch:,} samples")
     layers = [_Layer(settings, i) for i in range(n_layers)]
     hidden = [
         HiddenConfig(
@@ -188,8 +188,8 @@ def read(path: str | os.PathLike) -> Reference:
         n_labels=sizes[-1],
         train=settings.file("trainData"),
         test=settings.file("testData"),
-        train_points=_whole_batches(settings.get("totRecords"), batch),
-        test_points=_whole_batches(settings.get("totRecordsTest"), batch),
+        train_samples=_whole_batches(settings.get("totRecords"), batch),
+        test_samples=_whole_batches(settings.get("totRecordsTest"), batch),
     )
 
 
@@ -298,8 +298,8 @@ class _Layer:
         }
 
 
-def _whole_batches(points, batch):
-    return None if points is None else points // batch * batch
+def _whole_batches(samples, batch):
+    return None if samples is None else samples // batch * batch
 
 
 def _notes(settings, layers):
@@ -334,15 +334,15 @@ def _notes(settings, layers):
         notes.append(f"Rehash={rehash}, Rebuild={rebuild}: no effect, no layer has hash tables")
     else:
         if rehash % batch:
-            notes.append(f"Rehash={rehash}: every {rehash // batch:,} batches, which is not quite as many points")
+            notes.append(f"Rehash={rehash}: every {rehash // batch:,} batches, which is not quite as many samples")
         if rebuild % rehash:
             notes.append(
                 f"Rebuild={rebuild}: new hash functions come with tables, at every {max(1, round(rebuild / rehash))}. "
-                "rehashing, which is not quite as many points"
+                "rehashing, which is not quite as many samples"
             )
     if "Stepsize" in settings:
         notes.append(
-            f"Stepsize={settings['Stepsize']}: quality is followed once an epoch, on {EVALUATED * batch:,} points of "
+            f"Stepsize={settings['Stepsize']}: quality is followed once an epoch, on {EVALUATED * batch:,} samples of "
             "the test data drawn at random, not every so many batches on the first ones"
         )
     if "weight" in settings:

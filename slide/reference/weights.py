@@ -65,13 +65,13 @@ def load_weights(
     """
     path = Path(path)
     if moments and step is None:
-        if reference is None or reference.train_points is None:
+        if reference is None or reference.train_samples is None:
             raise ValueError(
                 "to train on from saved moments their age must be known: give the configuration file, with totRecords, "
                 "or step, the number of batches"
             )
         training = reference.config.training
-        step = training.epochs * (reference.train_points // training.batch_size)
+        step = training.epochs * (reference.train_samples // training.batch_size)
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             # Every header is held against the bytes that are there before a network is made of them.

@@ -1,4 +1,4 @@
-"""The optimiser between its configuration and the kernels: each batch's rule, and what skipped rows owe.
+"""The optimizer between its configuration and the kernels: each batch's rule, and what skipped rows owe.
 
 A row that no batch reads at some steps misses what dense Adam does to it with a zero gradient. At step u a row last
 stepped at s < u, its moments m and v, would move by::

@@ -20,7 +20,7 @@ class Storage(NamedTuple):
     Attributes
     ----------
     moments : int
-        Moments the optimiser keeps of each weight.
+        Moments the optimizer keeps of each weight.
     accumulates : bool
         Whether it accumulates the squares of each row's gradients.
     precision : str
@@ -39,7 +39,7 @@ class Storage(NamedTuple):
         ----------
         config : NetworkConfig
         trainable : bool
-            False leaves out what the optimiser keeps.
+            False leaves out what the optimizer keeps.
         """
         if not trainable:
             return cls(precision=config.precision)

@@ -129,8 +129,8 @@ class HistoryFile(Callback):
             "batches": run.progress.batches,
             "n_features": network.n_features,
             "n_labels": network.n_labels,
-            "points": run.points,
-            "measured_points": run.measured_points,
+            "points": run.samples,
+            "measured_points": run.measured_samples,
             "threads": network.threads,
             "config": to_dict(RunConfig(network.config, run.config)),
             "data": self._data,
@@ -172,17 +172,17 @@ class HistoryFile(Callback):
         }
         self._write("end", record)
 
-    def tested(self, quality: dict[str, float], points: int) -> None:
+    def tested(self, quality: dict[str, float], samples: int) -> None:
         """Write the quality on test data, measured after the run.
 
         Parameters
         ----------
         quality : dict
             As ``Network.evaluate`` returns it.
-        points : int
+        samples : int
             That it was measured on.
         """
-        self._write("test", {"points": points, "quality": quality})
+        self._write("test", {"points": samples, "quality": quality})
 
     def _figures(self, progress):
         figures = {name: getattr(progress, name) for name in PROGRESS}

@@ -50,7 +50,7 @@ class TensorBoard(Callback):
         self._writer.add_text("settings", f"```toml\n{settings}```", step)
 
     def on_batch(self, progress: Progress) -> None:
-        """Write a point of each curve if it is time for one."""
+        """Write a sample of each curve if it is time for one."""
         if not self._pace.due(progress.batch):
             return
         self._write(

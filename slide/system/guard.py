@@ -4,7 +4,7 @@ Nothing here waits. A call that would meet another thread's is refused before it
 on undisturbed: of two threads that train one network, or of one that trains and one that predicts, which one is wrong
 is for their program to say, and what was read halfway through a step would be wrong without a word. ::
 
-    @runs
+    @trains
     def fit(self, X, Y): ...        # the thread that is in it may do anything else with the object, as callbacks do
 
     @changes
@@ -46,7 +46,7 @@ class _Call:
     name: str
     thread: int
     reads: bool
-    runs: bool
+    trains: bool
 
 
 _CALLS: dict[int, dict[_Call, None]] = {}
@@ -55,26 +55,26 @@ _CALLS: dict[int, dict[_Call, None]] = {}
 
 def reads(function: Callable[P, R]) -> Callable[P, R]:
     """Refuse calls while another thread changes the object, or this one is halfway through changing it."""
-    return _watched(function, reads=True, runs=False)
+    return _watched(function, reads=True, trains=False)
 
 
 def changes(function: Callable[P, R]) -> Callable[P, R]:
     """Refuse calls while another thread uses the object, or this one is halfway through changing it."""
-    return _watched(function, reads=False, runs=False)
+    return _watched(function, reads=False, trains=False)
 
 
-def runs(function: Callable[P, R]) -> Callable[P, R]:
+def trains(function: Callable[P, R]) -> Callable[P, R]:
     """Refuse calls while another thread uses the object, or this one is in such a run already."""
-    return _watched(function, reads=False, runs=True)
+    return _watched(function, reads=False, trains=True)
 
 
-def _watched(function: Callable[P, R], reads: bool, runs: bool) -> Callable[P, R]:
+def _watched(function: Callable[P, R], reads: bool, trains: bool) -> Callable[P, R]:
     first, name = function.__code__.co_varnames[0], function.__name__
 
     @functools.wraps(function)
     def watched(*args: P.args, **kwargs: P.kwargs) -> R:
         thing = args[0] if args else kwargs.get(first)
-        call = _Call(name, threading.get_ident(), reads, runs)
+        call = _Call(name, threading.get_ident(), reads, trains)
         calls: dict[_Call, None] = {}
         # Ctrl-C may come between any two lines; a call that is over must not seem under way for ever.
         try:
@@ -107,7 +107,7 @@ def _check(call, others, kind):
                 "save and load); what belongs to a run, such as measuring and saving, its callbacks may do"
             )
     mine = [other for other in others if not other.reads]
-    if mine and (call.runs or not mine[-1].runs):
+    if mine and (call.trains or not mine[-1].trains):
         raise RuntimeError(
             f"{call.name}() was called in the midst of {mine[-1].name}() of the same {kind}, by a callback, a signal "
             "handler or whatever else that has called; call it when that has returned"

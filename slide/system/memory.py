@@ -83,7 +83,7 @@ def check_fit(needs: dict[str, int], hugepages: str = "auto", instead: str | Non
     if instead is None:
         tables = any(name.endswith(" tables") for name in needs)
         fewer = f"fewer hidden units{' or tables (network.output.lsh.l)' if tables else ''}"
-        instead = f"choose {fewer}, the precision bf16 or the optimiser adagrad or sgd"
+        instead = f"choose {fewer}, the precision bf16 or the optimizer adagrad or sgd"
     raise MemoryError(
         f"{arithmetic(needs, total)} are needed, {_gib(free)} are {source}; {instead}, "
         f"or set {OVERRIDE}=off to try all the same"

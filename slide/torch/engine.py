@@ -88,9 +88,9 @@ class Engine:
     steps_in_backward : bool
         Whether the backward pass takes the step of each row it visits.
     stepped : bool
-        Whether it has done so since the optimiser last counted a step.
+        Whether it has done so since the optimizer last counted a step.
     lr_factor : callable
-        Returns what the optimiser's learning rate is multiplied by now.
+        Returns what the optimizer's learning rate is multiplied by now.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Engine:
         return self.output.table
 
     def optimize(self, config: OptimizerConfig, threads: int) -> None:
-        """Start an optimiser: rows get moments, all zero, where they have none.
+        """Start an optimizer: rows get moments, all zero, where they have none.
 
         The rows then lie elsewhere, and what looked at them must look again.
         """
@@ -258,7 +258,7 @@ class Engine:
         Raises
         ------
         RuntimeError
-            The optimiser has not counted the last such step yet.
+            The optimizer has not counted the last such step yet.
         """
         if self.stepped:
             raise RuntimeError(

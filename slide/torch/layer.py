@@ -16,6 +16,7 @@ from slide.predict.indexes import INDEXES, HashIndex, SketchIndex
 from slide.predict.masks import Exclusions
 from slide.predict.topk import Block, Finder, Masks
 from slide.system.blas import one_blas_thread
+from slide.system.renames import former_names
 from slide.torch import double
 from slide.torch.engine import candidates_of_samples
 from slide.torch.functions import CandidateLogits, CandidateLosses, NoLosses
@@ -65,7 +66,7 @@ class SampledLinear(RowModule):
     bias : bool
     sparse : bool, optional
         Whether gradients of the parameters are sparse tensors of the rows that a batch touched, as `RowAdam`,
-        ``SparseAdam``, ``SGD`` and ``Adagrad`` of PyTorch take them; other optimisers want False, and step all rows. By
+        ``SparseAdam``, ``SGD`` and ``Adagrad`` of PyTorch take them; other optimizers want False, and step all rows. By
         default all modes but ``candidates="full"``.
     ignore_index : int
         The target that stands for no label.
@@ -321,7 +322,8 @@ class SampledLinear(RowModule):
         """What the rebuilds of tables go by: steps of `RowAdam`, or training passes."""
         return self.passes if self._engine.optimizer is None else self._engine.optimizer.step
 
-    def set_label_frequency(self, frequency, *, points: int | None = None) -> None:
+    @former_names(points="samples")
+    def set_label_frequency(self, frequency, *, samples: int | None = None) -> None:
         """Say how common each label is in the training data, for the correction of the logits, and draws by frequency.
 
         With ``loss="bce"`` the biases of a layer that has not been trained start at the frequencies' log-odds; without
@@ -331,7 +333,7 @@ class SampledLinear(RowModule):
         ----------
         frequency : float array [n_labels]
             Share of the training samples that have the label, from 0 to 1.
-        points : int, optional
+        samples : int, optional
             How many samples these are.
 
         Raises
@@ -341,7 +343,7 @@ class SampledLinear(RowModule):
         """
         self._ready()
         frequency = torch.as_tensor(frequency).numpy(force=True)
-        self._engine.output.set_label_frequency(frequency, points=points)
+        self._engine.output.set_label_frequency(frequency, samples=samples)
         self._counts = None
         self._count_again = 0
         self._changed()

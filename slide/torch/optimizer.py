@@ -19,7 +19,7 @@ STATE = {"weight": ("m", "v", "last_step"), "bias": ("bias_m", "bias_v")}
 class RowAdam(Optimizer):
     """Adam for sampled layers: steps the rows that have a gradient, each in one visit with its moments beside it.
 
-    The rest of a network has an optimiser of its own. Gradients are read from ``weight.grad`` and ``bias.grad``, so
+    The rest of a network has an optimizer of its own. Gradients are read from ``weight.grad`` and ``bias.grad``, so
     that whatever is done to them first - clipping, adding up several backward passes, unscaling - counts.
 
     Parameters
@@ -67,7 +67,7 @@ class RowAdam(Optimizer):
             if not isinstance(layer, SampledLinear):
                 raise ValueError(
                     f"RowAdam steps the rows of SampledLinear layers, not a {type(layer).__name__}: give it layers, "
-                    "and the other parameters to another optimiser"
+                    "and the other parameters to another optimizer"
                 )
         if len({id(layer) for layer in self._layers}) < len(self._layers):
             raise ValueError("a layer is there more than once")

@@ -19,7 +19,7 @@ class RowParameter(nn.Parameter):
     """A parameter whose rows have gaps between them.
 
     To such a tensor PyTorch adds sparse ones row by row, in threads that do not know of ``no_grad``: they refuse to
-    write to what wants a gradient. So optimisers here add to the same memory as a tensor that wants none.
+    write to what wants a gradient. So optimizers here add to the same memory as a tensor that wants none.
     """
 
     def add_(self, other, *, alpha=1):
@@ -133,7 +133,7 @@ class RowModule(nn.Module):
             self._engine.output.index.forget()
 
     def _optimize(self, config):
-        """Start the optimiser that steps rows in place; `RowAdam` calls it."""
+        """Start the optimizer that steps rows in place; `RowAdam` calls it."""
         if self._in_double:
             raise ValueError("rows in double precision are there to check gradients, not to be stepped: call float()")
         self._ready()
@@ -219,19 +219,19 @@ class RowModule(nn.Module):
             Passes, samples counted, when to look at the counts again, and the samples that given frequencies are of;
             then these, or, where that is 0, the counts.
         """
-        known, points = self._engine.output.label_frequency or ((), 0.0)
+        known, samples = self._engine.output.label_frequency or ((), 0.0)
         if self._count_again:
-            known, points = () if self._counts is None else self._counts, 0.0
-        numbers = [self.passes, self._counted, self._count_again, points]
+            known, samples = () if self._counts is None else self._counts, 0.0
+        numbers = [self.passes, self._counted, self._count_again, samples]
         return torch.from_numpy(np.concatenate([numbers, known]).astype(np.float64))
 
     def set_extra_state(self, state: torch.Tensor) -> None:
         """Take what ``get_extra_state`` returned."""
-        (passes, counted, again, points), known = state[:4].tolist(), state[4:].numpy()
+        (passes, counted, again, samples), known = state[:4].tolist(), state[4:].numpy()
         self.passes, self._counted, self._count_again = int(passes), int(counted), int(again)
         self._counts = None
-        if points:
-            self._engine.output.set_label_frequency(known, points=points, start_biases=False)
+        if samples:
+            self._engine.output.set_label_frequency(known, samples=samples, start_biases=False)
         elif len(known):
             self._counts = known.astype(np.int64)
             self._take_counts()
@@ -239,7 +239,7 @@ class RowModule(nn.Module):
     def _take_counts(self):
         """Take the labels counted so far for how common they are."""
         frequency = self._counts / max(1, self._counted)
-        self._engine.output.set_label_frequency(frequency, points=max(1, self._counted), start_biases=False)
+        self._engine.output.set_label_frequency(frequency, samples=max(1, self._counted), start_biases=False)
 
     def __getstate__(self) -> dict:
         """Pickle and copy without the memory that parameters are views of."""
@@ -294,7 +294,7 @@ class RowModule(nn.Module):
     def tie(self, embedding: nn.Embedding) -> None:
         """Have an embedding of the labels look up this layer's rows.
 
-        The embedding's weight becomes this layer's. What an optimiser reads in its gradient then is the sum of both
+        The embedding's weight becomes this layer's. What an optimizer reads in its gradient then is the sum of both
         uses, of which `RowAdam` steps each row once; with ``sparse=True`` in the embedding that is as cheap as the rows
         are few. Rows pay what they owe before the embedding reads them.
 

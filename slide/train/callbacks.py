@@ -35,9 +35,9 @@ class Run:
     network : BaseNetwork
         A `slide.Network`, or a `slide.distributed.DistributedNetwork`.
     config : TrainingConfig
-    points : int
+    samples : int
         To train on, without those that are held out; 0 where nobody knows.
-    measured_points : int
+    measured_samples : int
         On which quality is measured at the end of epochs; 0 if it is not.
     progress : Progress
         The one that ``on_batch`` and ``on_epoch`` will be given. Its ``batch`` is 0, or the batches that were done
@@ -46,9 +46,19 @@ class Run:
 
     network: BaseNetwork
     config: TrainingConfig
-    points: int
-    measured_points: int
+    samples: int
+    measured_samples: int
     progress: Progress
+
+    @property
+    def points(self) -> int:
+        """The former name of `samples`."""
+        return self.samples
+
+    @property
+    def measured_points(self) -> int:
+        """The former name of `measured_samples`."""
+        return self.measured_samples
 
 
 class Callback:

@@ -173,7 +173,7 @@ class Checkpoints:
         except NumericalFault as fault:
             good = self.newest()
             last = "" if good is None else f". The last good one is {good}"
-            raise fault.told(f"checkpoint {path} was not written: ", last) from None
+            raise fault.with_context(f"checkpoint {path} was not written: ", last) from None
         try:
             with new_folder(path) as folder:
                 self._fill(folder, network, state, facts)
@@ -238,8 +238,8 @@ class SavedRun:
     network : NetworkConfig
     batch : int
         The last that was trained on.
-    shares : int or None
-        Into how many shares a run on several ranks cut its points; None for one of one process.
+    portions : int or None
+        Number of portions that a run on several ranks cut its samples into; None for a run of one process.
 
     Raises
     ------
@@ -275,7 +275,7 @@ class SavedRun:
             self.training = from_dict(TrainingConfig, self._values["training"])
             self.network = from_dict(NetworkConfig, about["config"])
             self.batch = read_count(self._values["state"]["progress"], "batch")
-            self.shares = read_count({"shares": None} | self._values, "shares", optional=True)
+            self.portions = read_count({"shares": None} | self._values, "shares", optional=True)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{manifest}: {error}") from None
 
@@ -316,9 +316,9 @@ class SavedRun:
         DataError
             The data, the validation data or the label weights are others.
         """
-        if "shares" not in facts and self.shares not in (None, 1):
+        if "shares" not in facts and self.portions not in (None, 1):
             raise DataError(
-                f"the run that {self.path} is of had its points in {self.shares} shares, on several ranks: go on with "
+                f"the run that {self.path} is of had its samples in {self.portions} portions, on several ranks: go on with "
                 "it on any number of them (mpiexec -n 1 slide train ... --distributed; comm= in Python), which has the "
                 "same batches. To predict, or to train anew from its weights, load it as any saved network"
             )
@@ -330,7 +330,7 @@ class SavedRun:
         ):
             here, there = facts[name], self._values.get(name)
             if isinstance(here, dict) and isinstance(there, dict) and "" in (here["digest"], there.get("digest")):
-                # Ranks that have their own points each know how many there are in all, and nothing of their contents.
+                # Ranks that have their own samples each know how many there are in all, and nothing of their contents.
                 here, there = here | {"digest": ""}, there | {"digest": ""}
             if here == there:
                 continue
@@ -340,7 +340,7 @@ class SavedRun:
                 if here["mapped"] != there.get("mapped"):
                     places = ("in memory", "a folder that was converted")
                     why = why or f"{places[here['mapped']]} here, {places[not here['mapped']]} there: another order"
-                why = why or "as many points as there, but other contents"
+                why = why or "as many samples as there, but other contents"
             else:
                 why = f"{_plain(here)} here, {_plain(there)} there"
             raise DataError(

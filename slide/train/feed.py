@@ -1,4 +1,4 @@
-"""What a run trains on and is measured on: its points, their batches in order, and figures of all of them."""
+"""What a run trains on and is measured on: its samples, their batches in order, and figures of all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from slide.train.callbacks import Callbacks
 
 
 class Feed:
-    """The points of a run.
+    """The samples of a run.
 
     Parameters
     ----------
@@ -35,21 +35,21 @@ class Feed:
 
     Attributes
     ----------
-    n_points, n_measured : int
+    n_samples, n_measured : int
         To train on, and to measure quality on.
     per_epoch : int
         Batches.
-    batch_points : int
-        Points of a batch, at most, whose labels the output layer is given together.
+    batch_samples : int
+        Samples of a batch, at most, whose labels the output layer is given together.
     counts : int64 array [n_labels]
-        Points to train on that have each label.
+        Samples to train on that have each label.
     given, other : Dataset, Dataset or None
         What the run was given to train on and, if that is something else, to measure on.
 
     Raises
     ------
     DataError
-        The data has no points or no labels, or does not fit the network.
+        The data has no samples or no labels, or does not fit the network.
     MemoryError
         Training takes more than the memory available.
     """
@@ -62,16 +62,16 @@ class Feed:
             self._data, self._probe = hold_out(self.given, config.holdout, config.eval_points, layers.config.seed)
         elif validation is not None and config.eval_points:
             self.other = self._probe = measured(layers, validation, config)
-        self.n_points = self.batch_points = self._data.n_points
-        self.batch_points = min(config.batch_size, self.n_points)
-        self.n_measured = 0 if self._probe is None else self._probe.n_points
-        self.per_epoch = -(-self.n_points // config.batch_size)
+        self.n_samples = self.batch_samples = self._data.n_samples
+        self.batch_samples = min(config.batch_size, self.n_samples)
+        self.n_measured = 0 if self._probe is None else self._probe.n_samples
+        self.per_epoch = -(-self.n_samples // config.batch_size)
         self.counts = column_counts(self._data.Y)
         check_labels(self.counts)
         check_training(layers, self._data.X, self._data.Y, config)
 
     def facts(self) -> dict:
-        """Return, as plain values, what tells whether a run that goes on is given the same points again."""
+        """Return, as plain values, what tells whether a run that goes on is given the same samples again."""
         return {
             "data": fingerprint(self.given),
             "validation": None if self.other is None else fingerprint(self.other),
@@ -108,40 +108,40 @@ class Feed:
         return self._reader.read(rows)
 
     def evaluate(self, inv_propensity: np.ndarray | None, mask_inputs: bool) -> dict[str, float]:
-        """Return the quality on the points that it is measured on; see `Network.evaluate`."""
+        """Return the quality on the samples that it is measured on; see `Network.evaluate`."""
         X, Y = self._probe.X, self._probe.Y
         return topk.evaluate(self.layers, X, Y, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
 
-    def heard(self, callbacks: Callbacks) -> Callbacks:
+    def wrap(self, callbacks: Callbacks) -> Callbacks:
         """Return what tells callbacks of the run."""
         return callbacks
 
 
 def measured(layers: LayerStack, validation: tuple[csr_matrix, csr_matrix], config: TrainingConfig) -> Dataset:
-    """Return the points of a validation set that quality is measured on: all, or as many as are asked for at random."""
+    """Return the samples of a validation set that quality is measured on: all, or as many as are asked for at random."""
     probe = checked(layers, *validation, "validation")
-    if probe.n_points > config.eval_points:
+    if probe.n_samples > config.eval_points:
         rng = np.random.default_rng(layers.config.seed)
-        probe = probe.subset(np.sort(rng.permutation(probe.n_points)[: config.eval_points]))
+        probe = probe.subset(np.sort(rng.permutation(probe.n_samples)[: config.eval_points]))
     return probe
 
 
 def hold_out(data: Dataset, share: float, most: int, seed: int, part: int = 0) -> tuple[Dataset, Dataset]:
-    """Return the points to train on and the points set aside, both in the order of the data.
+    """Return the samples to train on and the samples set aside, both in the order of the data.
 
     Parameters
     ----------
     data : Dataset
     share : float
-        Of the points, to be set aside.
+        Of the samples, to be set aside.
     most : int
         How many at most.
     seed, part : int
         Key the draw.
     """
-    n = data.n_points
+    n = data.n_samples
     if n < 2:
-        raise DataError("of one training point none can be held out; set TrainingConfig.holdout to 0")
+        raise DataError("of one training sample none can be held out; set TrainingConfig.holdout to 0")
     held = min(max(1, round(share * n)), most, n - 1)
     if is_mapped(data.X) and is_mapped(data.Y):
         # Neither the rest of the data nor a permutation of it may be made.
@@ -154,7 +154,7 @@ def hold_out(data: Dataset, share: float, most: int, seed: int, part: int = 0) -
 
 
 def order_of(data: Dataset, config: TrainingConfig, seed: int, epoch: int, part: int = 0) -> EpochOrder:
-    """Return the order in which an epoch goes through some points.
+    """Return the order in which an epoch goes through some samples.
 
     Parameters
     ----------
@@ -165,12 +165,12 @@ def order_of(data: Dataset, config: TrainingConfig, seed: int, epoch: int, part:
     """
     window = config.shuffle_window
     if window is None and is_mapped(data.X):
-        window = default_window(data.n_points, n_entries(data.X) + n_entries(data.Y))
-    return EpochOrder(data.n_points, seed, epoch, shuffle=config.shuffle, window=window, part=part)
+        window = default_window(data.n_samples, n_entries(data.X) + n_entries(data.Y))
+    return EpochOrder(data.n_samples, seed, epoch, shuffle=config.shuffle, window=window, part=part)
 
 
 def checked(layers: LayerStack, X, Y, what: str) -> Dataset:
-    """Return the data set, or raise DataError if it has no points or the network cannot use it.
+    """Return the data set, or raise DataError if it has no samples or the network cannot use it.
 
     Parameters
     ----------
@@ -180,8 +180,8 @@ def checked(layers: LayerStack, X, Y, what: str) -> Dataset:
         What to call it.
     """
     data = fitting(layers, X, Y, what)
-    if data.n_points == 0:
-        raise DataError(f"the {what} data has no points")
+    if data.n_samples == 0:
+        raise DataError(f"the {what} data has no samples")
     return data
 
 
@@ -197,14 +197,14 @@ def fitting(layers: LayerStack, X, Y, what: str) -> Dataset:
 
 
 def check_labels(counts: np.ndarray) -> None:
-    """Raise DataError if no point has a label.
+    """Raise DataError if no sample has a label.
 
     Parameters
     ----------
     counts : int array [n_labels]
     """
     if not counts.any():
-        raise DataError("no training point has a label: there is nothing to learn")
+        raise DataError("no training sample has a label: there is nothing to learn")
 
 
 def training_needs(

@@ -14,7 +14,7 @@ from slide import metrics
 from slide.config import ConfigError, TrainingConfig
 from slide.model.base import BaseNetwork
 from slide.system.blas import one_blas_thread
-from slide.system.guard import runs
+from slide.system.guard import trains
 from slide.train.callbacks import Callback, Callbacks, Run
 from slide.train.checkpoints import Checkpoints, NoCheckpoints, SavedRun, facts_of
 from slide.train.early_stopping import BestEpoch
@@ -27,7 +27,7 @@ from slide.train.tolerance import Tolerance
 log = logging.getLogger("slide")
 
 
-@runs
+@trains
 def fit(
     network: BaseNetwork,
     X: csr_matrix,
@@ -61,8 +61,8 @@ def fit(
     callbacks = Callbacks(callbacks)
     if config.needs_validation and validation is None and not config.holdout:
         raise ConfigError(
-            "TrainingConfig.patience and keep_best need points to measure quality on: give fit validation=(X, Y), or "
-            "set TrainingConfig.holdout to the share of the training points to set aside, such as 0.1"
+            "TrainingConfig.patience and keep_best need samples to measure quality on: give fit validation=(X, Y), or "
+            "set TrainingConfig.holdout to the share of the training samples to set aside, such as 0.1"
         )
     feed = make_feed(network.layers, X, Y, config, validation)
     facts = {}
@@ -71,15 +71,15 @@ def fit(
     if saved is not None:
         saved.check_facts(facts)
 
-    counts, n_points = feed.counts, feed.n_points
+    counts, n_samples = feed.counts, feed.n_samples
     if label_weights is None and network.config.output.label_weights == "propensity":
-        inverse = metrics.inverse_propensities(counts, n_points)
+        inverse = metrics.inverse_propensities(counts, n_samples)
         label_weights = inverse * (counts.sum() / (counts @ inverse))
     network.output.set_label_weights(label_weights)
-    network.output.set_label_frequency(counts / n_points, points=n_points)
+    network.output.set_label_frequency(counts / n_samples, samples=n_samples)
     if network.trainable and network.step == 0 and saved is None:
         feed.start()
-    inv_propensity = metrics.inverse_propensities(counts, n_points) if feed.n_measured and n_points >= 3 else None
+    inv_propensity = metrics.inverse_propensities(counts, n_samples) if feed.n_measured and n_samples >= 3 else None
     feed.open()
     per_epoch = feed.per_epoch
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))
@@ -89,14 +89,14 @@ def fit(
         saved.restore(network, state)
         # Compute the corrections for full batches now, as the first batch of the run did; a shorter batch could round
         # differently.
-        network.output.expect_batches_of(feed.batch_points)
+        network.output.expect_batches_of(feed.batch_samples)
 
     def keep(fault):
         """What there was before the fault, where that is known to be sound."""
         return keeper.fault_met(network, state, facts, harmless=fault.harmless)
 
     tolerance = Tolerance(config.on_fault, progress, keep)
-    run, callbacks = Run(network, config, n_points, feed.n_measured, progress), feed.heard(callbacks)
+    run, callbacks = Run(network, config, n_samples, feed.n_measured, progress), feed.wrap(callbacks)
     with callbacks.following(run, history):
         while state.unfinished and not history.stopped:
             state.begin_epoch()
@@ -148,7 +148,7 @@ def _run_epoch(
         if stats is None:
             state.skipped += 1
         else:
-            state.totals += progress.advance(stats, batch.n_points)
+            state.totals += progress.advance(stats, batch.n_samples)
         stopping = callbacks.on_batch(progress)
         keeper.batch_done(network, state, facts, stopping=stopping)
         if stopping:

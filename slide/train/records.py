@@ -55,10 +55,10 @@ class Progress:
     quality: dict[str, float] = field(default_factory=dict)
     finished: Epoch | None = None
 
-    def advance(self, stats: BatchStats, points: int) -> np.ndarray:
+    def advance(self, stats: BatchStats, samples: int) -> np.ndarray:
         """Count a batch in; return its loss, precision and active neurons a sample."""
         self.batch += 1
-        self.samples += points
+        self.samples += samples
         figures = np.array([stats.loss, stats.precision, stats.active])
         if self.batch - self.skipped == 1:
             running = figures
@@ -67,10 +67,10 @@ class Progress:
         self.loss, self.precision, self.active = map(float, running)
         return figures
 
-    def pass_over(self, points: int) -> None:
+    def skip_batch(self, samples: int) -> None:
         """Count a batch in that was left out."""
         self.batch += 1
-        self.samples += points
+        self.samples += samples
         self.skipped += 1
         self.skipped_in_a_row += 1
 

@@ -1,4 +1,4 @@
-"""Training on points as they come: an iterator of blocks in place of a data set."""
+"""Training on samples as they come: an iterator of blocks in place of a data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slide.data.batches import Batch
 from slide.data.dataset import DataError, Dataset
 from slide.kernels import dtypes
 from slide.model.base import BaseNetwork
-from slide.system.guard import runs
+from slide.system.guard import trains
 from slide.train.callbacks import Callback, Callbacks, Run
 from slide.train.feed import fitting
 from slide.train.learning_rate import lr_factor
@@ -22,10 +22,10 @@ from slide.train.records import Epoch, History, Progress
 from slide.train.tolerance import Tolerance
 
 RECOUNT = 1.1
-"""How many times as many points as at the last count of the labels make the next one due."""
+"""How many times as many samples as at the last count of the labels make the next one due."""
 
 
-@runs
+@trains
 def fit_stream(
     network: BaseNetwork,
     blocks: Iterable[tuple[csr_matrix, csr_matrix]],
@@ -69,9 +69,9 @@ def fit_stream(
                 if history.stopped or progress.batch == limit:
                     break
         finally:
-            frequency.tell()
+            frequency.publish()
         if not progress.batch:
-            raise DataError("the stream has no points; an iterator that was used before has none left")
+            raise DataError("the stream has no samples; an iterator that was used before has none left")
         network.settle()
         tolerance.check(network)
         history.rehash_seconds = progress.rehash_seconds
@@ -119,21 +119,21 @@ def _check_config(network, config, label_weights):
 
 
 def _batches(network, blocks, size, progress) -> Iterator[Batch]:
-    """Yield batches of `size` points, the last of what is left."""
+    """Yield batches of `size` samples, the last of what is left."""
     waiting, n_waiting = [], 0
     for number, block in enumerate(blocks, 1):
         data = _checked(network, block, number, progress)
         first = 0
         if n_waiting:
-            first = min(size - n_waiting, data.n_points)
+            first = min(size - n_waiting, data.n_samples)
             waiting.append(data.subset(slice(0, first)))
             n_waiting += first
             if n_waiting < size:
                 continue
             yield from _read(network, _joined(waiting), size, 0, size)
-        stop = data.n_points - (data.n_points - first) % size
+        stop = data.n_samples - (data.n_samples - first) % size
         yield from _read(network, data, size, first, stop)
-        waiting, n_waiting = [data.subset(slice(stop, None))], data.n_points - stop
+        waiting, n_waiting = [data.subset(slice(stop, None))], data.n_samples - stop
     if n_waiting:
         yield from _read(network, _joined(waiting), size, 0, n_waiting)
 
@@ -165,7 +165,7 @@ def _checked(network, block, number, progress):
 
 
 class _Frequency:
-    """How common labels are, told to an output layer as more and more points are seen.
+    """How common labels are, told to an output layer as more and more samples are seen.
 
     Parameters
     ----------
@@ -179,22 +179,22 @@ class _Frequency:
         if known is not None:
             output.set_label_frequency(known)
             return
-        frequency, self._points = output.label_frequency or (np.zeros(output.table.n_rows), 0)
-        self._counts = frequency * self._points
-        self._due = self._points
+        frequency, self._samples = output.label_frequency or (np.zeros(output.table.n_rows), 0)
+        self._counts = frequency * self._samples
+        self._due = self._samples
 
     def count(self, batch: Batch) -> None:
         """Count a batch's labels in, before it is trained on."""
         if self._counts is None:
             return
         np.add.at(self._counts, batch.labels, 1)
-        self._points += len(batch)
-        if self._points >= self._due:
-            self.tell()
-            self._due = RECOUNT * self._points
+        self._samples += len(batch)
+        if self._samples >= self._due:
+            self.publish()
+            self._due = RECOUNT * self._samples
 
-    def tell(self) -> None:
+    def publish(self) -> None:
         """Tell the output layer what has been counted so far."""
-        if self._counts is not None and self._points:
-            # Of a label that every point has, sums that are rounded differently may exceed 1.
-            self._output.set_label_frequency(np.minimum(self._counts / self._points, 1), points=self._points)
+        if self._counts is not None and self._samples:
+            # Of a label that every sample has, sums that are rounded differently may exceed 1.
+            self._output.set_label_frequency(np.minimum(self._counts / self._samples, 1), samples=self._samples)

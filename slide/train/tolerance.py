@@ -68,11 +68,11 @@ class Tolerance:
             stats = network.train_batch(batch, lr_factor=lr_factor)
         except NumericalFault as fault:
             if not self._skips or not fault.harmless:
-                raise fault.told(f"batch {progress.batch + 1:,}: ", self._last_good(fault)) from None
+                raise fault.with_context(f"batch {progress.batch + 1:,}: ", self._last_good(fault)) from None
             if progress.skipped_in_a_row + 1 >= PATIENCE:
                 many = f"batch {progress.batch + 1:,} is the {PATIENCE}th in a row that had to be left out: "
-                raise fault.told(many, self._last_good(fault)) from None
-            progress.pass_over(batch.n_points)
+                raise fault.with_context(many, self._last_good(fault)) from None
+            progress.skip_batch(batch.n_samples)
             if progress.skipped <= TOLD or progress.skipped % 100 == 0:
                 log.warning("batch %s is left out, %s so far: %s", f"{progress.batch:,}", progress.skipped, fault)
             return None
@@ -94,7 +94,7 @@ class Tolerance:
         try:
             check_network(network.layers)
         except NumericalFault as fault:
-            raise fault.told(f"after batch {self._progress.batch:,}: ", self._last_good(fault)) from None
+            raise fault.with_context(f"after batch {self._progress.batch:,}: ", self._last_good(fault)) from None
 
     def _last_good(self, fault):
         path = None if self._keep is None else self._keep(fault)

@@ -80,7 +80,7 @@ def test_damaged_entry_is_made_anew(write, parses, private_cache, caplog, damage
 def test_unwritable_folder_is_only_logged(write, tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     with caplog.at_level(logging.WARNING, logger="slide"):
-        assert load(write(TEXT), cache_dir=tmp_path / "file" / "cache").n_points == 2
+        assert load(write(TEXT), cache_dir=tmp_path / "file" / "cache").n_samples == 2
     assert "not cached" in caplog.text
 
 

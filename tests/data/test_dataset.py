@@ -21,7 +21,7 @@ def test_any_matrix_is_normalised(convert, dtype):
         assert matrix.dtype == np.float32
         assert matrix.has_canonical_format
         np.testing.assert_array_equal(matrix.toarray(), expected)
-    assert (len(dataset), dataset.n_points, dataset.n_features, dataset.n_labels) == (3, 3, 3, 2)
+    assert (len(dataset), dataset.n_samples, dataset.n_features, dataset.n_labels) == (3, 3, 3, 2)
     assert "small" in repr(dataset)
 
 

@@ -21,7 +21,7 @@ def test_bytes_decide_not_the_suffix(load_text, pack, name):
 def test_archives_in_several_parts(load_text):
     middle = len(MANY) // 2
     for pack in (gzip.compress, lzma.compress):
-        assert load_text(pack(MANY[:middle]) + pack(MANY[middle:])).n_points == 2000
+        assert load_text(pack(MANY[:middle]) + pack(MANY[middle:])).n_samples == 2000
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress], ids=["gzip", "xz"])

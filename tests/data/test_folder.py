@@ -20,19 +20,19 @@ from slide.data.folder import MANIFEST, NAMES, describe
 TEXT = "3 6 4\n0,2 1:0.5 4:-2\n 5:1e-3\n3\n"
 
 tokens = st.lists(st.tuples(st.integers(0, 8), st.sampled_from([0.5, -2.0, 0.0, 3e-3])), max_size=6)
-points = st.lists(st.tuples(st.lists(st.integers(0, 5), max_size=4), tokens), max_size=25)
+samples = st.lists(st.tuples(st.lists(st.integers(0, 5), max_size=4), tokens), max_size=25)
 
 
-def lines(points, first=0):
-    """Lines of text, unsorted and with repeats, as the points happen to be."""
-    for labels, features in points:
+def lines(samples, first=0):
+    """Lines of text, unsorted and with repeats, as the samples happen to be."""
+    for labels, features in samples:
         listed = " ".join(f"{feature + first}:{value}" for feature, value in features)
         yield f"{','.join(map(str, labels))} {listed}\n"
 
 
 def assert_same(found, expected):
-    assert (found.n_points, found.n_features, found.n_labels) == (
-        expected.n_points,
+    assert (found.n_samples, found.n_features, found.n_labels) == (
+        expected.n_samples,
         expected.n_features,
         expected.n_labels,
     )
@@ -58,10 +58,10 @@ fast = settings(max_examples=25, deadline=None, suppress_health_check=[HealthChe
 
 
 @fast
-@given(points, st.sampled_from(["xc", "gz", "npz", "memory"]))
-def test_converted_is_what_load_reads(write, small_pieces, tmp_path_factory, points, kind):
+@given(samples, st.sampled_from(["xc", "gz", "npz", "memory"]))
+def test_converted_is_what_load_reads(write, small_pieces, tmp_path_factory, samples, kind):
     target = tmp_path_factory.mktemp("out") / "folder"
-    text = f"{len(points)} 9 6\n" + "".join(lines(points))
+    text = f"{len(samples)} 9 6\n" + "".join(lines(samples))
     path = write(gzip.compress(text.encode()), "data.gz") if kind == "gz" else write(text)
     expected = load(path, cache=False)
     if kind == "npz":
@@ -78,10 +78,10 @@ def test_converted_is_what_load_reads(write, small_pieces, tmp_path_factory, poi
 
 
 @fast
-@given(points.filter(lambda points: any(features or labels for labels, features in points)), st.sampled_from([0, 1]))
-def test_converted_svmlight(write, small_pieces, tmp_path_factory, points, first):
+@given(samples.filter(lambda samples: any(features or labels for labels, features in samples)), st.sampled_from([0, 1]))
+def test_converted_svmlight(write, small_pieces, tmp_path_factory, samples, first):
     target = tmp_path_factory.mktemp("out") / "folder"
-    text = "# a comment\n" + "".join(lines(points, first))
+    text = "# a comment\n" + "".join(lines(samples, first))
     convert(write(text, "data.svm"), target)
     assert_same(load(target), load(write(text, "data.svm"), cache=False))
     verify(target)
@@ -154,9 +154,9 @@ def test_interruption_leaves_what_was_there(write, small_pieces, tmp_path, forme
         convert(path, tmp_path / "folder")
     before = sorted(file.name for file in tmp_path.iterdir())
 
-    def interrupt(n_points, n_bytes):
-        assert n_points < 3 and n_bytes > 0
-        if n_points:
+    def interrupt(n_samples, n_bytes):
+        assert n_samples < 3 and n_bytes > 0
+        if n_samples:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -28,7 +28,7 @@ def test_nothing_but_labels(load_text):
     for zero_based in (True, False, "auto"):
         dataset = load_text("0\n3\n", format="svmlight", zero_based=zero_based)
         assert (dataset.X.shape, dataset.Y.shape) == ((2, 0), (2, 4))
-    assert load_text("# nothing\n").n_points == 0
+    assert load_text("# nothing\n").n_samples == 0
 
 
 def test_same_as_scikit_learn_wrote(tmp_path):
@@ -67,9 +67,9 @@ def test_refused(load_text, text, options, message):
 
 
 def test_format_is_found_out(load_text):
-    assert load_text("0 1:1\n").n_points == 1
-    assert load_text("0\n1\n", name="data.libsvm").n_points == 2
-    assert load_text("0\n1\n", name="data.svm.txt", format="svmlight").n_points == 2
+    assert load_text("0 1:1\n").n_samples == 1
+    assert load_text("0\n1\n", name="data.libsvm").n_samples == 2
+    assert load_text("0\n1\n", name="data.svm.txt", format="svmlight").n_samples == 2
     assert load_text("1 2 3\n0 1:1\n").X.shape == (1, 2)
     for option in ({"format": "csv"}, {"zero_based": "maybe"}):
         with pytest.raises(ValueError, match="must be"):

@@ -73,10 +73,10 @@ def test_sizes_can_be_given(load_text):
 @pytest.mark.parametrize(
     ("text", "line", "token", "expected"),
     [
-        ("2 6 4\n0 1:1\n", 2, "after 1 points", "header announces 2 points: the file may be truncated"),
-        ("2 6 4", 1, "after 0 points", "may be truncated"),
-        ("2000000000 2000000000 2000000000\n0 1:1\n", 2, "after 1 points", "announces 2,000,000,000"),
-        ("1 6 4\n0 1:1\n\n \n2 3:1\n", 5, "'2'", "header announces 1 points"),
+        ("2 6 4\n0 1:1\n", 2, "after 1 samples", "header announces 2 samples: the file may be truncated"),
+        ("2 6 4", 1, "after 0 samples", "may be truncated"),
+        ("2000000000 2000000000 2000000000\n0 1:1\n", 2, "after 1 samples", "announces 2,000,000,000"),
+        ("1 6 4\n0 1:1\n\n \n2 3:1\n", 5, "'2'", "header announces 1 samples"),
         ("1 6 4\n0 6:1\n", 2, "'6:1'", "below 6"),
         ("1 6 4\n0 99999999999999999999:1\n", 2, "'99999999999999999999:1'", "below 6"),
         ("2 6 4\n0 1:1\n1,4 1:1\n", 3, "'1,4'", "below 4"),
@@ -94,11 +94,11 @@ def test_sizes_can_be_given(load_text):
         ("1 6 4\n0 1:1\x00\n", 2, "'1:1\\x00'", "12:0.5"),
         ("1 6 4\n\xff 1:1\n", 2, "'ÿ'", "3,17"),
         ("1 6 4\n0 1:" + 100 * "x" + "\n", 2, "1:" + 58 * "x" + "'...", "12:0.5"),
-        ("1 6\n0 1:1\n", 1, "'1 6' is not a header", "points features labels"),
-        ("1 6 4 9\n0 1:1\n", 1, "'1 6 4 9' is not a header", "points features labels"),
-        ("1 six 4\n0 1:1\n", 1, "'1 six 4'", "points features labels"),
-        ("-1 6 4\n0 1:1\n", 1, "'-1 6 4'", "points features labels"),
-        ("\n1 6 4\n0 1:1\n", 1, "'' is not a header", "points features labels"),
+        ("1 6\n0 1:1\n", 1, "'1 6' is not a header", "samples features labels"),
+        ("1 6 4 9\n0 1:1\n", 1, "'1 6 4 9' is not a header", "samples features labels"),
+        ("1 six 4\n0 1:1\n", 1, "'1 six 4'", "samples features labels"),
+        ("-1 6 4\n0 1:1\n", 1, "'-1 6 4'", "samples features labels"),
+        ("\n1 6 4\n0 1:1\n", 1, "'' is not a header", "samples features labels"),
         ("1 2147483648 4\n0 1:1\n", 1, "'2147483648' in the header is too large", "2147483647"),
         ("1 6 " + 9999 * "9" + "\n0 1:1\n", 1, "in the header is too large", "2147483647"),
     ],
@@ -156,9 +156,9 @@ FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 @st.composite
 def noisy_files(draw):
-    """A file in any allowed spelling, and the (label set, feature dict) of its points."""
+    """A file in any allowed spelling, and the (label set, feature dict) of its samples."""
     n_features, n_labels = draw(st.integers(1, 12)), draw(st.integers(1, 12))
-    points = draw(
+    samples = draw(
         st.lists(
             st.tuples(
                 st.sets(st.integers(0, n_labels - 1), max_size=4),
@@ -168,8 +168,8 @@ def noisy_files(draw):
         )
     )
     newline = draw(st.sampled_from(["\n", "\r\n"]))
-    lines = [draw(BLANK).join(map(str, (len(points), n_features, n_labels)))]
-    for labels, features in points:
+    lines = [draw(BLANK).join(map(str, (len(samples), n_features, n_labels)))]
+    for labels, features in samples:
         ids = draw(
             st.permutations(
                 sorted(labels)
@@ -181,21 +181,21 @@ def noisy_files(draw):
         line += "".join(f"{feature}:{value!r}{draw(BLANK)}" for feature, value in entries)
         lines.append(line)
     text = newline.join(lines) + draw(st.sampled_from(["", newline, newline + newline]))
-    if points and points[-1] == (set(), {}):
+    if samples and samples[-1] == (set(), {}):
         text += newline
-    return text, points, n_features, n_labels
+    return text, samples, n_features, n_labels
 
 
 @given(noisy_files())
 @settings(max_examples=60)
 def test_noise_does_not_change_the_data(tmp_path_factory, noisy):
-    text, points, n_features, n_labels = noisy
+    text, samples, n_features, n_labels = noisy
     path = tmp_path_factory.mktemp("noisy") / "data.txt"
     path.write_bytes(text.encode())
     dataset = load(path, cache=False, format="xc")
-    assert dataset.X.shape == (len(points), n_features)
-    assert dataset.Y.shape == (len(points), n_labels)
-    for row, (labels, features) in enumerate(points):
+    assert dataset.X.shape == (len(samples), n_features)
+    assert dataset.Y.shape == (len(samples), n_labels)
+    for row, (labels, features) in enumerate(samples):
         start, stop = dataset.X.indptr[row : row + 2]
         assert (
             dict(

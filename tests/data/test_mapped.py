@@ -15,7 +15,7 @@ from slide.data import DataError, Dataset, load, save_folder
 from slide.data import statistics as figures
 from slide.data.batches import BatchReader
 from slide.data.dataset import is_mapped
-from slide.data.mapped import runs
+from slide.data.mapped import stretches
 
 N, FEATURES, LABELS = 60, 11, 7
 
@@ -194,7 +194,7 @@ def test_file_that_becomes_shorter_is_an_error_and_no_crash(folder):
 @fast
 @given(st.lists(st.integers(0, 20), max_size=20))
 def test_runs(numbers):
-    starts, stops = runs(np.array(numbers, np.int64))
+    starts, stops = stretches(np.array(numbers, np.int64))
     found = [number for start, stop in zip(starts, stops, strict=True) for number in range(start, stop)]
     assert found == numbers
     assert (starts < stops).all()

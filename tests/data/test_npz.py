@@ -9,7 +9,7 @@ import pytest
 
 from slide.data import DataError, Dataset, load, save_npz
 from slide.data.npz import scan_npz
-from slide.data.points import PointArrays
+from slide.data.samples import SampleArrays
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_refused(arrays, load_arrays, tmp_path, name, change, message):
         load_arrays(arrays)
     assert not still_open(refusal)
     with pytest.raises(DataError) as refusal:
-        scan_npz(tmp_path / "data.npz", PointArrays())
+        scan_npz(tmp_path / "data.npz", SampleArrays())
     assert not still_open(refusal)
 
 

@@ -1,4 +1,4 @@
-"""The order of an epoch: every point once, in few blocks at a time, the same from any batch on."""
+"""The order of an epoch: every sample once, in few blocks at a time, the same from any batch on."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_what_is_expected_is_what_comes_next(n, shuffle, window, batch_size, fir
     kinds = [kind for kind, _ in calls]
     assert kinds == ["ahead", "expected"] * (len(calls) // 2) + ["ahead"] * (len(calls) % 2)
     for (_, expected), (_, ahead) in zip(calls[1::2], calls[2::2], strict=True):
-        # Points that no batch of the last window had room for are in memory already.
+        # Samples that no batch of the last window had room for are in memory already.
         assert expected <= ahead
         assert len(ahead - expected) < batch_size
 
@@ -89,7 +89,7 @@ def test_windows_mix_points_from_all_over():
     rows = np.concatenate(list(EpochOrder(64_000, 1, 1, window=6400).batches(128)))
     for first in range(0, 64_000, 6400):
         window = rows[first : first + 6400]
-        # 64 blocks of 100 points, of which no two windows have one in common.
+        # 64 blocks of 100 samples, of which no two windows have one in common.
         assert len(np.unique(window // 100)) == 64
         assert window.min() < 10_000 and window.max() > 54_000
         batch = window[:128]
@@ -100,8 +100,8 @@ def test_windows_mix_points_from_all_over():
 def test_default_window_takes_its_bytes(n, entries):
     window = default_window(n, entries)
     assert window >= WINDOW_BLOCKS and window % WINDOW_BLOCKS == 0
-    of_a_point = 16 + 8 * entries / n
-    assert abs(window * of_a_point - WINDOW_BYTES) <= WINDOW_BLOCKS * of_a_point
+    of_a_sample = 16 + 8 * entries / n
+    assert abs(window * of_a_sample - WINDOW_BYTES) <= WINDOW_BLOCKS * of_a_sample
 
 
 @pytest.mark.parametrize("window", [None, 128])

@@ -7,7 +7,7 @@ from slide.data import load
 from slide.metrics import evaluate_topk
 
 KNOWN = {
-    # points of the training and the test set, features, labels, P@1, P@3 and P@5 of the most frequent labels
+    # samples of the training and the test set, features, labels, P@1, P@3 and P@5 of the most frequent labels
     # in percent
     "delicious": (12_920, 3_185, 500, 983, (40.8, 37.8, 34.7)),
     "bibtex": (4_880, 2_515, 1_836, 159, (14.0, 9.3, 7.2)),

@@ -9,7 +9,7 @@ from slide.metrics import precision_at_k
 
 
 def test_form():
-    train, test = make_extreme(500, 300, 200, test_points=70)
+    train, test = make_extreme(500, 300, 200, test_samples=70)
     assert (train.X.shape, train.Y.shape) == ((500, 300), (500, 200))
     assert (test.X.shape, test.Y.shape) == ((70, 300), (70, 200))
     for dataset in (train, test):
@@ -21,7 +21,7 @@ def test_form():
 
 def test_seed_decides_and_sizes_do_not_disturb():
     few = make_extreme(100, 300, 200, seed=1)
-    more, _ = make_extreme(BLOCK + 10, 300, 200, seed=1, test_points=5)
+    more, _ = make_extreme(BLOCK + 10, 300, 200, seed=1, test_samples=5)
     other = make_extreme(100, 300, 200, seed=2)
     start = more.subset(slice(100))
     assert (few.X != start.X).nnz == (few.Y != start.Y).nnz == 0
@@ -31,17 +31,17 @@ def test_seed_decides_and_sizes_do_not_disturb():
 
 @pytest.mark.parametrize("zipf", [0.5, 1.0])
 def test_labels_follow_zipf(zipf):
-    n_points, n_labels = 50_000, 50
-    dataset = make_extreme(n_points, 100, n_labels, labels_per_point=1, features_per_point=1, zipf=zipf)
+    n_samples, n_labels = 50_000, 50
+    dataset = make_extreme(n_samples, 100, n_labels, labels_per_sample=1, features_per_sample=1, zipf=zipf)
     expected = np.arange(1, n_labels + 1) ** -zipf
-    expected *= n_points / expected.sum()
+    expected *= n_samples / expected.sum()
     uses = np.sort(np.bincount(dataset.Y.indices, minlength=n_labels))[::-1]
     # Sorting uses by size shifts neighbours by about one standard deviation.
     assert (np.abs(uses - expected) < 5 * np.sqrt(expected)).all()
 
 
 def test_centroids_find_the_labels():
-    train, test = make_extreme(4000, 2000, 300, test_points=500, noise=0.3)
+    train, test = make_extreme(4000, 2000, 300, test_samples=500, noise=0.3)
     centroids = train.Y.T @ train.X
     lengths = np.sqrt(centroids.power(2).sum(axis=1)).A1
     scores = (test.X @ centroids.T).toarray() / np.maximum(lengths, 1e-12)

@@ -1,4 +1,4 @@
-"""What the ranks of a test do: train on a few points as each scenario says, and tell what came of it, as JSON."""
+"""What the ranks of a test do: train on a few samples as each scenario says, and tell what came of it, as JSON."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from slide.data import make_extreme
 from slide.distributed import DistributionConfig, own_rows
 
 COMM = MPI.COMM_WORLD
-TRAIN, TEST = make_extreme(120, 80, 37, test_points=31, seed=3)
+TRAIN, TEST = make_extreme(120, 80, 37, test_samples=31, seed=3)
 BATCH = 40
 
 
@@ -21,27 +21,27 @@ def configs(hidden=(8,), output=None, optimizer=None, training=None, distributio
     layers = tuple(HiddenConfig(units, dropout=dropout) for units in hidden)
     network = NetworkConfig(layers, output, OptimizerConfig(**(optimizer or {})), **network)
     training = TrainingConfig(**{"epochs": 2, "batch_size": BATCH, **(training or {})})
-    return network, training, DistributionConfig(**{"shares": 4, **(distribution or {})})
+    return network, training, DistributionConfig(**{"portions": 4, **(distribution or {})})
 
 
-def train(way="network", data="all", n_labels=TRAIN.n_labels, n_points=TRAIN.n_points, **settings):
+def train(way="network", data="all", n_labels=TRAIN.n_labels, n_samples=TRAIN.n_samples, **settings):
     """Train; return losses, quality, bytes and predictions."""
     config, training, distribution = configs(**settings)
-    points, options = TRAIN.subset(slice(0, n_points)), {"config": training}
+    samples, options = TRAIN.subset(slice(0, n_samples)), {"config": training}
     if data == "own":
-        points, options["own_points"] = TRAIN.subset(own_rows(TRAIN.n_points, BATCH, COMM, 4)), True
+        samples, options["own_points"] = TRAIN.subset(own_rows(TRAIN.n_samples, BATCH, COMM, 4)), True
     options["validation"] = None if training.holdout else (TEST.X, TEST.Y)
     sizes = TRAIN.n_features, n_labels, config
     if way == "fit":
         net = whole = Network(*sizes, threads=1)
-        history = net.fit(points.X, points.Y, comm=COMM, distribution=distribution, **options)
+        history = net.fit(samples.X, samples.Y, comm=COMM, distribution=distribution, **options)
         sums = COMM.allgather([float(np.abs(array).sum()) for array in net.copy_weights().values()])
         found = {"labels agree": all(sums[0] == other for other in sums), "scores differ": 0, "quality differs": 0}
     else:
         net = Network(*sizes, threads=1, comm=COMM, distribution=distribution)
         if way == "search":
             return net.predict(TEST.X, mode="sketch")
-        history = net.fit(points.X, points.Y, **options)
+        history = net.fit(samples.X, samples.Y, **options)
         net.check_replicas()
         found, whole = compared(net)
     if COMM.Get_rank():

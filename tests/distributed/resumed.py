@@ -26,7 +26,7 @@ from slide.persist.format import training_arrays
 from slide.train.checkpoints import names_in
 
 COMM = MPI.COMM_WORLD
-DATA = make_extreme(240, 60, 37, labels_per_point=2, seed=3)
+DATA = make_extreme(240, 60, 37, labels_per_sample=2, seed=3)
 BATCH = 24
 
 
@@ -34,13 +34,13 @@ def fit(folder, *, stop=None, every=None, resume=False, own=False, output=None, 
     """Train a new network; return it and its history."""
     output = OutputConfig(**{"candidates": "inbatch", "tail": 12, "lsh": LSHConfig(k=3, l=4), **(output or {})})
     config = NetworkConfig(HiddenConfig(9), output, OptimizerConfig(lr=0.02, lazy="exact", weight_decay=0.01))
-    distribution = DistributionConfig(**{"shares": 12, **(distribution or {})})
+    distribution = DistributionConfig(**{"portions": 12, **(distribution or {})})
     network = Network(DATA.n_features, DATA.n_labels, config, threads=1, comm=COMM, distribution=distribution)
-    points = DATA.subset(own_rows(DATA.n_points, BATCH, COMM, 12)) if own else DATA
+    samples = DATA.subset(own_rows(DATA.n_samples, BATCH, COMM, 12)) if own else DATA
     history = network.fit(
-        points.X,
-        points.Y,
-        own_points=own,
+        samples.X,
+        samples.Y,
+        own_samples=own,
         config=TrainingConfig(**{"epochs": 3, "batch_size": BATCH, **(training or {})}),
         checkpoints=Checkpoints(folder, every=every),
         resume=folder if resume else None,

@@ -72,12 +72,12 @@ def test_a_run_of_one_process_goes_on_on_ranks(mpiexec, tmp_path):
     mpiexec(1, *command, *options)
     done = mpiexec(2, *command, "--distributed", "--resume", tmp_path / "model.checkpoints", "--json")
     assert json.loads(done.stdout)["batches"] == 8
-    assert "the run had its points in 1 shares, 2 ranks have them in 2" in done.stderr
+    assert "the run had its samples in 1 shares, 2 ranks have them in 2" in done.stderr
 
 
 def test_one_process_refuses_to_go_on_with_a_run_of_ranks(of_four):
     saved = SavedRun(of_four[0] / "grid")
-    with pytest.raises(DataError, match="had its points in 12 shares, on several ranks"):
+    with pytest.raises(DataError, match="had its samples in 12 shares, on several ranks"):
         saved.check_facts({})
 
 

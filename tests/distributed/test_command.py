@@ -15,7 +15,7 @@ SETTINGS = ["--epochs", "2", "--batch-size", "32", "--hidden", "8", "--candidate
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    for name, data in zip(("train", "test"), make_extreme(130, 60, 31, test_points=20, seed=5), strict=True):
+    for name, data in zip(("train", "test"), make_extreme(130, 60, 31, test_samples=20, seed=5), strict=True):
         save_xc(folder / f"{name}.txt", data)
         save_folder(folder / name, data)
     return folder
@@ -32,7 +32,7 @@ def test_two_ranks_save_one_network_from_files_or_folders(mpiexec, files):
         assert run.end["batch"] == 10
         assert run.end["bytes_per_batch"]["gradient"] > 0
         assert done.stderr.count("epoch 2") == 1
-        test = make_extreme(130, 60, 31, test_points=20, seed=5)[1]
+        test = make_extreme(130, 60, 31, test_samples=20, seed=5)[1]
         quality = network.evaluate(test.X, test.Y, mask_inputs=True)
         assert quality["P@3"] == pytest.approx(reports[kind]["P@3"])
         assert run.test == pytest.approx({name: reports[kind][name] for name in run.test})

@@ -12,7 +12,7 @@ from slide import Network, TrainingConfig
 from slide.data import make_extreme
 
 comm = MPI.COMM_WORLD
-data, _ = make_extreme(90, 60, 30, test_points=1, seed=3)
+data, _ = make_extreme(90, 60, 30, test_samples=1, seed=3)
 X = data.X.copy()
 {before}
 network = Network(60, 30, threads=1, comm=comm)

@@ -14,19 +14,19 @@ EXACT = {
 FEATURES = {
     "features": {"output": {"loss": "softmax"}, "hidden": (8, 6), "optimizer": {"weight_decay": 0.01}},
     "features handed back": {"output": {"loss": "bce"}, "feature_weights": "idf", "way": "fit"},
-    "uneven features": {"output": {"loss": "bce"}, "distribution": {"shares": 3}, "training": {"batch_size": 32}},
+    "uneven features": {"output": {"loss": "bce"}, "distribution": {"portions": 3}, "training": {"batch_size": 32}},
 }
 CLIPPED = {"clipped": {"output": {"loss": "softmax"}, "optimizer": {"clip_norm": 0.02}}}
 SGD = {"sgd": {"output": {"loss": "softmax"}, "optimizer": {"name": "sgd", "lr": 0.5}, "dropout": 0.0}}
 UNEVEN = {
-    f"uneven {loss}": {"output": {"loss": loss}, "distribution": {"shares": 3}, "training": {"batch_size": 32}}
+    f"uneven {loss}": {"output": {"loss": loss}, "distribution": {"portions": 3}, "training": {"batch_size": 32}}
     for loss in ("softmax", "bce")
 }
 DRAWN = {
     f"{candidates} {loss}": {"output": {"candidates": candidates, "loss": loss}, "training": {"epochs": 5}}
     for candidates, loss in (("uniform", "bce"), ("lsh+tail", "softmax"), ("inbatch", "softmax"), ("topk", "softmax"))
 }
-# Of the last batch, of one point, three of four ranks have nothing.
+# Of the last batch, of one sample, three of four ranks have nothing.
 LEFT_OVER = {"left over": {"output": {"loss": "softmax"}, "n_points": 81}}
 PLAIN = {"plain": {"way": "plain", "training": {"holdout": 0.1}}}
 OF_ONE = {**EXACT, **FEATURES, **CLIPPED, **SGD, **UNEVEN, **DRAWN, **LEFT_OVER, **PLAIN}
@@ -60,7 +60,7 @@ SLOW = {
 
 
 def of_three(**fields):
-    return {**fields, "distribution": {"shares": 3, **fields.get("distribution", {})}}
+    return {**fields, "distribution": {"portions": 3, **fields.get("distribution", {})}}
 
 
 REFUSED = {
@@ -123,7 +123,7 @@ def test_replicas_for_slow_networks_learn_as_well(ranks, one):
 
 
 def test_three_ranks_cut_everything_unevenly(ranks, one):
-    fewer_labels = {"distribution": {"shares": 3}, "n_labels": 2, "fails": True}
+    fewer_labels = {"distribution": {"portions": 3}, "n_labels": 2, "fails": True}
     no_grid = {"distribution": {"label_shards": 2}, "fails": True}
     features = {"uneven features": with_data_shards(FEATURES["uneven features"], shard_features=True)}
     refused = {name: {**settings, "fails": True} for name, (settings, _) in REFUSED.items()}
@@ -143,6 +143,6 @@ def test_one_rank_learns_what_a_network_without_ranks_does_to_the_bit(one):
 def test_bytes_are_those_of_points_not_of_weights(ranks):
     sizes = {str(units): {"hidden": (units,), "output": {"loss": "softmax"}} for units in (16, 64)}
     found = ranks(2, sizes)
-    # Of 40 points half are the other rank's.
+    # Of 40 samples half are the other rank's.
     assert [found[units]["bytes"]["gradient"] for units in ("16", "64")] == [2 * 20 * 16 * 4, 2 * 20 * 64 * 4]
     assert found["16"]["bytes"]["features"] == found["64"]["bytes"]["features"] < 40 * 80 * 8

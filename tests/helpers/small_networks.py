@@ -13,8 +13,8 @@ def sparse(rng, shape, density):
     return csr_matrix(random_array(shape, density=density, format="csr", dtype=np.float32, rng=rng))
 
 
-def make_points(rng):
-    """Twelve points; the second has no features, the third no labels, the fourth neither."""
+def make_samples(rng):
+    """Twelve samples; the second has no features, the third no labels, the fourth neither."""
     X, Y = sparse(rng, (12, N_FEATURES), 0.2).toarray(), sparse(rng, (12, N_LABELS), 0.05).toarray()
     X[[1, 3]] = 0
     Y[[2, 3]] = 0
@@ -22,9 +22,9 @@ def make_points(rng):
     return csr_matrix(X), csr_matrix((Y > 0).astype(np.float32))
 
 
-def batch_of(points, config):
-    reader = BatchReader(*points, points[0].shape[0], normalize=config.normalize)
-    return reader.read(np.arange(points[0].shape[0]))
+def batch_of(samples, config):
+    reader = BatchReader(*samples, samples[0].shape[0], normalize=config.normalize)
+    return reader.read(np.arange(samples[0].shape[0]))
 
 
 def layers_of(net):

@@ -6,8 +6,8 @@ from slide.runs.history import HistoryFile
 
 
 def train(callbacks, *, epochs=2, candidates="uniform", units=8, **fields):
-    """Train a small network on 400 points, in 4 batches an epoch; return it and what ``fit`` returns."""
-    data, test = make_extreme(400, 100, 50, test_points=60, seed=1)
+    """Train a small network on 400 samples, in 4 batches an epoch; return it and what ``fit`` returns."""
+    data, test = make_extreme(400, 100, 50, test_samples=60, seed=1)
     output = OutputConfig(candidates, budget=20, tail=20)
     network = Network(100, 50, NetworkConfig(HiddenConfig(units), output), threads=1)
     config = TrainingConfig(epochs=epochs, batch_size=100, **fields)
@@ -17,4 +17,4 @@ def train(callbacks, *, epochs=2, candidates="uniform", units=8, **fields):
 
 def write_history(path, **options):
     """Train with a history in a file; return what ``fit`` returns."""
-    return train([HistoryFile(path, data={"train": "points.txt"})], **options)[1]
+    return train([HistoryFile(path, data={"train": "samples.txt"})], **options)[1]

@@ -415,12 +415,12 @@ def test_label_frequencies_are_counted_until_they_are_given():
     shares = rng.dirichlet(np.ones(LABELS))
     for _ in range(64):
         layer.loss(torch.zeros(100, DIM), torch.from_numpy(rng.choice(LABELS, 100, p=shares)))
-    found, points = layer._engine.output.label_frequency
-    assert points == 6400 and np.abs(found - shares).max() < 0.02
+    found, samples = layer._engine.output.label_frequency
+    assert samples == 6400 and np.abs(found - shares).max() < 0.02
     again = make("inbatch")
     again.load_state_dict(layer.state_dict())
     assert torch.equal(again.get_extra_state(), layer.get_extra_state()) and again.passes == layer.passes == 64
-    layer.set_label_frequency(torch.from_numpy(shares), points=1000)
+    layer.set_label_frequency(torch.from_numpy(shares), samples=1000)
     layer.loss(*batch())
     assert np.array_equal(layer._engine.output.label_frequency[0], shares)
     again.load_state_dict(layer.state_dict())

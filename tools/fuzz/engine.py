@@ -68,10 +68,10 @@ def run(name: str, seconds: int, work: Path) -> str:
     minutes = (_children_seconds() - before) / 60
     wall = time.monotonic() - began
     covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", text)
-    points, features, inputs = covered[-1] if covered else ("?", "?", "?")
+    samples, features, inputs = covered[-1] if covered else ("?", "?", "?")
     return (
         f"{name}: {wall / 60:.1f} minutes ({minutes:.1f} of CPU), {executed:,} executions "
-        f"({executed / max(wall, 1e-9):.0f}/s), coverage {points} points, {features} features, corpus {inputs}, "
+        f"({executed / max(wall, 1e-9):.0f}/s), coverage {samples} samples, {features} features, corpus {inputs}, "
         f"{crashes} ended the process, {len(list(found.glob('*.txt')))} kinds of findings in {found}"
     )
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 OUTSIDE = ("/dev/zero", "../outside", "/proc/self/mem", ".", "missing")
-"""Where links of a folder may point to."""
+"""Where links of a folder may sample to."""
 
 VALUES = (
     None,

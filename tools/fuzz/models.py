@@ -42,7 +42,7 @@ LSH = LSHConfig(k=2, l=2)
 TRAINING = TrainingConfig(epochs=3, batch_size=8, holdout=0.2, patience=2, eval_points=8)
 
 
-def points(n=24):
+def samples(n=24):
     """A data set for the networks."""
     return make_extreme(n, N_FEATURES, N_LABELS, seed=1)
 
@@ -57,7 +57,7 @@ def small(candidates="uniform", hidden=None, optimizer="adam", **fields):
 def trained(config):
     """A small network that was trained for some batches, so that rows owe something and tables are built."""
     network = Network(N_FEATURES, N_LABELS, config, threads=1)
-    data = points()
+    data = samples()
     network.fit(data.X, data.Y, config=TrainingConfig(epochs=2, batch_size=8))
     batch = network.reader(data.X, data.Y, 8).read(np.arange(8))
     for _ in range(2):
@@ -90,7 +90,7 @@ def use(network: Network) -> None:
         return
     Y = csr_matrix((np.ones(n, np.float32), (np.arange(n), np.arange(n) % network.n_labels)), (n, network.n_labels))
     # As `fit` does.
-    network.output.set_label_frequency(np.full(network.n_labels, 1 / network.n_labels), points=network.n_labels)
+    network.output.set_label_frequency(np.full(network.n_labels, 1 / network.n_labels), samples=network.n_labels)
     reader = network.reader(X, Y, n)
     # Finite weights may be too large to train on, which is said.
     with contextlib.suppress(FloatingPointError):
@@ -183,8 +183,8 @@ class Model(_Folder):
         ]
         bases = [saved(lambda path, c=c: trained(c).save(path, moments=True)) for c in networks]
         bases.append(saved(trained(small()).save))
-        data = points()
-        labels = [[f"label {id_}" for id_ in data.Y[i].indices] or ["none"] for i in range(data.n_points)]
+        data = samples()
+        labels = [[f"label {id_}" for id_ in data.Y[i].indices] or ["none"] for i in range(data.n_samples)]
         classifier = SlideClassifier(epochs=1, batch_size=8, hidden_units=4, n_jobs=1).fit(data.X, labels)
         bases.append(saved(classifier.save))
         return bases
@@ -224,7 +224,7 @@ def save_in_shares(path, network, numbered, n_shares=2):
             rows = range(share, len(array), n_shares)
             part = shards.Part(array[share::n_shares], np.array(rows) if numbered else rows)
             if len(part.rows):
-                written[name] = shards.write_share(path, name, f"{share}-of-{n_shares}", part)
+                written[name] = shards.write_shard(path, name, f"{share}-of-{n_shares}", part)
     shards.write_manifest(path, entries)
     about = manifest(network.layers, moments=True, layout="shards")
     (path / MANIFEST).write_text(json.dumps(about))
@@ -311,7 +311,7 @@ class Resume(_Folder):
         bases = []
         for candidates, precision in (("lsh+tail", "fp32"), ("uniform", "bf16")):
             with tempfile.TemporaryDirectory(prefix="slide-fuzz.") as folder:
-                data = points()
+                data = samples()
                 network = Network(N_FEATURES, N_LABELS, small(candidates, precision=precision), threads=1)
                 places = Checkpoints(Path(folder) / "run", every=1, keep=100)
                 network.fit(data.X, data.Y, config=TRAINING, checkpoints=places)
@@ -327,7 +327,7 @@ class Resume(_Folder):
         sizes = about.get("n_features"), about.get("n_labels")
         if sizes != (N_FEATURES, N_LABELS) or run.training != TRAINING or run.network.hidden[0].units > 64:
             return
-        given = points()
+        given = samples()
         try:
             network = Network(N_FEATURES, N_LABELS, run.network, threads=1)
             history = network.fit(given.X, given.Y, resume=path)
@@ -352,7 +352,7 @@ class MappedData(_Folder):
     @cached_property
     def bases(self):
         """One data set."""
-        return [saved(lambda path: save_folder(path, points(9)))]
+        return [saved(lambda path: save_folder(path, samples(9)))]
 
     def write(self, data, folder):
         # Half of the inputs get a fingerprint that belongs to what they say.
@@ -369,15 +369,15 @@ class MappedData(_Folder):
 
     def read(self, path, data):
         mapped = load(path, format="folder")
-        mapped.X[np.arange(min(mapped.n_points, 5))]
-        mapped.Y[np.arange(min(mapped.n_points, 5))]
+        mapped.X[np.arange(min(mapped.n_samples, 5))]
+        mapped.Y[np.arange(min(mapped.n_samples, 5))]
         # Training reads what nothing has verified.
-        if mapped.n_points and max(mapped.n_features, mapped.n_labels) <= 4096:
+        if mapped.n_samples and max(mapped.n_features, mapped.n_labels) <= 4096:
             network = Network(mapped.n_features, mapped.n_labels, small("lsh+tail"), threads=1)
             with contextlib.suppress(FloatingPointError):
                 network.fit(mapped.X, mapped.Y, config=TrainingConfig(epochs=1, batch_size=4, holdout=0.2))
         verify(path)
-        check_dataset(mapped.subset(np.arange(mapped.n_points)))
+        check_dataset(mapped.subset(np.arange(mapped.n_samples)))
 
     def seeds(self):
         return {name: data[:1] + b"\x01" + data[1:] for name, data in super().seeds().items()}

@@ -14,7 +14,7 @@ from slide import ConfigError, RunConfig
 from slide.config.dicts import from_dict, to_dict
 from slide.data import DataError, Dataset, load
 from slide.data.npz import scan_npz
-from slide.data.points import PointArrays
+from slide.data.samples import SampleArrays
 from slide.reference import read as read_reference
 from slide.reference.weights import load_weights
 
@@ -157,13 +157,13 @@ class Npz(_File):
         return 64 * MIB + 40_000 * len(data)
 
     def read(self, path, data):
-        points = PointArrays()
+        samples = SampleArrays()
         try:
-            sizes = scan_npz(path, points)
+            sizes = scan_npz(path, samples)
         except DataError as error:
             pieces, refused = None, error
         else:
-            pieces, refused = points.dataset(*sizes), None
+            pieces, refused = samples.dataset(*sizes), None
             check_dataset(pieces)
         whole = load(path, format="npz", cache=False)
         check_dataset(whole)

@@ -1,4 +1,4 @@
-"""Points are dealt so that every share gives each batch its part, and all last equally long."""
+"""Samples are dealt so that every portion gives each batch its part, and all last equally long."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from slide.config import ConfigError
 from slide.config.distribution import DistributionConfig
 from slide.ranks.grid import LabelShard
-from slide.ranks.shares import Cuts
+from slide.ranks.portions import Cuts
 from slide.ranks.topk import merge
 
 fast = settings(max_examples=60, deadline=None)
@@ -17,12 +17,12 @@ fast = settings(max_examples=60, deadline=None)
 @fast
 @given(st.integers(1, 500), st.integers(1, 70), st.integers(1, 12), st.integers(1, 4))
 def test_shares_last_equally_long(n, batch_size, each, ranks):
-    shares = each * ranks
-    if batch_size < shares:
-        with pytest.raises(ConfigError, match="shares of the points"):
-            Cuts(n, batch_size, shares)
+    portions = each * ranks
+    if batch_size < portions:
+        with pytest.raises(ConfigError, match="shares of the samples"):
+            Cuts(n, batch_size, portions)
         return
-    cuts = Cuts(n, batch_size, shares)
+    cuts = Cuts(n, batch_size, portions)
     assert cuts.sizes.sum() == batch_size and cuts.sizes.min() > 0
     assert cuts.ends[0] == 0 and cuts.ends[-1] == n
     assert max(-(-np.diff(cuts.ends) // cuts.sizes)) == -(-n // batch_size)

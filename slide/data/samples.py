@@ -1,4 +1,4 @@
-"""What takes points as a reader meets them: arrays in memory, or what writes them elsewhere."""
+"""What takes samples as a reader meets them: arrays in memory, or what writes them elsewhere."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from scipy.sparse import csr_matrix
 from slide.data.dataset import Dataset
 
 
-class PointSink(Protocol):
-    """What takes the points of a file, some at a time."""
+class SampleSink(Protocol):
+    """What takes the samples of a file, some at a time."""
 
     def append(
         self,
@@ -21,21 +21,21 @@ class PointSink(Protocol):
         values: np.ndarray,
         feature_counts: np.ndarray,
     ) -> None:
-        """Take points.
+        """Take samples.
 
         Parameters
         ----------
         labels : int32 array
-            Of all the points, one after the other; for each ascending and free of repeats.
-        label_counts : int array [points]
+            Of all the samples, one after the other; for each ascending and free of repeats.
+        label_counts : int array [samples]
         features, values : int32, float32 arrays
             Likewise; the values are finite.
-        feature_counts : int array [points]
+        feature_counts : int array [samples]
         """
 
 
-class PointArrays:
-    """Points gathered in memory: a `PointSink`."""
+class SampleArrays:
+    """Samples gathered in memory: a `SampleSink`."""
 
     def __init__(self):
         self.labels = _GrowingArray(np.int32)
@@ -45,7 +45,7 @@ class PointArrays:
         self.feature_counts = _GrowingArray(np.int64)
 
     def append(self, labels, label_counts, features, values, feature_counts) -> None:
-        """Take points; see `PointSink`."""
+        """Take samples; see `SampleSink`."""
         self.labels.extend(labels)
         self.label_counts.extend(label_counts)
         self.features.extend(features)
