@@ -29,7 +29,7 @@ PAPER = OutputConfig(
 
 @pytest.fixture(scope="module")
 def data():
-    sizes = {"features_per_point": FEATURES_PER_POINT, "labels_per_point": LABELS_PER_POINT}
+    sizes = {"features_per_sample": FEATURES_PER_POINT, "labels_per_sample": LABELS_PER_POINT}
     return make_extreme(BATCHES * BATCH, FEATURES, LABELS, **sizes)
 
 

@@ -170,16 +170,17 @@ def test_loss(against, rng, loss):
     target = np.full(len(places), 1 / LABELS_PER_POINT if loss == "softmax" else 1, np.float32)
     weight = np.full(SHARED, 3, np.float32)
     empty, room = np.zeros(BATCH, np.int64), (np.empty(BATCH, np.float32), np.empty(BATCH, np.float32))
-    rest = (NOTHING, empty, empty, label_ptr, places, target, 1 / BATCH, *room, 1)
+    arrays = (mine, SHARED, NOTHING, empty, empty, label_ptr, places, target)
     certain = (places, label_ptr[:-1].copy(), label_ptr[1:].copy())
 
     # Both start from the same logits every time: they write the gradient over them.
     def ours():
         np.copyto(mine, logits)
         if loss == "softmax":
-            losses.softmax_cross_entropy(mine, SHARED, *rest)
+            losses.softmax_cross_entropy(losses.ActiveSets(*arrays), 1 / BATCH, *room, 1)
         else:
-            losses.logistic_cross_entropy(mine, SHARED, *rest, weight=weight, certain=certain)
+            sets = losses.ActiveSets(*arrays, weight=weight, certain=certain)
+            losses.logistic_cross_entropy(sets, 1 / BATCH, *room, 1)
 
     def theirs():
         np.copyto(twin, logits)

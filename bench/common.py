@@ -10,6 +10,7 @@ import numpy as np
 
 from slide import Network, RunConfig, metrics
 from slide.data import load
+from slide.files import tables
 
 KS = (1, 3, 5)
 HELD_OUT = 0.1
@@ -47,7 +48,7 @@ def read(args):
         train, test = split(train)
     else:
         test = load(args.test)
-    return draw(train, args.limit), draw(test, args.samples)
+    return draw(train, args.limit), draw(test, args.points)
 
 
 def split(data):
@@ -117,5 +118,5 @@ def groups(runs, names):
 
 def table(header, rows, *, text=1):
     """Return a markdown table whose first columns, so many, are text."""
-    rule = ["---"] * text + ["---:"] * (len(header) - text)
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (header, rule, *rows))
+    align = "l" * text + "r" * (len(header) - text)
+    return tables.table(header, rows, align=align, markdown=True, pad=False)

@@ -76,7 +76,7 @@ def train_dense(args, config, training, train, test, batches):
     network = Network(train.n_features, train.n_labels, config, threads=args.threads, trainable=False)
     counts = np.bincount(train.Y.indices, minlength=train.n_labels)
     network.output.set_label_frequency(counts / train.n_samples, samples=train.n_samples)
-    initialization.start(network, train)
+    initialization.start(network.layers, train)
     dense = Dense(network, args.threads, args.device)
     reader = network.reader(train.X, train.Y, training.batch_size)
     per_epoch = -(-train.n_samples // training.batch_size)
@@ -226,7 +226,7 @@ def import_torch():
 def parameters(network):
     """Return writable views (weights, bias) of every layer: of the first [features, units], then [units, inputs]."""
     views = []
-    for i, layer in enumerate((*network.hidden, network.output)):
+    for i, layer in enumerate(network.layers):
         if isinstance(layer, InputLayer):
             views.append((layer.table.weights, layer.bias[: layer.config.units]))
         else:

@@ -82,13 +82,13 @@ def child(args):
     from slide.distributed import DistributionConfig
 
     if args.train is None:
-        sizes = {"n_points": args.samples, "n_features": 20_000, "n_labels": args.labels}
+        sizes = {"n_samples": args.points, "n_features": 20_000, "n_labels": args.labels}
         train, test = make_extreme(**sizes, noise=0.3, test_samples=1000)
     else:
         train, test = load(args.train), load(args.test)
     comm, (grid,), (candidates,) = MPI.COMM_WORLD, args.grids, args.candidates
-    shares = int(np.lcm.reduce([*args.ranks, comm.Get_size()]))
-    options = {"shares": shares}
+    portions = int(np.lcm.reduce([*args.ranks, comm.Get_size()]))
+    options = {"portions": portions}
     if grid == "features":
         options["shard_features"] = True
     if grid == "data":

@@ -152,7 +152,7 @@ def slide(args):
     from slide import HiddenConfig, Network, NetworkConfig, TrainingConfig
 
     comm, seconds, received = MPI.COMM_WORLD, [], []
-    X, Y = make_samples(args.samples, args.features, args.labels)
+    X, Y = make_samples(args.points, args.features, args.labels)
     network = Network(args.features, args.labels, NetworkConfig(HiddenConfig(args.units)), comm=comm, threads=1)
 
     def on_batch(progress):

@@ -111,7 +111,7 @@ def measure(mode, labels, args):
     from speed import peak_mb
 
     n = args.full_batches if mode == "full" else args.batches
-    sizes = {"features_per_point": FEATURES_PER_POINT, "labels_per_point": LABELS_PER_POINT}
+    sizes = {"features_per_sample": FEATURES_PER_POINT, "labels_per_sample": LABELS_PER_POINT}
     data = make_extreme((n + 1) * args.batch_size, FEATURES, labels, **sizes, seed=args.seed)
     step, network = make(mode, data, args)
     times = []

@@ -1,8 +1,8 @@
 """Ten million labels of eight dimensions: python bench/many_labels.py
 
 A network is made, trained on a few batches and asked for the best labels of some samples. Printed are the seconds of
-each, what the process has in memory beside what was predicted, and how many of the samples find one of their labels: the
-samples are trained on many times over, so that most should.
+each, what the process has in memory beside what was predicted, and how many of the samples find one of their labels:
+the samples are trained on many times over, so that most should.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main():
 
 def measure(args):
     """Return the figures."""
-    X, Y = samples(args.samples, args.labels)
+    X, Y = samples(args.points, args.labels)
     config = NetworkConfig(
         HiddenConfig(args.units, "linear", dropout=0.0),
         OutputConfig(tail=1024, loss="softmax"),
@@ -54,7 +54,7 @@ def measure(args):
     resident_bytes = psutil.Process().memory_info().rss
     found = network.predict(X, 5)[0]
     predicted = time.perf_counter()
-    hits = np.mean([bool(set(Y[i].indices) & set(found[i])) for i in range(args.samples)])
+    hits = np.mean([bool(set(Y[i].indices) & set(found[i])) for i in range(args.points)])
     return {
         "labels": args.labels,
         "units": args.units,
@@ -64,7 +64,7 @@ def measure(args):
         "fit_seconds": round(trained - made, 2),
         "ms_per_batch": round(history.ms_per_batch, 2),
         "batches": history.batches,
-        "predict_ms_per_point": round(1e3 * (predicted - trained) / args.samples, 2),
+        "predict_ms_per_point": round(1e3 * (predicted - trained) / args.points, 2),
         "loss": history.epochs[-1].loss,
         "points_that_find_a_label": float(hits),
         "predicted_bytes": resident(Network.bytes_needed(FEATURES, args.labels, config, batch=shape)),

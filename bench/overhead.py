@@ -38,7 +38,7 @@ def main():
 
 def milliseconds(count, batch, features, labels, units, features_per_sample, labels_per_sample, output, threads):
     """Return the median time of a batch."""
-    sizes = {"features_per_point": features_per_sample, "labels_per_point": labels_per_sample}
+    sizes = {"features_per_sample": features_per_sample, "labels_per_sample": labels_per_sample}
     data = make_extreme(batch * 200, features, labels, **sizes)
     network = Network(features, labels, NetworkConfig(hidden=(HiddenConfig(units),), output=output), threads=threads)
     network.output.set_label_frequency(np.bincount(data.Y.indices, minlength=labels) / data.n_samples)

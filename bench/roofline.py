@@ -226,14 +226,15 @@ def of_the_default_mode(rng, neurons, threads):
     label_ptr = np.arange(BATCH + 1, dtype=np.int64) * LABELS_PER_POINT
     places = np.tile(np.arange(LABELS_PER_POINT, dtype=np.int32), BATCH)
     empty, weight = np.zeros(BATCH, np.int64), np.full(n, 3, np.float32)
-    rest = (NOTHING, empty, empty, label_ptr, places, np.ones(len(places), np.float32), 1 / BATCH)
+    arrays = (logits, n, NOTHING, empty, empty, label_ptr, places, np.ones(len(places), np.float32))
     room = np.empty(BATCH, np.float32), np.empty(BATCH, np.float32)
     certain = (places, label_ptr[:-1].copy(), label_ptr[1:].copy())
     start = logits.copy()
 
     def loss():
         np.copyto(logits, start)
-        losses.logistic_cross_entropy(logits, n, *rest, *room, threads, weight=weight, certain=certain)
+        sets = losses.ActiveSets(*arrays, weight=weight, certain=certain)
+        losses.logistic_cross_entropy(sets, 1 / BATCH, *room, threads)
 
     yield "default: loss", {"stream": 2 * logits.nbytes}, 0, median(loss) - median(lambda: np.copyto(logits, start))
     gradient, rule = sparse.SampleGradient(BATCH, UNITS), optim.adam(1e-3, 0.9, 0.999, 1e-8, 1)

@@ -28,7 +28,7 @@ REPEATS = 3
 def main():
     args = parse_arguments()
     network = Network.load(args.model, threads=args.threads)
-    fitted, test = draw(load(args.train), FITTED), draw(load(args.test), args.samples)
+    fitted, test = draw(load(args.train), FITTED), draw(load(args.test), args.points)
     runs = []
     for mode, setting, options, effort in settings(args, network):
         start = time.perf_counter()

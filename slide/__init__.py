@@ -31,17 +31,17 @@ import each other; ``lint-imports`` checks it::
 
 Each wing's own docstring says what each of its files has. What is to come has its place:
 
-- a sparse linear re-ranker and a memory of training samples: predict/ to score, train/ to learn, persist/ to keep, beside
-  the hidden layers of model/;
+- a sparse linear re-ranker and a memory of training samples: predict/ to score, train/ to learn, persist/ to keep,
+  beside the hidden layers of model/;
 - readers of text: data/;
 - a recipe that chooses settings by the data: a wing of its own between train/ and network;
 - recommendation, serving, Annif, Ray: faces beside estimator/, above network.
 
-The road of a batch: rebuild tables if due (lsh.index) -> CSR rows (data.batches) -> hidden activations (kernels.sparse)
--> buckets (kernels.hashing) -> candidates, labels first (kernels.sampling) -> pairs grouped by row (kernels.grouping) ->
-logits (kernels.sparse, kernels.dense) -> loss and its gradient (kernels.losses) -> gradient and optimizer step in one
-visit to each row (kernels.optim) -> the same for the rows of the features. Rows that earlier steps skipped catch up first
-(rows.optimizer, kernels.catch_up).
+The road of a batch: rebuild tables if due (lsh.index) -> CSR rows (data.batches) -> hidden activations
+(kernels.sparse) -> buckets (kernels.hashing) -> candidates, labels first (kernels.sampling) -> pairs grouped by row
+(kernels.grouping) -> logits (kernels.sparse, kernels.dense) -> loss and its gradient (kernels.losses) -> gradient and
+optimizer step in one visit to each row (kernels.optim) -> the same for the rows of the features. Rows that earlier
+steps skipped catch up first (rows.optimizer, kernels.catch_up).
 """
 
 import logging

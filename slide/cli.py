@@ -1,7 +1,7 @@
 """The ``slide`` command: its arguments, its errors and its exit status.
 
-Results go to standard output, everything else to standard error. The exit status is 0, or 1 after an error, 2
-after a wrong command line, and 128 + n after signal n.
+Results go to standard output, everything else to standard error. The exit status is 0, or 1 after an error, 2 after a
+wrong command line, and 128 + n after signal n.
 """
 
 from __future__ import annotations
@@ -21,21 +21,16 @@ COMMANDS = (train, evaluate, predict, plot, compare, convert, export, info, tune
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line.
+    """Execute a command line and return the exit status.
 
     Parameters
     ----------
     argv : list of str, optional
-        Arguments; by default those of the process.
-
-    Returns
-    -------
-    int
-        The exit status.
+        Arguments; default: those of the process.
     """
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["hugepages"]:
-        # It has commands and options of its own, and reports its own errors.
+        # It parses its own options and reports its own errors.
         return hugepages(argv[1:], "slide hugepages")
     parser = _parser()
     args = parser.parse_args(argv)
@@ -51,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except BrokenPipeError:
-        # The reader has had what it wanted. Python flushes once more at exit: let that go nowhere.
+        # The reader has all that it wanted. Python flushes once more at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -62,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _stdout_fault():
-    """What keeps standard output from being written, in words; None if nothing does. It then goes nowhere."""
+def _stdout_fault() -> str | None:
+    """Return why standard output cannot be written to, or None; in the first case its rest is dropped."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -72,22 +67,22 @@ def _stdout_fault():
     return None
 
 
-def _message(error):
+def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error) or "out of memory"
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slide",
         description="Train and use neural networks with 100,000 to millions of outputs on ordinary CPUs.",
-        epilog="slide COMMAND --help describes a command.",
+        epilog="slide COMMAND --help describes a command and its options.",
     )
     parser.add_argument("--version", action="version", version=f"slide {__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
-    commands.add_parser("hugepages", help="show what memory pages this system gives, and what they are worth")
+    commands.add_parser("hugepages", help="show which memory pages this system gives, and what they are worth")
     return parser

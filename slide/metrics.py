@@ -1,12 +1,11 @@
 """Ranking metrics of extreme classification: P@k, nDCG@k, PSP@k and R@k.
 
-Predictions are ids ranked best first, one row a sample, and -1 where there is no prediction. The definitions
-are those of the extreme-classification repository [1]_, with which published numbers are compared; the
-propensities are those of [2]_.
+Predictions are label ids, best first, in one row per sample, with -1 where there is no prediction. The definitions are
+those of the extreme-classification repository [1]_, with which published numbers are compared. The propensities are
+those of [2]_.
 
-**Samples without labels** count in every average, as samples on which nothing can be won: 0 in P@k, nDCG@k and
-R@k, and 0 in both sums of PSP@k. A row with fewer than k predictions is not excused: precision divides by k
-all the same.
+**Samples without labels** count in every average, as 0 in P@k, nDCG@k and R@k, and as 0 in both sums of PSP@k.
+**Rows with fewer than k predictions** count in full too: precision still divides by k.
 
 References
 ----------
@@ -23,13 +22,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 
-from slide import metrics
 from slide.data.dataset import is_mapped
 from slide.data.statistics import column_counts
 
 
-def precision_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
-    """Share of true labels among the first k predictions, averaged over samples.
+def precision_at_k(topk: ArrayLike, Y: csr_matrix | np.ndarray, k: int) -> float:
+    """Return P@k: the share of true labels among the first k predictions, averaged over samples.
 
     Parameters
     ----------
@@ -38,90 +36,98 @@ def precision_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
     Y : sparse matrix, shape (n_samples, n_labels)
         True labels: the non-zero entries.
     k : int
-        How many predictions to count.
+        Number of predictions that count.
 
     Returns
     -------
     float
+        From 0 to 1.
 
     Raises
     ------
     ValueError
-        If the shapes disagree, if there are no samples, if k is not between 1 and the width of `topk`, if an
-        id is out of range, or if a row predicts a label twice.
+        The shapes disagree, there are no samples, `k` is not between 1 and the width of `topk`, an id is out of range,
+        or a row predicts a label twice.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_matrix
+    >>> precision_at_k([[2, 0], [1, -1]], csr_matrix([[1, 0, 1], [0, 0, 1]]), k=2)
+    0.5
     """
     topk, Y = _check(topk, Y, [k])
     return _precision(_hits(topk, Y), k)
 
 
-def ndcg_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
-    """Normalised discounted cumulative gain of the first k predictions, averaged over samples.
+def ndcg_at_k(topk: ArrayLike, Y: csr_matrix | np.ndarray, k: int) -> float:
+    """Return nDCG@k, the normalised discounted cumulative gain of the first k predictions, averaged over samples.
 
-    A true label at rank r, counted from 1, gains ``1 / log2(r + 1)``. The sum is divided by its largest
-    possible value: that of min(k, number of the sample's labels) true labels at the first ranks.
+    A true label at rank r, counted from 1, gains ``1 / log2(r + 1)``. The sum is divided by its largest possible value:
+    that of min(k, number of the sample's labels) true labels at the first ranks.
 
     Parameters
     ----------
     topk, Y, k
-        As in :func:`precision_at_k`.
+        See `precision_at_k`.
 
     Returns
     -------
     float
+        From 0 to 1.
 
     Raises
     ------
     ValueError
-        As :func:`precision_at_k` does.
+        See `precision_at_k`.
     """
     topk, Y = _check(topk, Y, [k])
     return float(_gains(_hits(topk, Y), np.diff(Y.indptr), k).mean())
 
 
-def recall_at_k(topk: ArrayLike, Y: csr_matrix, k: int) -> float:
-    """Share of a sample's labels that are among the first k predictions, averaged over samples.
+def recall_at_k(topk: ArrayLike, Y: csr_matrix | np.ndarray, k: int) -> float:
+    """Return R@k: the share of a sample's labels that are among the first k predictions, averaged over samples.
 
     Parameters
     ----------
     topk, Y, k
-        As in :func:`precision_at_k`.
+        See `precision_at_k`.
 
     Returns
     -------
     float
+        From 0 to 1.
 
     Raises
     ------
     ValueError
-        As :func:`precision_at_k` does.
+        See `precision_at_k`.
     """
     topk, Y = _check(topk, Y, [k])
     return float(_found(_hits(topk, Y), np.diff(Y.indptr), k).mean())
 
 
-def psp_at_k(topk: ArrayLike, Y: csr_matrix, inv_propensity: ArrayLike, k: int) -> float:
-    """Propensity-scored precision of the first k predictions: finding a rare label counts for more.
+def psp_at_k(topk: ArrayLike, Y: csr_matrix | np.ndarray, inv_propensity: ArrayLike, k: int) -> float:
+    """Return PSP@k, the propensity-scored precision of the first k predictions: a rare label that is found counts more.
 
-    The inverse propensities of the true labels among the first k predictions are summed over all samples and
-    divided by the largest sum possible, that of each sample's k true labels of lowest propensity.
+    The inverse propensities of the true labels among the first k predictions are summed over all samples. The sum is
+    divided by the largest possible one, that of each sample's k true labels of lowest propensity.
 
     Parameters
     ----------
     topk, Y, k
-        As in :func:`precision_at_k`.
+        See `precision_at_k`.
     inv_propensity : array of float, shape (n_labels,)
-        As :func:`propensities` returns them for the training set.
+        Inverse propensities in the training set, as `propensities` returns them.
 
     Returns
     -------
     float
-        0 if no sample has a label.
+        From 0 to 1; 0 if no sample has a label.
 
     Raises
     ------
     ValueError
-        As :func:`precision_at_k` does, and if `inv_propensity` has the wrong shape or a value that is not
-        positive.
+        See `precision_at_k`; or `inv_propensity` has the wrong shape or a value that is not positive and finite.
     """
     topk, Y = _check(topk, Y, [k])
     won, most = _won(_hits(topk, Y), topk, Y, _check_inv_propensity(inv_propensity, Y), k)
@@ -129,17 +135,17 @@ def psp_at_k(topk: ArrayLike, Y: csr_matrix, inv_propensity: ArrayLike, k: int) 
 
 
 def propensities(Y_train: csr_matrix, a: float = 0.55, b: float = 1.5) -> np.ndarray:
-    """Estimate the inverse propensity of every label: how many true uses one recorded use stands for.
+    """Estimate the inverse propensity of every label: the number of true uses that one recorded use stands for.
 
-    ``1 + (log N - 1) (b + 1)^a (n_l + b)^-a`` for a label used n_l times in N samples (Jain et al., section
-    4.1).
+    For a label used n_l times in N samples it is ``1 + (log N - 1) (b + 1)^a (n_l + b)^-a`` (Jain et al., section 4.1).
 
     Parameters
     ----------
     Y_train : sparse matrix, shape (n_samples, n_labels)
         Labels of the training set: the non-zero entries.
-    a, b : float, default=0.55, 1.5
-        Usual values are 0.5 and 0.4 for Wikipedia, 0.6 and 2.6 for Amazon, 0.55 and 1.5 elsewhere.
+    a, b : float
+        Constants of the formula, by default 0.55 and 1.5. Usual values are 0.5 and 0.4 for Wikipedia, 0.6 and 2.6 for
+        Amazon, 0.55 and 1.5 for other data.
 
     Returns
     -------
@@ -149,7 +155,7 @@ def propensities(Y_train: csr_matrix, a: float = 0.55, b: float = 1.5) -> np.nda
     Raises
     ------
     ValueError
-        If there are fewer than 3 samples, for which the formula is meaningless, or if a or b is not positive.
+        There are fewer than 3 samples, for which the formula is meaningless, or `a` or `b` is not positive.
     """
     if not is_mapped(Y_train):
         Y_train = _indicator(Y_train)
@@ -157,15 +163,25 @@ def propensities(Y_train: csr_matrix, a: float = 0.55, b: float = 1.5) -> np.nda
 
 
 def inverse_propensities(uses: np.ndarray, n_samples: int, a: float = 0.55, b: float = 1.5) -> np.ndarray:
-    """Return what :func:`propensities` does, from how often each label is used.
+    """Return what `propensities` does, from the number of uses of each label in so many training samples.
 
     Parameters
     ----------
     uses : int array, shape (n_labels,)
+        Number of training samples that have each label.
     n_samples : int
-        Of the training set.
-    a, b
-        As of :func:`propensities`, and so are the errors.
+        Number of training samples.
+    a, b : float
+        See `propensities`.
+
+    Returns
+    -------
+    array of float64, shape (n_labels,)
+
+    Raises
+    ------
+    ValueError
+        See `propensities`.
     """
     if n_samples < 3:
         raise ValueError(f"propensities need at least 3 training samples, not {n_samples}")
@@ -176,11 +192,11 @@ def inverse_propensities(uses: np.ndarray, n_samples: int, a: float = 0.55, b: f
 
 def evaluate_topk(
     topk: ArrayLike,
-    Y: csr_matrix,
+    Y: csr_matrix | np.ndarray,
     ks: Sequence[int] = (1, 3, 5),
     inv_propensity: ArrayLike | None = None,
 ) -> dict[str, float]:
-    """Compute all metrics at several depths, looking the predictions up once.
+    """Compute all metrics at several depths, in less time than one by one.
 
     Parameters
     ----------
@@ -188,20 +204,20 @@ def evaluate_topk(
         Predicted label ids, best first; -1 where there is none.
     Y : sparse matrix, shape (n_samples, n_labels)
         True labels: the non-zero entries.
-    ks : sequence of int, default=(1, 3, 5)
-        Depths.
+    ks : sequence of int
+        Depths, by default 1, 3 and 5.
     inv_propensity : array of float, shape (n_labels,), optional
-        As :func:`propensities` returns them; without them there is no PSP@k.
+        Inverse propensities in the training set, as `propensities` returns them. By default PSP@k is left out.
 
     Returns
     -------
     dict
-        ``"P@1"``, ``"nDCG@1"``, ``"R@1"``, ``"PSP@1"`` and so on, as fractions of 1.
+        ``"P@1"``, ``"nDCG@1"``, ``"R@1"``, ``"PSP@1"`` and so on, from 0 to 1.
 
     Raises
     ------
     ValueError
-        As :func:`precision_at_k` and :func:`psp_at_k` do, and if `ks` is empty.
+        See `precision_at_k` and `psp_at_k`; or `ks` is empty.
 
     Examples
     --------
@@ -215,23 +231,33 @@ def evaluate_topk(
 
 def totals(
     topk: ArrayLike,
-    Y: csr_matrix,
+    Y: csr_matrix | np.ndarray,
     ks: Sequence[int] = (1, 3, 5),
     inv_propensity: ArrayLike | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """Return what each metric is the ratio of, two sums over samples: those of parts of a data set add up.
+    """Return, for each metric, the two sums over samples whose ratio it is; the sums of parts of a data set add up.
 
     Parameters
     ----------
     topk, Y, ks, inv_propensity
-        As of :func:`evaluate_topk`, and so are the errors.
+        See `evaluate_topk`.
+
+    Returns
+    -------
+    dict
+        Metric -> (sum, its largest possible value).
+
+    Raises
+    ------
+    ValueError
+        See `evaluate_topk`.
     """
     topk, Y = _check(topk, Y, ks)
     if inv_propensity is not None:
         inv_propensity = _check_inv_propensity(inv_propensity, Y)
     hits = _hits(topk, Y)
     n_true, n = np.diff(Y.indptr), len(topk)
-    sums = {}
+    sums: dict[str, tuple[float, float]] = {}
     for k in ks:
         sums[f"P@{k}"] = hits[:, :k].sum(), k * n
         sums[f"nDCG@{k}"] = _gains(hits, n_true, k).sum(), n
@@ -242,21 +268,22 @@ def totals(
 
 
 def ratios(sums: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """Return the metrics that :func:`totals` has the sums of."""
+    """Return the metrics from the sums that `totals` returns."""
     return {name: won / most if most > 0 else 0.0 for name, (won, most) in sums.items()}
 
 
-def _indicator(Y) -> csr_matrix:
+def _indicator(Y: csr_matrix | np.ndarray) -> csr_matrix:
     """Return Y as CSR with sorted columns and without explicit zeros; the argument stays as it is."""
-    Y = csr_matrix(Y)
-    if not Y.has_canonical_format or (Y.data == 0).any():
-        Y = Y.copy()
-        Y.sum_duplicates()
-        Y.eliminate_zeros()
-    return Y
+    labels = csr_matrix(Y)
+    if not labels.has_canonical_format or (labels.data == 0).any():
+        labels = labels.copy()
+        labels.sum_duplicates()
+        labels.eliminate_zeros()
+    return labels
 
 
-def _check(topk, Y, ks) -> tuple[np.ndarray, csr_matrix]:
+def _check(topk: ArrayLike, Y: csr_matrix | np.ndarray, ks: Sequence[int]) -> tuple[np.ndarray, csr_matrix]:
+    """Return predictions and labels in the form that the metrics use, or raise ValueError."""
     topk = np.asarray(topk)
     Y = _indicator(Y)
     if topk.ndim != 2 or topk.dtype.kind not in "iu":
@@ -286,7 +313,7 @@ def _check(topk, Y, ks) -> tuple[np.ndarray, csr_matrix]:
     return topk, Y
 
 
-def _check_inv_propensity(inv_propensity, Y) -> np.ndarray:
+def _check_inv_propensity(inv_propensity: ArrayLike, Y: csr_matrix | np.ndarray) -> np.ndarray:
     inv_propensity = np.asarray(inv_propensity, dtype=np.float64)
     if inv_propensity.shape != (Y.shape[1],):
         raise ValueError(
@@ -302,31 +329,36 @@ def _hits(topk: np.ndarray, Y: csr_matrix) -> np.ndarray:
     n_samples, n_labels = Y.shape
     if Y.nnz == 0:
         return np.zeros(topk.shape, dtype=bool)
-    # One sorted int64 key for each true label: rows times labels outgrows 32 bits on data of ordinary size.
+    # Sorted keys of the true labels, in int64: rows times labels outgrows 32 bits on data of ordinary size.
     rows = np.arange(n_samples, dtype=np.int64)
     true_keys = np.repeat(rows * n_labels, np.diff(Y.indptr)) + Y.indices
     keys = rows[:, np.newaxis] * n_labels + topk
     found = np.searchsorted(true_keys, keys)
-    # The key of "no prediction" would be the last label of the row above.
+    # Predictions of -1 are left out, because their keys are those of the last label of the row above.
     return (topk >= 0) & (true_keys[np.minimum(found, len(true_keys) - 1)] == keys)
 
 
-def _precision(hits, k) -> float:
+def _precision(hits: np.ndarray, k: int) -> float:
     return float(hits[:, :k].sum() / (k * len(hits)))
 
 
-def _gains(hits, n_true, k) -> np.ndarray:
+def _gains(hits: np.ndarray, n_true: np.ndarray, k: int) -> np.ndarray:
+    """Return each sample's nDCG@k."""
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
-    # Samples without labels have no gain either; any divisor but 0 makes their score 0.
+    # The gain of a sample without labels is 0, so any divisor but 0 makes its score 0.
     ideal = np.cumsum(discounts)[np.clip(n_true, 1, k) - 1]
     return hits[:, :k] @ discounts / ideal
 
 
-def _found(hits, n_true, k) -> np.ndarray:
+def _found(hits: np.ndarray, n_true: np.ndarray, k: int) -> np.ndarray:
+    """Return each sample's R@k."""
     return hits[:, :k].sum(axis=1) / np.maximum(n_true, 1)
 
 
-def _won(hits, topk, Y, inv_propensity, k) -> tuple[float, float]:
+def _won(
+    hits: np.ndarray, topk: np.ndarray, Y: csr_matrix, inv_propensity: np.ndarray, k: int
+) -> tuple[float, float]:
+    """Return the two sums whose ratio is PSP@k."""
     hits = hits[:, :k]
     won = inv_propensity[topk[:, :k][hits]].sum()
     weights = inv_propensity[Y.indices]
@@ -337,11 +369,5 @@ def _won(hits, topk, Y, inv_propensity, k) -> tuple[float, float]:
 
 
 def known_propensities(Y: csr_matrix) -> np.ndarray | None:
-    """Return the labels' inverse propensities, or None for data too small to estimate them.
-
-    Parameters
-    ----------
-    Y : csr_matrix, shape (n, n_labels)
-        Of the training data.
-    """
-    return metrics.propensities(Y) if Y.shape[0] >= 3 else None
+    """Return the inverse propensities of the labels of training data, or None if it is too small to estimate them."""
+    return propensities(Y) if Y.shape[0] >= 3 else None

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from slide.config import LSHConfig, NetworkConfig, TrainingConfig
 from slide.config.distribution import DistributionConfig
+from slide.data.dataset import MatrixLike
 from slide.model.base import BaseNetwork, BatchStats
 from slide.model.stack import LayerStack
 from slide.model.stepper import Stepper
@@ -39,21 +40,21 @@ class Network(BaseNetwork):
     Parameters
     ----------
     n_features, n_labels : int
-        From 1 to 2**31 - 1.
+        Numbers from 1 to 2**31 - 1.
     config : NetworkConfig, optional
-        By default that of ``NetworkConfig()``.
+        Settings of layers and optimizer; default ``NetworkConfig()``.
     threads : int, optional
-        By default all cores that this process may use. The weights do not depend on it, unless ``config.update`` is
-        ``"hogwild"``.
+        Number of threads; default: all cores that this process may use. The weights do not depend on it, unless
+        ``config.update`` is ``"hogwild"``.
     trainable : bool
-        False leaves out the optimizer's moments and the hash tables, about two thirds of the memory; the network can
-        then only predict.
+        Whether the network can be trained; default True. False saves about two thirds of the memory: there are no
+        optimizer moments and no hash tables, and the network can only predict.
     storage : MappedStorage, optional
-        Where the rows of parameters are already, for a network that is not trainable; `load` passes it.
+        Rows of parameters that already exist, for a network that is not trainable; `load` passes it.
     comm : mpi4py communicator, optional
         The ranks that have the network together. The result is then a `slide.distributed.DistributedNetwork`.
     distribution : DistributionConfig, optional
-        With `comm`: what each rank has, and what they exchange.
+        With `comm`: which part each rank has, and what the ranks exchange.
 
     Attributes
     ----------
@@ -67,17 +68,17 @@ class Network(BaseNetwork):
     ValueError
         A size is out of range.
     MemoryError
-        The parameters need more memory than is available, which the message adds up (the environment variable
-        ``SLIDE_MEMORY_CHECK=off`` skips this check), or ``config.hugepages`` requires pages that the system does not
+        The parameters need more memory than is available; the message lists what needs it. The environment variable
+        ``SLIDE_MEMORY_CHECK=off`` skips this check. Or ``config.hugepages`` requires pages that the system does not
         give.
 
     Notes
     -----
-    Several threads may predict at once. They may not train at once, nor predict while another thread trains: the later
+    Several threads may predict at once. Only one thread may train, and no other thread may predict meanwhile: the later
     call raises RuntimeError and leaves the earlier one undisturbed. Callbacks may predict.
 
-    Prediction reads weights that are up to date with every step (see ``settle``). Hash tables are built from rows as
-    they are, which may be behind: rows that no sample reads change less and less.
+    Prediction reads weights that are up to date with every step (see ``settle``). Hash tables are built from rows that
+    may be behind; rows that no sample reads change less and less.
 
     Examples
     --------
@@ -102,10 +103,10 @@ class Network(BaseNetwork):
         comm: MPI.Comm | None = None,
         distribution: DistributionConfig | None = None,
     ) -> Network:
-        """Make a network or, where there is a communicator, the part of a network that this rank has."""
+        """Make a network or, with a communicator, the part of a network that this rank has."""
         if comm is None:
             return super().__new__(cls)
-        # What Python then calls no __init__ of: it is made already.
+        # It is no Network, so Python does not call Network.__init__ on it.
         return ranks.DistributedNetwork(  # type: ignore[return-value]
             n_features, n_labels, config, comm=comm, distribution=distribution, threads=threads
         )
@@ -133,7 +134,7 @@ class Network(BaseNetwork):
     @reads
     def predict(
         self,
-        X: csr_matrix,
+        X: csr_matrix | np.ndarray,
         k: int = 5,
         *,
         exclude: csr_matrix | None = None,
@@ -141,33 +142,36 @@ class Network(BaseNetwork):
         mode: str = "exact",
         candidates: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return each sample's k best labels, of all or, faster, of those that a search index finds.
+        """Return each sample's k best labels, among all labels or, faster, among those that a search index finds.
 
-        Memory is one block of hidden vectors and of scores, whatever the numbers of samples and labels, and a copy of
-        the weights of `allowed` labels. May be called from several threads at once.
+        Needs memory for one block of hidden vectors and scores, whatever the numbers of samples and labels, and for a
+        copy of the weights of `allowed` labels. Several threads may call it at once.
 
         Parameters
         ----------
         X : sparse or dense matrix, shape (n, n_features); or dense array [n_features], one sample
-            A single sample in float32 is taken fastest as a ``csr_matrix`` of one row or as an array.
+            Features. For a single sample, a float32 ``csr_matrix`` of one row or a float32 array is fastest.
         k : int
+            Number of labels per sample; default 5.
         exclude : sparse matrix, shape (n, any), optional
-            Labels that must not be predicted are the columns of a sample's non-zero entries; columns past the last
-            label are ignored. For a recommender whose items are both features and labels: `X` itself.
+            Labels that must not be predicted: the columns of a sample's non-zero entries. Columns past the last label
+            are ignored. A recommender whose items are both features and labels passes `X` itself.
         allowed : array of label ids, array of bool [n_labels] or sparse matrix, shape (n, n_labels), optional
-            Labels that alone may be predicted: the same for all samples, or a sample's non-zero entries. Only these are
-            scored: few take little time. `exclude` holds for them as well.
+            The only labels that may be predicted: the same for all samples, or the columns of a sample's non-zero
+            entries. Only these are scored, so a few take little time. `exclude` applies to them as well.
         mode : str
-            ``"exact"`` scores every label. ``"sketch"`` and ``"lsh"`` let the index of that name propose some and score
-            these exactly; they may miss some of the best. ``"lsh-votes"`` scores no label: the best are those that
-            most of the hash tables of ``"lsh"`` find. See ``build_search_index``.
+            ``"exact"`` (the default) scores every label. With ``"sketch"`` and ``"lsh"``, the index of that name
+            proposes labels and only these are scored, exactly; some of the best may be missed. ``"lsh-votes"`` scores
+            no label: the best labels are those that most of the hash tables of ``"lsh"`` contain. See
+            ``build_search_index``.
         candidates : int, optional
-            Labels that an index proposes for a sample, k at least. More find more and take longer.
+            Number of labels that an index proposes per sample, k or more. More candidates find more of the best labels
+            and take longer.
 
         Returns
         -------
-        ids : int32 array [n, k], or [k] of one sample
-            Best first, equal scores in order of id; -1 where fewer than k labels may be predicted, or were found.
+        ids : int32 array [n, k], or [k] for one sample
+            Labels, best first, equal scores in order of id; -1 where fewer than k may be predicted or were found.
         scores : float32 array of the same shape
             Logits, or with ``"lsh-votes"`` numbers of tables; minus infinity where there is no label.
 
@@ -176,8 +180,8 @@ class Network(BaseNetwork):
         DataError
             `X` has a value that is not finite, or is not a matrix.
         RuntimeError
-            There is no index for the mode, or the network has been trained since it was made, or another thread trains
-            it now.
+            There is no index for the mode, or the network has been trained since the index was made, or another thread
+            is training it.
         ValueError
             The number of columns does not fit the network, `exclude` or `allowed` do not fit the samples, an allowed
             label is out of range, k or `candidates` is not positive, or there is no such mode.
@@ -196,8 +200,8 @@ class Network(BaseNetwork):
     @reads
     def evaluate(
         self,
-        X: csr_matrix,
-        Y: csr_matrix,
+        X: csr_matrix | np.ndarray,
+        Y: csr_matrix | np.ndarray,
         *,
         ks: Iterable[int] = (1, 3, 5),
         inv_propensity: np.ndarray | None = None,
@@ -205,24 +209,32 @@ class Network(BaseNetwork):
         mode: str = "exact",
         candidates: int | None = None,
     ) -> dict[str, float]:
-        """Return P@k, nDCG@k, R@k and, given propensities, PSP@k of the prediction.
+        """Measure the quality of predictions: P@k, nDCG@k, R@k and, given propensities, PSP@k.
 
         Parameters
         ----------
-        X : matrix, shape (n, n_features)
-        Y : matrix, shape (n, n_labels)
+        X : sparse or dense matrix, shape (n, n_features)
+            Features.
+        Y : sparse or dense matrix, shape (n, n_labels)
+            True labels: entries that are positive.
         ks : iterable of int
+            Depths; default 1, 3 and 5.
         inv_propensity : float array [n_labels], optional
-            From ``slide.metrics.propensities`` of the training labels.
+            Inverse propensities: ``slide.metrics.propensities`` of the training labels.
         mask_inputs : bool
-            Never predict a label whose id is one of the sample's features.
+            Never predict a label whose id is one of the sample's features; default False.
         mode, candidates
             As for ``predict``.
+
+        Returns
+        -------
+        dict of str to float
+            Fractions from 0 to 1 by name, such as ``"P@1"``.
 
         Raises
         ------
         DataError, RuntimeError, ValueError
-            As ``predict`` does, or `X` and `Y` do not fit.
+            As ``predict`` does, or `X` and `Y` do not have the same number of rows.
         """
         return topk.evaluate(
             self.layers,
@@ -240,41 +252,42 @@ class Network(BaseNetwork):
     def build_search_index(
         self,
         mode: str = "sketch",
-        X: csr_matrix | None = None,
+        X: csr_matrix | np.ndarray | None = None,
         *,
         dims: int = 64,
         coverage: float = 1.0,
         lsh: LSHConfig | None = None,
     ) -> SketchIndex | HashIndex:
-        """Make what ``predict`` searches in a mode other than ``"exact"``; nothing of it is saved with the network.
+        """Build what ``predict`` searches in a mode other than ``"exact"``; it is not saved with the network.
 
         Parameters
         ----------
         mode : str
-            ``"sketch"``: every label's vector in few dimensions of seven bits each, all of which are scanned.
-            ``"lsh"``: hash tables, which the mode ``"lsh-votes"`` searches too.
+            ``"sketch"`` (the default): every label's vector in few dimensions of seven bits each, all of which are
+            scanned. ``"lsh"``: hash tables; mode ``"lsh-votes"`` searches them too.
         X : sparse or dense matrix, shape (n, n_features), optional
-            Of sketches: samples like those to predict, such as a few thousand of the training samples.
+            For a sketch: samples like those to predict, such as a few thousand of the training samples.
         dims : int
-            Of sketches: more find more for the same number of candidates, and take longer.
+            For a sketch: dimensions; default 64. More dimensions find more of the best labels for the same number of
+            candidates, and take longer.
         coverage : float
-            Of sketches: below 1 only the labels that are likely for most samples are scanned, as many as hold this share
-            of the best labels of `X`; the others are never predicted.
+            For a sketch: share of the best labels of `X` that the scanned labels must contain; default 1.0, all labels
+            are scanned. Below 1, only the labels that are likely for most samples are; the others are never predicted.
         lsh : LSHConfig, optional
-            Of hash tables; by default ``config.output.lsh``.
+            For hash tables: their settings; default ``config.output.lsh``.
 
         Returns
         -------
         SketchIndex or HashIndex
-            Has its size, in `nbytes`.
+            The index; `nbytes` is its size.
 
         Raises
         ------
         DataError
             `X` has a value that is not finite, or is not a matrix.
         ValueError
-            There is no such mode, `X` is missing, has no samples or does not fit the network, or `dims` or `coverage` is
-            out of range.
+            The mode has no index, a sketch lacks `X`, `X` has no samples or does not fit the network, or `dims` or
+            `coverage` is out of range.
         """
         if index_of(mode) not in INDEXES:
             raise ValueError(f"only the modes {' and '.join(INDEXES)} have an index, got {mode!r}")
@@ -284,7 +297,12 @@ class Network(BaseNetwork):
         return index
 
     def search_index(self, mode: str) -> SketchIndex | HashIndex:
-        """Return what ``build_search_index`` made for a mode.
+        """Return the index that ``build_search_index`` made for a mode.
+
+        Parameters
+        ----------
+        mode : str
+            ``"sketch"``, ``"lsh"`` or ``"lsh-votes"``.
 
         Raises
         ------
@@ -297,17 +315,18 @@ class Network(BaseNetwork):
     def output_matrix(self, *, centred: bool = True) -> np.ndarray:
         """Return the output layer as a plain matrix for other libraries to search.
 
-        Its rows with the largest inner products with ``hidden_vectors(X, append_one=True)`` are the best labels. See
-        `slide.persist.vectors.output_matrix`.
+        The best labels are the rows that have the largest inner products with ``hidden_vectors(X, append_one=True)``.
+        See `slide.persist.vectors.output_matrix`.
 
         Parameters
         ----------
         centred : bool
-            Subtract the mean of all rows, which changes no ranking.
+            Subtract the mean of all rows, which changes no ranking; default True.
 
         Returns
         -------
         float32 array [n_labels, units + 1]
+            Weights, and the bias in the last column.
         """
         return vectors.output_matrix(self.layers, centred=centred)
 
@@ -316,11 +335,11 @@ class Network(BaseNetwork):
     @former_names(own_points="own_samples")
     def fit(
         self,
-        X: csr_matrix,
-        Y: csr_matrix,
+        X: MatrixLike,
+        Y: MatrixLike,
         *,
         config: TrainingConfig | None = None,
-        validation: tuple[csr_matrix, csr_matrix] | None = None,
+        validation: tuple[MatrixLike, MatrixLike] | None = None,
         mask_inputs: bool = False,
         label_weights: np.ndarray | None = None,
         callbacks: Iterable[Callback | Callable[[Progress], bool | None]] = (),
@@ -335,79 +354,84 @@ class Network(BaseNetwork):
         Parameters
         ----------
         X : sparse or dense matrix, shape (n, n_features)
-            Matrices that `slide.data.load` mapped into memory are read a window at a time; see `slide.data.order`.
+            Features. Matrices that `slide.data.load` mapped into memory are read a window at a time; see
+            `slide.data.order`.
         Y : sparse or dense matrix, shape (n, n_labels)
-            Positive where a sample has a label.
+            Labels: entries that are positive.
         config : TrainingConfig, optional
+            Settings of the run; default ``TrainingConfig()`` or, with `resume`, those of the run to be resumed.
         validation : pair of matrices, optional
-            On at most ``config.eval_points`` of these, drawn at random, quality is measured at the end of epochs: P, nDCG,
-            R and, from 3 training samples on, PSP, with the propensities of the training labels. Without `validation` they
-            are measured on the share ``config.holdout`` of the training samples, from which nothing is then learnt; that
-            copies data that is in memory. With `validation` ``config.holdout`` has no effect.
+            Features and labels on which quality is measured after each epoch: P, nDCG, R and, from 3 training samples
+            on, PSP, with the propensities of the training labels. ``config.eval_points`` of the samples are drawn at
+            random if there are more. Without `validation`, the share ``config.holdout`` of the training samples is
+            held out and measured on, which copies data that is in memory. With `validation`, ``config.holdout`` has no
+            effect.
         mask_inputs : bool
-            In those evaluations never predict a label whose id is one of the sample's features.
+            In these measurements, never predict a label whose id is one of the sample's features; default False.
         label_weights : float array [n_labels], optional
-            What each label's target, or with one-vs-all losses its own term, is multiplied by: finite, 0 or more, and used
-            as they are. They take the place of those that ``network.config.output.label_weights`` names.
+            A factor for each label's target or, with one-vs-all losses, for its own term: finite, 0 or more, not
+            rescaled. Replaces the weights that ``network.config.output.label_weights`` names.
         callbacks : iterable of Callback or callable, optional
-            Told of the start, of every batch and epoch, and of the end; each may end the run. A plain function is called
-            with the `Progress` after every batch, and ends the run if it returns True. See `slide.train.callbacks`.
+            Called at the start, after every batch and epoch, and at the end; each may end the run. A plain function is
+            called with the `Progress` after every batch, and ends the run if it returns True. See
+            `slide.train.callbacks`.
         checkpoints : Checkpoints, optional
-            Where and when to write what `resume` takes; see `slide.train.checkpoints.Checkpoints`. With or without them the run is the
-            same to the bit.
+            Where and when to write checkpoints, for `resume`; they do not change the weights. See `slide.Checkpoints`.
         resume : path-like, optional
-            A checkpoint, or a folder of which the newest is taken. The run goes on from there to the bits that it would
-            have reached uninterrupted, whatever the network has learnt meanwhile; everything else must be what the run
-            began with. `config` may be left out.
-
+            A checkpoint, or a folder of checkpoints, of which the newest is taken. The run goes on from there and
+            reaches the same bits as without the interruption, whatever the network has learnt meanwhile. All other
+            arguments must be those that the run began with, but `config` may be left out.
         comm : mpi4py communicator, optional
-            Its ranks, which all have this network and the data, train it together.
+            The ranks that train the network together. All of them have this network and the data.
         distribution : DistributionConfig, optional
-            With several ranks: what each rank has, and what they exchange.
+            With `comm`: which part each rank has, and what the ranks exchange.
         own_samples : bool
-            With several ranks: `X` and `Y` are the samples of this rank alone; see `slide.distributed.own_rows`.
+            With `comm`: whether `X` and `Y` are the samples of this rank alone; default False. See
+            `slide.distributed.own_rows`.
 
         Returns
         -------
         History
+            The epochs, and how the run ended.
 
         Raises
         ------
         CheckpointError
-            What is to be resumed is no checkpoint of a run, or is damaged; the network is then not to be used.
+            `resume` is no checkpoint of a run, or is damaged; the network must then not be used.
         ConfigError
             ``config.patience`` or ``config.keep_best`` is set and there is nothing to measure quality on, or
-            ``config.monitor`` cannot be measured on this data, or a setting is not that of the run to be resumed.
+            ``config.monitor`` cannot be measured on this data, or a setting differs from the run to be resumed.
         DataError
             The data is not finite, has no samples, does not fit the network, or is not that of the run to be resumed.
         MemoryError
-            What training takes besides the network is more than the memory that is available; nothing has begun.
+            Training needs more memory, in addition to the network, than is available; nothing has begun.
         FileExistsError
             The folder for checkpoints has those of another run.
         NumericalFault
-            Something became NaN or infinite, or soon would have; a FloatingPointError. The message names layer and batch,
-            and the newest checkpoint, which is never of a network that is not finite. See ``config.on_fault``.
+            Something became NaN or infinite, or soon would have; a FloatingPointError. The message names layer, batch
+            and the newest checkpoint, whose network is always finite. See ``config.on_fault``.
         RuntimeError
-            Another thread trains the network or predicts with it; see `slide.system.guard`. Or it is not trainable.
+            The network is not trainable, or another thread trains it or predicts with it; see `slide.system.guard`.
         ValueError
-            `label_weights` are not as they should be, or there are too few samples to estimate propensities.
+            `label_weights` have the wrong length, are negative or not finite, or there are too few samples to estimate
+            propensities.
         TypeError
-            `callbacks` are not a list of callbacks.
+            `callbacks` is not a list of callbacks.
 
         Notes
         -----
         The order of the data is drawn anew for each epoch from the network's seed and the epoch's number, so the same
-        call on a network in the same state gives the same weights to the bit, at any number of threads. The samples that
-        are held out are drawn from the seed alone.
+        call on a network in the same state gives the same weights to the bit, with any number of threads. The samples
+        that are held out are drawn from the seed alone.
 
-        Where the best epoch is kept its weights and biases are copied, 4 bytes each, and put back when the run ends, by
-        itself or by a callback, with later batches behind it. ``network.step``, the optimizer's moments and the history
-        remain those of the whole run. The network can be trained on: the moments, which belong to the last weights and not
-        to the best, fade over the first batches.
+        With ``config.keep_best``, the default with ``config.patience``, the weights and biases of the best epoch are
+        copied, 4 bytes each. They are put back when the run ends, also when a callback ends it. ``network.step``, the
+        optimizer's moments and the history remain those of the whole run. Training can go on: the moments belong to the
+        last weights and not to the best, but fade over the first batches.
 
-        The schedule of the learning rate goes over the epochs planned, also where `patience` ends the run before: a
-        decaying run that stops early never sees the low rates at its end, which are worth quality. Such a run tells how
-        many epochs to plan for one without `patience`.
+        The schedule of the learning rate covers all planned epochs, also where `patience` ends the run before. A
+        decaying run that stops early thus never reaches the low rates at its end, which improve quality. Such a run
+        shows how many epochs to plan for a run without `patience`.
         """
         if comm is not None:
             return ranks.fit(
@@ -442,59 +466,58 @@ class Network(BaseNetwork):
 
     def fit_stream(
         self,
-        blocks: Iterable[tuple[csr_matrix, csr_matrix]],
+        blocks: Iterable[tuple[MatrixLike, MatrixLike]],
         *,
         config: TrainingConfig | None = None,
         label_frequency: np.ndarray | None = None,
         label_weights: np.ndarray | None = None,
         callbacks: Iterable[Callback | Callable[[Progress], bool | None]] = (),
     ) -> History:
-        """Train on an iterator, once through and in its order; a block and a batch are in memory at a time.
+        """Train on an iterator, once and in its order; one block and one batch are in memory at a time.
 
         Parameters
         ----------
         blocks : iterable of (X, Y)
-            Features and labels of any number of samples, as ``fit`` takes them. They are cut and joined to batches of
-            ``config.batch_size``: the weights do not depend on where one block ends and the next begins. Neighbours in the
-            stream share a batch, so it should be in random order.
+            Features and labels of any number of samples, as ``fit`` takes them. Blocks are cut and joined to batches of
+            ``config.batch_size``: the weights do not depend on where one block ends and the next begins. Neighbours in
+            the stream share a batch, so the stream should be in random order.
         config : TrainingConfig, optional
-            Of it `batch_size`, `max_batches`, `schedule`, `warmup`, `final_lr`, `decay_batches` and `on_fault` count. The
-            schedule goes over `max_batches`; without them nobody knows how long the run will be, and ``"inverse_sqrt"``
-            takes the place of linear and cosine. Where what is to be learnt changes with time, ``"constant"`` keeps up.
+            Only `batch_size`, `max_batches`, `schedule`, `warmup`, `final_lr`, `decay_batches` and `on_fault` have an
+            effect. The schedule covers `max_batches`. Without it the length of the run is unknown, and
+            ``"inverse_sqrt"`` replaces linear and cosine. Where the data changes with time, ``"constant"`` keeps up.
         label_frequency : float array [n_labels], optional
-            Share of the samples that has each label, where it is known. By default it is counted as the stream goes, on top
-            of what the network knows from former training.
+            Share of the samples that have each label. By default it is counted along the stream, on top of what the
+            network knows from earlier training.
         label_weights : float array [n_labels], optional
             As for ``fit``.
         callbacks : iterable of Callback or callable, optional
-            As for ``fit``; the end of the stream is that of the one epoch. ``Progress.batches`` is 0 where nobody knows how
-            many will come.
+            As for ``fit``; the stream is one epoch. ``Progress.batches`` is 0 where the length of the run is unknown.
 
         Returns
         -------
         History
-            Of one epoch, without quality.
+            One epoch, without quality.
 
         Raises
         ------
         ConfigError
             The configuration asks for something that needs all of the data, or its length.
         DataError
-            A block cannot be used: the message has its number, counted from 1. What the batches before it have taught
-            stays, and training can go on with another stream. Also if the stream has no samples.
+            The stream has no samples, or a block cannot be used: the message has its number, counted from 1. The
+            network keeps what it learnt from the batches before, and training can go on with another stream.
         NumericalFault
             Something became NaN or infinite, or soon would have; a FloatingPointError. See ``config.on_fault``.
         RuntimeError
             As for ``fit``.
         ValueError
-            `label_frequency` or `label_weights` are not as they should be.
+            `label_frequency` or `label_weights` have the wrong length or values out of range.
         TypeError
-            `callbacks` are not a list of callbacks.
+            `callbacks` is not a list of callbacks.
 
         Notes
         -----
-        The same stream gives the same weights to the bit, at any number of threads. Whatever the iterator raises comes
-        through.
+        The same stream gives the same weights to the bit, with any number of threads. Exceptions of the iterator reach
+        the caller.
 
         Examples
         --------
@@ -533,26 +556,28 @@ class Network(BaseNetwork):
         Parameters
         ----------
         path : path-like
+            The folder or file to write.
         moments : bool
-            Also write the optimizer's moments, or what it accumulates, and what the hash tables are built from: with
-            Adam three times the size and more, and training can go on from there.
+            Also write the optimizer's moments (or what it accumulates) and what the hash tables are built from, so that
+            training can go on from there; default False. With Adam the size is three times as large, or more.
         serving : bool
-            Write rows as the kernels read them, so that ``load(mmap=True)`` opens the folder at once, whatever its size.
-        beside : dict of bytes, optional
-            More files for the folder, by name, which ``load`` does not look at.
+            Write rows as the kernels read them, so that ``load(mmap=True)`` opens the folder at once, whatever its
+            size; default False.
+        beside : dict of str to bytes, optional
+            More files for the folder, by name; ``load`` does not read them.
 
         Raises
         ------
         FileExistsError
-            `path` exists and is no saved network, nor empty or with a history alone.
+            `path` exists and is neither a saved network nor an empty folder nor a folder with only a history.
         NumericalFault
-            Something in the network is not finite; what was at `path` before is as it was.
+            Something in the network is not finite; what was at `path` before is unchanged.
         OSError
-            The folder cannot be written; what was at `path` before is as it was.
+            The folder cannot be written; what was at `path` before is unchanged.
         RuntimeError
-            Another thread trains the network; see `slide.Checkpoints` for saving on the way.
+            Another thread trains the network; use `slide.Checkpoints` to save during training.
         ValueError
-            `moments` are asked for together with `serving`, or of a network that has none.
+            `moments` is combined with `serving`, or the network has no moments.
         """
         saved_network.save(self.layers, path, moments=moments, serving=serving, beside=beside)
 
@@ -568,9 +593,9 @@ class Network(BaseNetwork):
         threads : int, optional
             As for `Network`.
         mmap : bool
-            Predict from the file itself, which was saved with ``serving=True``: nothing is read before it is needed, so
-            that a network of any size opens at once, and processes on one machine share its memory. Only the sizes of
-            the rows are checked. The network cannot be trained.
+            Predict from the file itself, which must have been saved with ``serving=True``; default False. Nothing is
+            read before it is needed: a network of any size opens at once, and processes on one machine share its
+            memory. Only the sizes of the rows are checked. The network cannot be trained.
 
         Returns
         -------
@@ -585,12 +610,8 @@ class Network(BaseNetwork):
         return saved_network.load(path, cls, threads=threads, mmap=mmap)
 
     def __reduce__(self):
-        """Pickle and copy as what ``save`` writes, with the optimizer's moments where there are any."""
-        return _unpacked, (self._packed(),)
-
-    @reads
-    def _packed(self) -> bytes:
-        return archive.pack(self.layers)
+        """Pickle and copy the network as ``save`` writes it, with the optimizer's moments if it has any."""
+        return _unpacked, (archive.pack(self.save, moments=self.trainable),)
 
 
 def _unpacked(packed: bytes) -> Network:
@@ -598,5 +619,5 @@ def _unpacked(packed: bytes) -> Network:
     return archive.unpack(packed, Network)
 
 
-# What gather() makes of the parts that ranks have: the class stands above the wing that needs it.
+# gather() makes a Network from the parts that ranks have, but ranks/ is below this file and cannot import the class.
 ranks.DistributedNetwork.whole = Network

@@ -67,7 +67,9 @@ def test_a_safetensors_file_predicts_what_it_did(saved, predicted):
     same_predictions(Network.load(saved / "network.safetensors"), predicted, "tables")
 
 
-@pytest.mark.parametrize("folder", ["network-moments", "network-bf16-moments", "shards", "shards-checkpoints/0000000010"])
+@pytest.mark.parametrize(
+    "folder", ["network-moments", "network-bf16-moments", "shards", "shards-checkpoints/0000000010"]
+)
 def test_a_network_with_moments_can_be_trained_on(saved, folder):
     network = Network.load(saved / folder, threads=1)
     known, _ = record_saved.data()
@@ -146,7 +148,10 @@ def test_training_reaches_the_same_weights(saved, again, name):
     same_weights(again, saved, [name])
 
 
-@pytest.mark.skipif(shutil.which("mpiexec", path=str(Path(sys.executable).parent)) is None, reason="there is no mpiexec")
+MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
+
+
+@pytest.mark.skipif(MPIEXEC is None, reason="there is no mpiexec: pip install 'slide-xc[mpi]' mpich")
 def test_training_over_ranks_reaches_the_same_weights(saved, again):
     pytest.importorskip("mpi4py", reason="there is no mpi4py: pip install 'slide-xc[mpi]' mpich")
     recorded_again("weights-of-ranks", again)

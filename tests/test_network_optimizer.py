@@ -42,7 +42,7 @@ def parameters(net):
 
 
 def everything(net):
-    return [view.copy() for layer in (*net.hidden, net.output) for view in layer.state().values()]
+    return [view.copy() for layer in net.layers for view in layer.state().values()]
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_sampled_layers_settle_and_learn(data, hidden, lazy):
     losses = [net.train_batch(batch).loss for batch in batches(data, 90)]
     assert np.mean(losses[-30:]) < np.mean(losses[:30])
     net.settle()
-    for layer in (*net.hidden, net.output):
+    for layer in net.layers:
         assert (layer.table.last_step == 90).all()
 
 

@@ -297,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="slide-kill."))
     folder.mkdir(parents=True, exist_ok=True)
-    report = harass(folder.resolve(), args.kills, args.seed, args.samples)
+    report = harass(folder.resolve(), args.kills, args.seed, args.points)
     print(json.dumps(report, indent=1))
     if report["lost"]:
         print(f"the log of all runs is {folder / 'log.txt'}", file=sys.stderr)

@@ -64,7 +64,7 @@ def main():
     rng = np.random.default_rng(args.seed)
     with tempfile.TemporaryDirectory(prefix="slide.kill.", dir=args.folder) as folder:
         folder = Path(folder)
-        data = make_extreme(args.samples, 300, 500, labels_per_sample=2, seed=1)
+        data = make_extreme(args.points, 300, 500, labels_per_sample=2, seed=1)
         save_npz(folder / "train.npz", data)
         (folder / "config.toml").write_text(CONFIG)
         undisturbed = Run(folder, "undisturbed", args)

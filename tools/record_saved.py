@@ -218,11 +218,17 @@ def formats_of_ranks(folder):
 
     from slide import Checkpoints
 
-    network = train_on_ranks({}, MPI.COMM_WORLD, checkpoints=Checkpoints(folder / "shards-checkpoints", every=5, keep=1))
+    checkpoints = Checkpoints(folder / "shards-checkpoints", every=5, keep=1)
+    network = train_on_ranks({}, MPI.COMM_WORLD, checkpoints=checkpoints)
     network.save(folder / "shards", moments=True)
 
 
-PARTS = {"weights": weights, "formats": formats, "weights-of-ranks": weights_of_ranks, "formats-of-ranks": formats_of_ranks}
+PARTS = {
+    "weights": weights,
+    "formats": formats,
+    "weights-of-ranks": weights_of_ranks,
+    "formats-of-ranks": formats_of_ranks,
+}
 
 
 def command(part, folder):

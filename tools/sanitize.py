@@ -43,7 +43,7 @@ OPTIONS = {
 }
 
 # Nothing in Python is watched: what it cannot change is left out where a loop has one thread.
-THREADED_TESTS = ["tests/kernels", "tests/test_threads.py", "tests/test_network.py", "tests/test_hogwild.py"]
+THREADED_TESTS = ["tests/kernels", "tests/test_threads.py", "tests/test_network.py", "tests/rows/test_hogwild.py"]
 
 # What follows indices that came from data: where a wrong one leads out of an array. Few extensions are soon built.
 SHORT_TESTS = [

@@ -40,7 +40,7 @@ from systems import SYSTEMS, Unavailable
 from slide.data import load, make_extreme
 from slide.data.order import epoch_order
 
-AMAZON = {"n_features": 135_909, "n_labels": 670_091, "features_per_point": 75, "labels_per_point": 5}
+AMAZON = {"n_features": 135_909, "n_labels": 670_091, "features_per_sample": 75, "labels_per_sample": 5}
 
 
 def main():
@@ -112,9 +112,9 @@ def parse_arguments():
 
 def read(args):
     if args.synthetic is None:
-        return load(args.train), draw(load(args.test), args.samples)
+        return load(args.train), draw(load(args.test), args.points)
     shape = AMAZON | {"n_features": args.features, "n_labels": args.labels}
-    return make_extreme(args.synthetic, **shape, seed=args.seed, test_samples=args.samples)
+    return make_extreme(args.synthetic, **shape, seed=args.seed, test_samples=args.points)
 
 
 def keep(folder, data):

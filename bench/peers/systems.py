@@ -76,7 +76,7 @@ class Slide(System):
         config = self.configured(self.config)
         self.network = Network(train.n_features, train.n_labels, config, threads=args.threads)
         self.network.output.set_label_frequency(self.frequency(), samples=train.n_samples)
-        initialization.start(self.network, train)
+        initialization.start(self.network.layers, train)
         self.reader = self.network.reader(train.X, train.Y, args.batch_size)
 
     def configured(self, config):

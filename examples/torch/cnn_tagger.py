@@ -77,7 +77,7 @@ def main(arguments=None):
     if args.data:
         train, test, n_words, n_tags = read(args.data, args.length)
     else:
-        train, test, n_words, n_tags = generate(args.tags, args.samples, args.test_samples, args.seed)
+        train, test, n_words, n_tags = generate(args.tags, args.points, args.test_points, args.seed)
     number, counts = by_frequency(np.concatenate(list(train[1])), n_tags)
     print(f"{len(train[0]):,} texts, {n_tags:,} tags")
 
@@ -102,11 +102,11 @@ def main(arguments=None):
 
     right = 0
     with torch.no_grad():
-        for first in range(0, min(args.test_samples, len(test[0])), 256):
-            rows = slice(first, min(first + 256, args.test_samples))
+        for first in range(0, min(args.test_points, len(test[0])), 256):
+            rows = slice(first, min(first + 256, args.test_points))
             best, _ = head.topk(body(torch.from_numpy(test[0][rows])), 1)
             right += sum(label in number[own] for label, own in zip(best[:, 0].numpy(), test[1][rows], strict=True))
-    return clock.result(**{"P@1": right / min(args.test_samples, len(test[0]))})
+    return clock.result(**{"P@1": right / min(args.test_points, len(test[0]))})
 
 
 if __name__ == "__main__":

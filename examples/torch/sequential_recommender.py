@@ -88,7 +88,7 @@ def main(arguments=None):
         clock.losses.append(loss.item())
 
     # The test reads on to the last item but one.
-    tested = torch.randperm(len(sessions), generator=rng)[: args.test_samples]
+    tested = torch.randperm(len(sessions), generator=rng)[: args.test_points]
     hits = 0
     with torch.no_grad():
         for rows in tested.split(128):

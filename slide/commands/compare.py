@@ -17,8 +17,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "compare",
         execute,
         "print a table of training runs",
-        "Print a table of training runs, in Markdown: the settings in which they differ, what they cost and the "
-        "quality that they reached.",
+        "Print a table of training runs, in Markdown: the settings in which they differ, their cost and the quality "
+        "that they reached.",
     )
     add_runs(parser)
     add_json(parser)

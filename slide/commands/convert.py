@@ -1,4 +1,4 @@
-"""``slide convert``: turn a file of data into a folder that is mapped into memory instead of read."""
+"""``slide convert``: turn a file of data into a folder that is mapped into memory instead of being read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from slide.commands.console import PiecesDisplay, log
 from slide.commands.options import ZERO_BASED, add_command, add_format, add_json
@@ -22,31 +23,31 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "convert",
         execute,
         "turn data into a folder that is mapped into memory",
-        "Turn a file of data into a folder that every command then maps into memory instead of reading it, so that "
-        "data may be larger than memory. A folder that is there already is replaced once the new one is complete.",
+        "Turn a file of data into a folder that every command maps into memory instead of reading it, so that data may "
+        "be larger than memory. An existing folder is replaced once the new one is complete.",
         _check,
     )
-    parser.add_argument("source", metavar="INPUT", type=Path, help="data in any format; with --verify such a folder")
+    parser.add_argument("source", metavar="INPUT", type=Path, help="data in any format; with --verify, such a folder")
     parser.add_argument("target", metavar="OUTPUT", nargs="?", type=Path, help="folder to write")
     parser.add_argument(
-        "--verify", action="store_true", help="convert nothing, but read all of a folder and compare its digests"
+        "--verify", action="store_true", help="convert nothing; read all of a folder and compare its digests"
     )
     add_format(parser)
     for what in ("features", "labels"):
         parser.add_argument(
-            f"--n-{what}", metavar="N", type=int, help=f"number of {what}, where the file does not state it"
+            f"--n-{what}", metavar="N", type=int, help=f"number of {what}, if the file does not state it"
         )
     add_json(parser)
 
 
-def _check(args):
+def _check(args: argparse.Namespace) -> str | None:
     if (args.target is None) != args.verify:
         return "convert needs an INPUT and an OUTPUT: slide convert train.txt train; --verify takes a folder alone"
     return None
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Write the folder, or read one through."""
+    """Write the folder, or verify one."""
     if args.verify:
         verify(args.source)
         log.info("%s is as it was written", args.source)
@@ -76,12 +77,12 @@ def execute(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _ending_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block like an error, so that what is half made is removed."""
+    """Let SIGTERM end the block like an error, so that unfinished files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def leave(signum, frame):
+    def leave(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + signum)
 
     former = signal.signal(signal.SIGTERM, leave)

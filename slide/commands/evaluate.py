@@ -6,6 +6,8 @@ import argparse
 import time
 from pathlib import Path
 
+import numpy as np
+
 from slide.commands.console import modes_table, quality_table
 from slide.commands.inputs import build_index, load_as, predictor_of
 from slide.commands.options import (
@@ -19,8 +21,8 @@ from slide.commands.options import (
     depths,
     unused_search,
 )
+from slide.data import Dataset
 from slide.files.fields import as_json
-from slide.hugepages.watch import run
 from slide.metrics import known_propensities
 from slide.network import Network
 from slide.predict.mixture import Mixture
@@ -29,14 +31,14 @@ from slide.predict.profile import compare_with_exact
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's options."""
-    parser = add_command(commands, "evaluate", run, "measure a saved network's quality", check=unused_search)
+    parser = add_command(commands, "evaluate", execute, "measure a saved network's quality", check=unused_search)
     parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a saved network")
     parser.add_argument("test", metavar="TEST", type=Path, help="data to measure quality on")
     parser.add_argument(
         "--train",
         metavar="FILE",
         type=Path,
-        help="training data, of whose labels PSP takes the propensities, and to whose samples a sketch is fitted",
+        help="training data: PSP takes the propensities of its labels, and a sketch is fitted to its samples",
     )
     parser.add_argument("--k", metavar="K,K", type=depths, default="1,3,5", help="depths to measure at")
     add_search(parser)
@@ -59,9 +61,7 @@ def execute(args: argparse.Namespace) -> int:
         return _beside_exact(network, test, train, inv_propensity, args)
     predictor = predictor_of(network, args)
     start = time.perf_counter()
-    quality = predictor.evaluate(
-        test.X, test.Y, ks=args.k, inv_propensity=inv_propensity, mask_inputs=args.mask_inputs
-    )
+    quality = predictor.evaluate(test.X, test.Y, ks=args.k, inv_propensity=inv_propensity, mask_inputs=args.mask_inputs)
     seconds = time.perf_counter() - start
     if args.json:
         about = {
@@ -79,11 +79,25 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _beside_exact(network, test, train, inv_propensity, args):
-    """Measure a mode and the exact prediction, and show both."""
+def _beside_exact(
+    network: Network,
+    test: Dataset,
+    train: Dataset | None,
+    inv_propensity: np.ndarray | None,
+    args: argparse.Namespace,
+) -> int:
+    """Measure a mode and exact prediction, and print both."""
     index = build_index(network, args, (train or test).X)
-    options = {"ks": args.k, "inv_propensity": inv_propensity, "mask_inputs": args.mask_inputs}
-    found = compare_with_exact(network, test.X, test.Y, args.mode, candidates=args.candidates, **options)
+    found = compare_with_exact(
+        network,
+        test.X,
+        test.Y,
+        args.mode,
+        candidates=args.candidates,
+        ks=args.k,
+        inv_propensity=inv_propensity,
+        mask_inputs=args.mask_inputs,
+    )
     if args.json:
         about = {
             "mode": args.mode,

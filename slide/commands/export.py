@@ -19,29 +19,28 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "export",
         execute,
         "write a saved network in another form",
-        "Write a saved network in another form: as one safetensors file or, from one, as a folder again; as a folder "
-        "that opens at once for serving; or its output layer as a plain matrix for libraries of nearest-neighbour "
-        "search.",
+        "Write a saved network in another form: as a safetensors file, or from one as a folder again; as a folder that "
+        "opens at once, for serving; or its output layer as a plain matrix, for libraries of nearest-neighbour search.",
         _check,
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="folder or .safetensors file of a saved network")
     parser.add_argument(
-        "out", metavar="OUT", nargs="?", type=Path, help="what to write: a name that ends in .safetensors, or a folder"
+        "out", metavar="OUT", nargs="?", type=Path, help="file to write, whose name ends in .safetensors, or folder"
     )
     parser.add_argument(
-        "--serving", action="store_true", help="write rows as they are computed with: Network.load(OUT, mmap=True)"
+        "--serving", action="store_true", help="write rows as kernels read them, for Network.load(OUT, mmap=True)"
     )
     parser.add_argument(
         "--output-matrix",
         metavar="FILE",
         type=Path,
-        help="write the labels' weights, and in the last column their biases, as a .npy file; the mean of all rows is "
-        "subtracted, which searches need and no ranking depends on",
+        help=".npy file to write the labels' weights to, with their biases in the last column; the mean of all rows is "
+        "subtracted: searches need it, and no ranking depends on it",
     )
-    parser.add_argument("--raw", action="store_true", help="leave the rows of --output-matrix as they are")
+    parser.add_argument("--raw", action="store_true", help="do not subtract the mean from --output-matrix")
 
 
-def _check(args):
+def _check(args: argparse.Namespace) -> str | None:
     if args.out is None and args.output_matrix is None:
         return "nothing to write: name OUT, or --output-matrix FILE"
     if args.raw and args.output_matrix is None:

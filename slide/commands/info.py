@@ -11,7 +11,6 @@ import tomli_w
 from slide.commands.inputs import queries
 from slide.commands.options import add_command, add_json, add_reading, add_threads, add_top
 from slide.files.fields import as_json
-from slide.hugepages.watch import run
 from slide.lsh.diagnostics import diagnose
 from slide.model.footprint import n_parameters
 from slide.network import Network
@@ -24,19 +23,19 @@ from slide.system.info import config_facts, show_config
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's options."""
     parser = add_command(
-        commands, "info", run, "describe a saved network or, without one, this installation", check=_check
+        commands, "info", execute, "describe a saved network or, without one, this installation", check=_check
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="folder of a saved network")
     index = parser.add_argument_group("hash tables")
-    index.add_argument("--index", action="store_true", help="build the hash tables and measure what they find")
-    index.add_argument("--data", metavar="FILE", type=Path, help="samples to look up; random ones without it")
+    index.add_argument("--index", action="store_true", help="build the hash tables and measure their recall")
+    index.add_argument("--data", metavar="FILE", type=Path, help="samples to look up (default: random ones)")
     add_top(index)
     add_reading(index)
     add_threads(index)
     add_json(parser)
 
 
-def _check(args):
+def _check(args: argparse.Namespace) -> str | None:
     if args.index and args.model is None:
         return "--index needs a saved network: slide info MODEL --index"
     return None
@@ -87,7 +86,7 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _info_index(args):
+def _info_index(args: argparse.Namespace) -> int:
     """Describe the hash tables of a saved network's layers."""
     network = Network.load(args.model, threads=args.threads)
     X, source = queries(network, args)
@@ -114,7 +113,7 @@ def _info_index(args):
     return 0
 
 
-def _plain(value):
+def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -1,44 +1,68 @@
-"""What commands work on: data that is read from files, and predictors."""
+"""Data that commands read from files, and predictors that they make."""
 
 from __future__ import annotations
 
+import argparse
 import time
+from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_matrix, random_array
+from scipy.sparse import csr_array, csr_matrix, random_array
 
 from slide.commands.console import log
 from slide.commands.options import DIMS, K_NEIGHBOURS, SHARE, ZERO_BASED
-from slide.data import DataError
+from slide.data import DataError, Dataset
 from slide.data import load as load_data
-from slide.data.readers import detect_format
-from slide.predict.indexes import index_of
+from slide.data.readers import Format, detect_format
+from slide.network import Network
+from slide.predict.indexes import HashIndex, SketchIndex, index_of
 from slide.predict.mixture import Mixture
 from slide.predict.neighbours import Neighbours
 
 QUERIES = 256
-"""Samples on which hash tables are measured."""
+"""Number of samples that hash tables are measured on."""
 
 RANDOM_FEATURES = 32
-"""Features of a random sample."""
+"""Mean number of features of a random sample."""
 
 FITTED = 4096
-"""Samples that a sketch is fitted to."""
+"""Number of samples that a sketch is fitted to."""
 
 
-def load(path, args, **options):
-    """Read data as the options of `add_reading` say."""
+def load(
+    path: Path,
+    args: argparse.Namespace,
+    *,
+    format: Format | None = None,
+    n_features: int | None = None,
+    n_labels: int | None = None,
+) -> Dataset:
+    """Read data as the options of `add_reading` say; `format` overrides one of them."""
     log.info("reading %s", path)
-    options = {"format": args.format, **options}
-    return load_data(path, zero_based=ZERO_BASED[args.zero_based], cache=not args.no_cache, **options)
+    return load_data(
+        path,
+        format=args.format if format is None else format,
+        n_features=n_features,
+        n_labels=n_labels,
+        zero_based=ZERO_BASED[args.zero_based],
+        cache=not args.no_cache,
+    )
 
 
-def load_as(path, args, n_features, n_labels, model):
-    """Load data for something of that many features and, unless that is None, labels."""
+def load_as(path: Path, args: argparse.Namespace, n_features: int, n_labels: int | None, model: str) -> Dataset:
+    """Read data that must have so many features and, unless `n_labels` is None, labels.
+
+    Raises
+    ------
+    DataError
+        The data has other sizes than what `model` names, or cannot be read.
+    """
     stated = args.format if args.format != "auto" else detect_format(path)
-    # svmlight does not state its sizes; its largest ids may be smaller.
-    sizes = {"n_features": n_features, "n_labels": n_labels} if stated == "svmlight" else {}
-    data = load(path, args, format=stated, **sizes)
+    if stated == "svmlight":
+        # svmlight does not state its sizes; its largest ids may be smaller.
+        data = load(path, args, format=stated, n_features=n_features, n_labels=n_labels)
+    else:
+        data = load(path, args, format=stated)
     for what, found, expected in (
         ("features", data.n_features, n_features),
         ("labels", data.n_labels, n_labels),
@@ -48,8 +72,8 @@ def load_as(path, args, n_features, n_labels, model):
     return data
 
 
-def predictor_of(network, args):
-    """The network, mixed with the neighbours that the options ask for."""
+def predictor_of(network: Network, args: argparse.Namespace) -> Network | Mixture:
+    """Return the network, mixed with the neighbours that the options ask for."""
     if args.neighbours is None:
         return network
     train = load_as(args.neighbours, args, network.n_features, network.n_labels, "the model")
@@ -63,19 +87,25 @@ def predictor_of(network, args):
     return Mixture(network, neighbours, SHARE if args.share is None else args.share)
 
 
-def build_index(network, args, X):
-    """Make the index that the mode searches, fitted to samples of X if need be; return it."""
+def build_index(network: Network, args: argparse.Namespace, X: csr_matrix) -> SketchIndex | HashIndex:
+    """Build and return the index that the mode searches; a sketch is fitted to samples of X."""
     start, name = time.perf_counter(), index_of(args.mode)
-    sketch = {"dims": args.dims or DIMS, "coverage": 1.0 if args.coverage is None else args.coverage}
-    index = network.build_search_index(name, some(X, FITTED, network), **sketch)
+    coverage = 1.0 if args.coverage is None else args.coverage
+    index = network.build_search_index(name, some(X, FITTED, network), dims=args.dims or DIMS, coverage=coverage)
     seconds = time.perf_counter() - start
     log.info("built the %s index: %.1f s, %s bytes", name, seconds, f"{index.nbytes:,}")
     return index
 
 
-def label_ids(path, n_labels):
-    """Read label ids, one a line."""
-    ids = []
+def label_ids(path: Path, n_labels: int) -> np.ndarray:
+    """Read label ids, one per line.
+
+    Raises
+    ------
+    DataError
+        A line is no label id, or there are none.
+    """
+    ids: list[int] = []
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             text = line.strip()
@@ -88,18 +118,20 @@ def label_ids(path, n_labels):
                 )
             ids.append(int(text))
     if not ids:
-        raise DataError(f"{path} has no label ids, so that nothing could be predicted; expected one a line")
+        raise DataError(f"{path} has no label ids, so that nothing could be predicted; expected one per line")
     return np.array(ids)
 
 
-def queries(network, args):
-    """Samples that look neurons up, and a description of them."""
+def queries(network: Network, args: argparse.Namespace) -> tuple[csr_matrix, str]:
+    """Return samples to look neurons up for, and a description of them."""
     rng = np.random.default_rng(network.config.seed)
     if args.data is None:
         shape = (QUERIES, network.n_features)
-        # A sample has RANDOM_FEATURES of them, on average.
-        X = random_array(shape, density=min(1.0, RANDOM_FEATURES / shape[1]), rng=rng, format="csr", dtype=np.float32)
-        return csr_matrix(X), f"{QUERIES} random samples, which need not resemble real ones; --data FILE takes those"
+        density = min(1.0, RANDOM_FEATURES / shape[1])
+        X = random_array(shape, density=density, rng=rng, format="csr", dtype=np.float32)
+        assert isinstance(X, csr_array), "the format that was asked for"
+        source = f"{QUERIES} random samples, which need not resemble real ones; --data FILE takes real ones"
+        return csr_matrix(X), source
     data = load_as(args.data, args, network.n_features, None, "the model")
     if not data.n_samples:
         raise DataError(f"{args.data} has no samples")
@@ -107,6 +139,6 @@ def queries(network, args):
     return data.X[rows], f"{len(rows)} samples of {args.data}"
 
 
-def some(X, n, network):
-    """At most n of some samples, drawn at random but always the same."""
+def some(X: csr_matrix, n: int, network: Network) -> csr_matrix:
+    """Return n of the samples, drawn at random but always the same, or all if there are fewer."""
     return X[np.sort(np.random.default_rng(network.config.seed).permutation(X.shape[0])[:n])]

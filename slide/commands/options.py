@@ -1,4 +1,4 @@
-"""Options that several commands have, and how a command's parser is made."""
+"""Options that several commands have, and the parser of a command."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 
 from slide.config import RunConfig
 from slide.config.dicts import to_dict
-from slide.data.readers import FORMATS
+from slide.data.readers import FORMATS, ZeroBased
 from slide.predict.indexes import MODES
 
 SHARE, K_NEIGHBOURS = 0.5, 50
-"""Of a mixture with neighbours: their share, and how many vote."""
+"""Defaults of a mixture with neighbours: weight of their votes, and number of neighbours that vote."""
 
 DIMS = 64
-"""Of a sketch."""
+"""Default dimensions of a sketch."""
 
-ZERO_BASED = {"auto": "auto", "yes": True, "no": False}
+ZERO_BASED: dict[str, ZeroBased] = {"auto": "auto", "yes": True, "no": False}
+"""Arguments of `slide.data.load` for the choices of ``--zero-based``."""
 
 SETTINGS = {
     "epochs": "training.epochs",
@@ -38,13 +39,13 @@ SETTINGS = {
     "precision": "network.precision",
     "seed": "network.seed",
 }
-"""Where the options of ``slide train`` go in the configuration."""
+"""Path in the configuration of each option of ``slide train``."""
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults; those of settings are in the configuration."""
+    """Shows defaults; those of settings come from the configuration."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.dest in SETTINGS:
             section, name = find_setting(to_dict(RunConfig()), SETTINGS[action.dest])
             value = section.get(name, "none")
@@ -57,14 +58,14 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def positive(text: str) -> int:
-    """A whole number from 1."""
+    """Read a whole number, 1 or more."""
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
 
 
 def share(text: str) -> float:
-    """A number from 0 to 1."""
+    """Read a number from 0 to 1."""
     try:
         value = float(text)
     except ValueError:
@@ -75,24 +76,24 @@ def share(text: str) -> float:
 
 
 def positive_list(text: str) -> tuple[int, ...]:
-    """Whole numbers from 1, with commas between."""
+    """Read whole numbers, 1 or more, with commas between."""
     return tuple(positive(part) for part in text.split(","))
 
 
 def depths(text: str) -> tuple[int, ...]:
-    """Depths of metrics, sorted."""
+    """Read depths of metrics; return them sorted, each once."""
     return tuple(sorted(set(positive_list(text))))
 
 
 def add_command(
-    commands,
+    commands: argparse._SubParsersAction,
     name: str,
     run: Callable[[argparse.Namespace], int],
     summary: str,
     description: str = "",
     check: Callable[[argparse.Namespace], str | None] | None = None,
 ) -> argparse.ArgumentParser:
-    """Add the parser of a command."""
+    """Add the parser of a command; see `slide.commands` for `run` and `check`."""
     parser = commands.add_parser(
         name,
         help=summary,
@@ -105,17 +106,17 @@ def add_command(
 
 def add_top(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--top``."""
-    parser.add_argument("--top", metavar="N", type=positive, default=10, help="best neurons to be found for a sample")
+    parser.add_argument("--top", metavar="N", type=positive, default=10, help="best neurons to look for, per sample")
 
 
 def add_neighbours(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add the options of a mixture with neighbours; see `unused_neighbours`."""
     group = parser.add_argument_group("mixture with nearest neighbours, whose scores are probabilities")
     group.add_argument(
-        "--neighbours", metavar="TRAIN", type=Path, help="training data, of which a sample's nearest vote for labels"
+        "--neighbours", metavar="TRAIN", type=Path, help="training data; a sample's nearest neighbours in it vote"
     )
     group.add_argument(
-        "--share", metavar="X", type=share, help=f"of the neighbours, from 0 to 1 (default: {SHARE:g})"
+        "--share", metavar="X", type=share, help=f"weight of the votes, from 0 to 1 (default: {SHARE:g})"
     )
     group.add_argument(
         "--k-neighbours", metavar="N", type=positive, help=f"neighbours that vote (default: {K_NEIGHBOURS})"
@@ -123,7 +124,7 @@ def add_neighbours(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
 
 
 def unused_neighbours(args: argparse.Namespace) -> str | None:
-    """Return what is wrong where options of `add_neighbours` lack the neighbours."""
+    """Return what is wrong if there are options of `add_neighbours` but no neighbours."""
     if args.neighbours is None:
         for option in ("share", "k_neighbours"):
             if getattr(args, option) is not None:
@@ -132,7 +133,7 @@ def unused_neighbours(args: argparse.Namespace) -> str | None:
 
 
 def add_format(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add what says how a file is to be understood."""
+    """Add ``--format`` and ``--zero-based``."""
     parser.add_argument("--format", choices=FORMATS, default="auto", help="format of the data")
     parser.add_argument(
         "--zero-based", choices=ZERO_BASED, default="auto", help="whether svmlight's feature ids count from 0"
@@ -142,9 +143,7 @@ def add_format(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> Non
 def add_reading(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add the options of reading data."""
     add_format(parser)
-    parser.add_argument(
-        "--no-cache", action="store_true", help="neither use nor keep a parsed copy of the data"
-    )
+    parser.add_argument("--no-cache", action="store_true", help="neither use nor keep a parsed copy of the data")
 
 
 def add_masking(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -157,33 +156,34 @@ def add_masking(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
 
 
 def add_search(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add ``--mode`` and what belongs to it; see `unused_search`."""
+    """Add ``--mode`` and its options; see `unused_search`."""
     group = parser.add_argument_group("search")
     group.add_argument(
         "--mode",
         choices=MODES,
         default="exact",
-        help="score every label; or those that a sketch of all labels or hash tables (lsh) propose; or count the hash "
-        "tables that find a label and score none (lsh-votes); an index is built before the start",
+        help="way to predict: score every label (exact); score only labels that a sketch or hash tables (lsh) propose; "
+        "or score none and count the hash tables that contain a label (lsh-votes)",
     )
     group.add_argument(
-        "--candidates", metavar="N", type=positive, help="labels proposed for each sample, in a mode other than exact"
+        "--candidates", metavar="N", type=positive, help="labels proposed per sample, in modes other than exact"
     )
     group.add_argument("--dims", metavar="N", type=positive, help=f"dimensions of a sketch (default: {DIMS})")
     group.add_argument(
         "--coverage",
         metavar="X",
         type=share,
-        help="have only the likelier labels in a sketch: as many as hold this share of the samples' best (default: 1)",
+        help="share of the samples' best labels that a sketch must contain; below 1 it has only the likelier labels "
+        "(default: 1)",
     )
 
 
 def unused_search(args: argparse.Namespace) -> str | None:
-    """Return what is wrong where options of `add_search` do not go together, or not with neighbours."""
+    """Return what is wrong if options of `add_search` do not go together, or not with neighbours."""
     if args.mode == "exact" and args.candidates is not None:
         return "--candidates needs a mode that proposes some: --mode sketch"
     if args.mode != "sketch" and (args.dims is not None or args.coverage is not None):
-        return "--dims and --coverage are those of a sketch: --mode sketch"
+        return "--dims and --coverage need a sketch: --mode sketch"
     if args.mode != "exact" and args.neighbours is not None:
         return "a mixture with neighbours scores every label: it takes no --mode"
     return unused_neighbours(args)
@@ -191,13 +191,11 @@ def unused_search(args: argparse.Namespace) -> str | None:
 
 def add_threads(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--threads``."""
-    parser.add_argument(
-        "--threads", metavar="N", type=positive, help="threads to run on (default: all cores)"
-    )
+    parser.add_argument("--threads", metavar="N", type=positive, help="number of threads (default: all cores)")
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
-    """Add the runs that are looked at."""
+    """Add the arguments that name runs."""
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", type=Path, help="folder of a network that slide train saved, or a history"
     )
@@ -205,9 +203,7 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--json``."""
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object, in which metrics are fractions of 1"
-    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object; its metrics are fractions of 1")
 
 
 def find_setting(values: dict, path: str) -> tuple[dict, str]:

@@ -18,8 +18,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "plot",
         execute,
         "draw the curves of training runs",
-        "Draw loss, P@1, active neurons, the share of rehashing and memory of training runs, laid over each other. "
-        "Runs that still go on, or were killed, are drawn as far as they came.",
+        "Draw loss, P@1, active neurons, the share of rehashing and the memory of training runs, one over the other. "
+        "Runs that are not complete are drawn as far as they got.",
     )
     add_runs(parser)
     parser.add_argument(

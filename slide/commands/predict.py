@@ -6,8 +6,13 @@ import argparse
 import functools
 import json
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from scipy.sparse import csr_matrix
 
 from slide.commands.console import log
 from slide.commands.inputs import build_index, label_ids, load_as, predictor_of, some
@@ -24,46 +29,45 @@ from slide.commands.options import (
 from slide.data.files import replacing
 from slide.files.atomic import is_device, naming, write_in_place
 from slide.files.fields import as_json
-from slide.hugepages.watch import run
 from slide.network import Network
 from slide.predict.profile import BATCH, PERCENTILES, SINGLES, timings
 
 PREDICT_BLOCK = 4096
-"""Samples predicted and written at a time."""
+"""Number of samples predicted and written at a time."""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's options."""
-    parser = add_command(commands, "predict", run, "write the best labels of each sample", check=_check)
+    parser = add_command(commands, "predict", execute, "write the best labels of each sample", check=_check)
     parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a saved network")
     parser.add_argument("input", metavar="INPUT", type=Path, help="data, with or without labels")
-    parser.add_argument("--k", metavar="K", type=positive, default=5, help="labels for each sample")
+    parser.add_argument("--k", metavar="K", type=positive, default=5, help="number of labels per sample")
     parser.add_argument("--output", metavar="FILE", default="-", help="file to write, - for standard output")
     parser.add_argument(
         "--output-format",
         choices=("tsv", "jsonl"),
         default="tsv",
-        help="a line for each sample: label:score with tabs between, or a JSON object with labels and scores",
+        help="form of each sample's line: label:score with tabs between, or a JSON object with labels and scores",
     )
     parser.add_argument(
-        "--allow", metavar="FILE", type=Path, help="predict only the labels whose ids this file has, one a line"
+        "--allow", metavar="FILE", type=Path, help="ids of the only labels that may be predicted, one per line"
     )
     add_search(parser)
     profile = parser.add_argument_group("profile")
     profile.add_argument(
         "--profile",
         action="store_true",
-        help="report on standard error how long single samples take, and how many a second batches do, beside the "
-        "exact prediction",
+        help="report on standard error the time per single sample and the samples per second in batches, for the mode "
+        "and for exact prediction",
     )
-    profile.add_argument("--profile-json", metavar="FILE", type=Path, help="write that report as JSON")
+    profile.add_argument("--profile-json", metavar="FILE", type=Path, help="file to write that report to, as JSON")
     add_neighbours(parser)
     add_reading(parser)
     add_masking(parser)
     add_threads(parser)
 
 
-def _check(args):
+def _check(args: argparse.Namespace) -> str | None:
     if args.allow is not None and args.neighbours is not None:
         return "a mixture with neighbours scores every label: it takes no --allow"
     return unused_search(args)
@@ -72,19 +76,19 @@ def _check(args):
 def execute(args: argparse.Namespace) -> int:
     """Write the best labels of every sample."""
     network = Network.load(args.model, threads=args.threads)
-    masks = {} if args.allow is None else {"allowed": label_ids(args.allow, network.n_labels)}
+    masks: dict[str, Any] = {} if args.allow is None else {"allowed": label_ids(args.allow, network.n_labels)}
     data = load_as(args.input, args, network.n_features, None, "the model")
     predictor = predictor_of(network, args)
-    how = {}
+    how: dict[str, Any] = {}
     if args.mode != "exact" and data.n_samples:
         build_index(network, args, data.X)
         how = {"mode": args.mode, "candidates": args.candidates}
 
-    def predict(X, **how):
+    def predict(X: csr_matrix, **how: Any) -> tuple[np.ndarray, np.ndarray]:
         return predictor.predict(X, args.k, exclude=X if args.mask_inputs else None, **masks, **how)
 
     if (args.profile or args.profile_json is not None) and data.n_samples:
-        calls = {"exact" if args.neighbours is None else "mixture": predict}
+        calls: dict[str, Callable[[csr_matrix], object]] = {"exact" if args.neighbours is None else "mixture": predict}
         if how:
             calls[args.mode] = functools.partial(predict, **how)
         _profile(timings(calls, some(data.X, max(SINGLES, BATCH), network)), args, network)
@@ -93,14 +97,14 @@ def execute(args: argparse.Namespace) -> int:
         for first in range(0, data.n_samples, PREDICT_BLOCK):
             ids, scores = predict(data.X[first : first + PREDICT_BLOCK], **how)
             for labels, values in zip(ids.tolist(), scores.tolist(), strict=True):
-                # Where fewer than k labels may be predicted the rest is -1.
+                # Where fewer than k labels may be predicted, the others are -1.
                 found = [(label, value) for label, value in zip(labels, values, strict=True) if label >= 0]
                 write(file, found)
     return 0
 
 
-def _profile(times, args, network):
-    """Report how long predictions take, by the way in which they are made."""
+def _profile(times: dict[str, dict[str, float]], args: argparse.Namespace, network: Network) -> None:
+    """Report how long predictions take, for each way to make them."""
     for name, figures in times.items():
         log.info(
             "%s: single samples p50 %.2f ms, p90 %.2f ms, p99 %.2f ms; in batches %s samples/s",
@@ -115,8 +119,8 @@ def _profile(times, args, network):
 
 
 @contextmanager
-def _output(path):
-    """Standard output for "-", else a file, which is there once it is complete."""
+def _output(path: str) -> Iterator[TextIO]:
+    """Open standard output for "-", or else a file, which appears once it is complete."""
     if path == "-":
         with naming(Path("standard output")):
             yield sys.stdout
@@ -130,10 +134,10 @@ def _output(path):
         yield file
 
 
-def _write_tsv(file, found):
+def _write_tsv(file: TextIO, found: list[tuple[int, float]]) -> None:
     print("\t".join(f"{label}:{score:.6g}" for label, score in found), file=file)
 
 
-def _write_jsonl(file, found):
+def _write_jsonl(file: TextIO, found: list[tuple[int, float]]) -> None:
     sample = {"labels": [label for label, _ in found], "scores": [float(f"{score:.6g}") for _, score in found]}
     print(json.dumps(sample), file=file)

@@ -1,8 +1,9 @@
-"""What ``slide train --reference-config`` reads: the C++ program's settings, and the data as the program reads it."""
+"""``slide train --reference-config``: the C++ program's settings, and the data as the program reads it."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from scipy.sparse import csr_matrix
 
@@ -15,7 +16,7 @@ from slide.reference import Reference
 
 
 def read_reference(args: argparse.Namespace) -> Reference | None:
-    """What the C++ program's configuration asks for, if there is one; what happens otherwise is logged."""
+    """Read the C++ program's configuration, if one is given, and log what is done differently."""
     if args.reference_config is None:
         return None
     found = reference.read(args.reference_config)
@@ -24,22 +25,21 @@ def read_reference(args: argparse.Namespace) -> Reference | None:
     return found
 
 
-def reference_data(args: argparse.Namespace, settings: Reference) -> list[Dataset | None]:
-    """The training set and, where there is one, the test set of the C++ program's configuration, or those given."""
-    files = (args.train or settings.train, args.test or settings.test)
-    if files[0] is None:
+def reference_data(args: argparse.Namespace, settings: Reference) -> tuple[Dataset, Dataset | None]:
+    """Return the training set and, if there is one, the test set: those of the command line or the configuration."""
+    train, test = args.train or settings.train, args.test or settings.test
+    if train is None:
         raise ConfigError(
             f"{settings.path}: trainData is missing; expected a line trainData = FILE, or the file on the command line"
         )
-    sets = []
-    samples = (settings.train_samples, settings.test_samples)
-    for file, name, count in zip(files, ("totRecords", "totRecordsTest"), samples, strict=True):
-        sets.append(None if file is None else _cut(load(file, args), file, settings, name, count))
-    return sets
+    return (
+        _cut(load(train, args), train, settings, "totRecords", settings.train_samples),
+        None if test is None else _cut(load(test, args), test, settings, "totRecordsTest", settings.test_samples),
+    )
 
 
-def _cut(data, file, settings, name, samples):
-    """The samples that the C++ program reads of a data set, with as many features and labels as it makes room for."""
+def _cut(data: Dataset, file: Path, settings: Reference, name: str, samples: int | None) -> Dataset:
+    """Return the samples of a data set that the C++ program reads, with the sizes that its configuration states."""
     for what, found, expected, setting in (
         ("features", data.n_features, settings.n_features, "InputDim"),
         ("labels", data.n_labels, settings.n_labels, "sizesOfLayers"),
@@ -52,11 +52,11 @@ def _cut(data, file, settings, name, samples):
             log.info("%s has %s %s, padded to the %s of %s", file, f"{found:,}", what, f"{expected:,}", setting)
     if samples is not None and samples < data.n_samples:
         counts = f"{data.n_samples:,}", f"{samples:,}"
-        log.info("%s: of %s samples the first %s are used (%s, whole batches)", file, *counts, name)
+        log.info("%s: %s samples, of which the first %s are used (%s, whole batches)", file, *counts, name)
         data = data.subset(slice(0, samples))
     elif samples is not None and samples > data.n_samples:
         counts = f"{data.n_samples:,}", f"{samples:,}"
-        log.info("%s has %s samples, all of which are used, and not the %s of %s", file, *counts, name)
+        log.info("%s has %s samples, which are all used, fewer than the %s of %s", file, *counts, name)
     if (data.n_features, data.n_labels) == (settings.n_features, settings.n_labels):
         return data
     shapes = (data.n_samples, settings.n_features), (data.n_samples, settings.n_labels)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
 from slide.commands.console import log
 from slide.commands.inputs import queries
 from slide.commands.options import add_command, add_json, add_reading, add_threads, add_top
+from slide.config import NetworkConfig
 from slide.config.dicts import to_dict
 from slide.files.atomic import write_in_place
 from slide.files.fields import as_json
@@ -25,17 +27,17 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "tune",
         execute,
         "search for the hash tables that suit a saved network",
-        "Search for the hash family, the numbers of codes and tables, the sampling policy and the budget that find the "
-        "most of a layer's best neurons for their time, and print the settings to train with.",
+        "Search for the hash family, the numbers of codes and tables, the sampling policy and the budget that find "
+        "most of a layer's best neurons in the least time, and print the settings to train with.",
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a saved network")
     parser.add_argument("data", metavar="DATA", type=Path, help="samples to look up, such as the training data")
-    parser.add_argument("--layer", metavar="NAME", default="output", help="output, hidden.0, hidden.1, ...")
-    parser.add_argument("--time", metavar="S", type=float, default=60.0, help="seconds to search for")
+    parser.add_argument("--layer", metavar="NAME", default="output", help="layer: output, hidden.0, hidden.1, ...")
+    parser.add_argument("--time", metavar="S", type=float, default=60.0, help="longest time to search, in seconds")
     parser.add_argument(
-        "--recall", metavar="X", type=float, default=0.9, help="share of the best neurons that should be found"
+        "--recall", metavar="X", type=float, default=0.9, help="share of the best neurons that the tables should find"
     )
-    parser.add_argument("--toml", metavar="FILE", type=Path, help="write the settings there")
+    parser.add_argument("--toml", metavar="FILE", type=Path, help="file to write the settings to")
     add_top(parser)
     add_reading(parser)
     add_threads(parser)
@@ -50,7 +52,7 @@ def execute(args: argparse.Namespace) -> int:
         raise ValueError(f"the network has the layers {', '.join(layers)}; there is none named {args.layer!r}")
     layer = layers[args.layer]
     if isinstance(layer, InputLayer):
-        raise ValueError(f"layer {args.layer} computes every unit from its features' rows: it has no use for tables")
+        raise ValueError(f"layer {args.layer} computes all units from the rows of features: it has no use for tables")
     X, source = queries(network, args)
     log.info("tuning layer %s on %s for at most %g s", args.layer, source, args.time)
     result = tuning.tune(
@@ -74,8 +76,8 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tuned(config, name, settings):
-    """The part of the network's configuration that has a layer's new settings: of hidden layers, all of them."""
+def _tuned(config: NetworkConfig, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of the configuration that has a layer's new settings; for a hidden layer, all hidden layers."""
     if name == "output":
         return {"output": settings}
     hidden = [to_dict(layer) for layer in config.hidden]
@@ -83,8 +85,8 @@ def _tuned(config, name, settings):
     return {"hidden": hidden}
 
 
-def _with_tables(candidates, name):
-    """The mode that looks a layer's neurons up in hash tables and is otherwise most like this one."""
+def _with_tables(candidates: str, name: str) -> str:
+    """Return the mode that looks neurons up in hash tables and resembles this one most."""
     if candidates.startswith("lsh"):
         return candidates
     if name != "output" or candidates == "topk":

@@ -1,14 +1,14 @@
 """Settings: frozen dataclasses, checked when they are made, read from and written to TOML.
 
-A configuration says everything about a run but the data: give the same one, the same seed and the same data, and the
-result is the same to the bit. Every field has a default that works; a wrong value is refused with a `ConfigError` that
-names the field and what it may be.
+A configuration says everything about a run except the data: the same configuration, seed and data give the same result
+to the bit. Every field has a default that works. A wrong value is refused with a `ConfigError` that names the field and
+the values that it may have.
 
 ==============  ============================================================
 `network`       hidden layers, the output layer, the optimizer
-`tables`        hash tables: functions, when they are rebuilt, how they are sampled
-`training`      epochs, batches, the learning rate's schedule, early stopping
-`distribution`  what each rank has, and what ranks exchange
+`tables`        hash tables: hash functions, rebuild schedule, sampling policy
+`training`      epochs, batches, the schedule of the learning rate, early stopping
+`distribution`  the part of the network that each rank has, and what ranks exchange
 `checks`        checks of single fields
 `dicts`         configurations as nested dictionaries of plain values
 ==============  ============================================================

@@ -1,22 +1,25 @@
-"""Configurations as nested dictionaries of plain values, such as TOML holds."""
+"""Configurations as nested dictionaries of plain values, as TOML has them."""
+
+from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slide.config.checks import ConfigError
 from slide.files.fields import shown
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def to_dict(config):
-    """Return a configuration as nested dictionaries of plain values; fields that are None are left out.
+C = TypeVar("C", bound="DataclassInstance")
 
-    Parameters
-    ----------
-    config : dataclass
-    """
+
+def to_dict(config: DataclassInstance) -> dict[str, Any]:
+    """Return a configuration as nested dictionaries of plain values; fields that are None are left out."""
     out = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = to_dict(value)
         elif isinstance(value, tuple):
             value = [to_dict(item) for item in value]
@@ -25,14 +28,11 @@ def to_dict(config):
     return out
 
 
-def from_dict(kind, values, *, where=""):
-    """Make a configuration of class `kind` from nested dictionaries; what they leave out keeps its default.
+def from_dict(kind: type[C], values: object, *, where: str = "") -> C:
+    """Make a configuration of class `kind` from nested dictionaries; fields that they leave out keep their defaults.
 
     Parameters
     ----------
-    kind : type
-        One of this module's classes.
-    values : dict
     where : str
         Path of the section, for messages.
 
@@ -44,8 +44,8 @@ def from_dict(kind, values, *, where=""):
     return _changed(kind(), values, where)
 
 
-def _changed(config, values, where):
-    """Return the configuration with the fields that `values` has, in nested dictionaries, changed."""
+def _changed(config: C, values: object, where: str) -> C:
+    """Return the configuration with the values of `values`, nested dictionaries, in place of its own."""
     if not isinstance(values, dict):
         raise ConfigError(f"[{where}] must be a section, got {shown(values)}")
     names = [f.name for f in dataclasses.fields(config)]
@@ -55,7 +55,7 @@ def _changed(config, values, where):
         if name not in names:
             raise ConfigError(f"unknown setting {shown(path)}; {where or 'the file'} may have: {', '.join(names)}")
         now = getattr(config, name)
-        if dataclasses.is_dataclass(now):
+        if dataclasses.is_dataclass(now) and not isinstance(now, type):
             value = _changed(now, value, path)
         elif isinstance(now, tuple):
             if not isinstance(value, list):
@@ -68,15 +68,10 @@ def _changed(config, values, where):
         raise ConfigError(f"[{where}] {error}" if where else str(error)) from None
 
 
-def differences(one, other, where=""):
-    """Return the settings in which two nested dictionaries differ: a list of (path, value of one, value of other).
+def differences(one: object, other: object, where: str = "") -> list[tuple[str, object, object]]:
+    """Return the settings in which two nested dictionaries differ: a list of (path, value in one, value in other).
 
-    Parameters
-    ----------
-    one, other : dict
-        As ``to_dict`` returns them; a value that is None is left out there.
-    where : str
-        Path of both, for the paths returned.
+    The dictionaries are as `to_dict` returns them, which leaves out values that are None; `where` is the path of both.
     """
     if isinstance(one, dict) and isinstance(other, dict):
         names = list(dict.fromkeys([*one, *other]))

@@ -1,4 +1,4 @@
-"""How a network is distributed over ranks: the grid, who has which labels, and what replicas exchange."""
+"""How a network is distributed over ranks: the grid, which labels each rank has, and what replicas exchange."""
 
 from __future__ import annotations
 
@@ -12,34 +12,40 @@ PARTITIONS = ("cyclic", "contiguous")
 
 @dataclass(frozen=True)
 class DistributionConfig:
-    """A grid of ranks, `data_shards` by `label_shards`, and what travels between them.
+    """A grid of ranks, `data_shards` by `label_shards`, and what ranks exchange.
 
     Rank ``d * label_shards + l`` has shard l of the labels and trains on part d of each batch.
 
     Parameters
     ----------
     label_shards : int, optional
-        Parts of the output layer. By default as many as `data_shards` leave ranks.
+        Number of shards of the output layer. By default the number of ranks divided by `data_shards`.
     data_shards : int, optional
-        Replicas of each part. By default as many as `label_shards` leave ranks, 1 if neither is given.
+        Number of replicas of each shard. By default the number of ranks divided by `label_shards`, or 1 if neither is
+        given.
     partition : str
-        ``"cyclic"``: label i is in shard ``i % label_shards``, so that shards are alike where ids go by frequency or
-        topic. ``"contiguous"``: shards are ranges of ids.
+        ``"cyclic"``: label i is in shard ``i % label_shards``, so that shards are alike even if ids are sorted by
+        frequency or topic. ``"contiguous"``: shards are ranges of ids.
     portions : int, optional
-        Parts that the samples are cut into, a multiple of the ranks: each is shuffled for itself and gives an equal part
-        of each batch, and a rank has as many as any other. Runs with as many portions have the same batches, whatever
-        their ranks. By default one for each rank.
+        Number of portions that the samples are cut into, a multiple of the number of ranks. Each portion is shuffled
+        separately and gives an equal part of each batch, and all ranks have the same number of portions. Runs with the
+        same number of portions have the same batches at any number of ranks. By default one for each rank.
     shard_features : bool
-        Cut the rows of the first hidden layer, the features', into shards too, one for each rank that takes its steps
-        together with the others: a rank then has, reads and steps its part of them, for one exchange of hidden vectors
-        more in each step. By default every rank has all of them.
+        Cut the rows of the first hidden layer, those of the features, into shards too, one for each rank that takes its
+        steps together with the others. Each rank then holds, reads and steps only its shard, at the cost of one more
+        exchange of hidden vectors in each step. By default every rank has all these rows.
     average_every : int, optional
-        Local SGD: the replicas train each on their own part of the batch and average their weights and moments after so
-        many batches. By default they combine their gradients in every batch.
+        Local SGD: each replica trains on its own part of the batches, and after this number of batches the replicas
+        average their weights and moments. By default they combine their gradients in every batch.
     keep_rows : float
-        Portion of the touched rows, those of largest gradient, whose gradients replicas of the output layer combine in a
-        batch; the others' are kept and added to the next ones of their rows (error feedback), which takes as much
-        memory as the shard's weights. 1 for all.
+        Share of the touched rows, those with the largest gradients, whose gradients the replicas of the output layer
+        combine in a batch. The gradients of the other rows are kept and added to later ones of the same rows (error
+        feedback), which takes as much memory as the weights of the shard. By default 1, for all rows.
+
+    Raises
+    ------
+    ConfigError
+        A field has a value that it may not have, or `keep_rows` is below 1 with `average_every`.
     """
 
     label_shards: int | None = None
@@ -50,7 +56,7 @@ class DistributionConfig:
     average_every: int | None = None
     keep_rows: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Check every field."""
         for name in ("label_shards", "data_shards", "portions"):
             check_integer(self, name, 1, 2**20, optional=True)
@@ -65,16 +71,9 @@ class DistributionConfig:
             )
 
     def grid(self, ranks: int) -> tuple[int, int]:
-        """Return the data shards and label shards of so many ranks.
+        """Return the numbers of data shards and label shards for this number of ranks.
 
-        Parameters
-        ----------
-        ranks : int
-
-        Raises
-        ------
-        ConfigError
-            They do not make a grid.
+        Raises ConfigError if the ranks do not make a grid.
         """
         labels = self.label_shards
         if labels is None:
@@ -83,7 +82,8 @@ class DistributionConfig:
         if data * labels != ranks:
             raise ConfigError(
                 f"{data} data shards times {labels} label shards make {data * labels} ranks, and there are {ranks}: "
-                f"start as many (mpiexec -n {data * labels}), or choose label_shards and data_shards that make {ranks}"
+                f"start {data * labels} (mpiexec -n {data * labels}), or choose label_shards and data_shards that make "
+                f"{ranks}"
             )
         return data, labels
 

@@ -1,9 +1,12 @@
-"""Configuration of hash tables: the hash family, what a sample takes from its buckets, and when they are rebuilt."""
+"""Settings of hash tables: the hash family, what a sample takes from its buckets, and when tables are rebuilt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
 
 from slide.config.checks import (
     ConfigError,
@@ -15,40 +18,46 @@ from slide.config.checks import (
 )
 
 SEARCHES: list[Callable[..., LSHConfig]] = []
-"""What ``LSHConfig.auto`` calls: `slide.lsh.tuning`, which stands above this module, adds its search here."""
+"""Searches for `LSHConfig.auto`, which calls the last one: `slide.lsh.tuning`, a wing above, adds its own here."""
 
 
 @dataclass(frozen=True)
 class LSHConfig:
-    """The hash family and the tables of a sampled layer.
+    """Settings of the hash family and of the tables of a sampled layer.
 
     Parameters
     ----------
     family : str
-        ``"simhash"`` (cosine similarity), ``"wta"`` (rank order), ``"dwta"`` (rank order, zeros counting as missing),
-        ``"minhash"`` (overlap of the largest coordinates), or a name given to `slide.lsh.families.register_family`.
+        ``"simhash"``, the default (cosine similarity), ``"wta"`` (rank order), ``"dwta"`` (rank order, with zeros as
+        missing values), ``"minhash"`` (overlap of the largest coordinates), or a name given to `slide.register_family`.
     k : int, optional
-        Hash codes in a bucket index. By default so many that a bucket holds a few dozen neurons.
+        Number of hash codes in a bucket index. By default so many that a bucket holds a few dozen neurons.
     l : int
-        Tables.
+        Number of tables, by default 50.
     projection : str
-        SimHash only: ``"hadamard"`` (fast random rotations) or ``"sparse"`` (random +1, 0, -1 at density 1/3, the
-        paper's).
+        SimHash only: ``"hadamard"``, the default (fast random rotations), or ``"sparse"`` (random +1, 0, -1 at density
+        1/3, as in the paper).
     bin_size : int
-        WTA, DWTA and MinHash: coordinates that one code looks at.
+        WTA, DWTA and MinHash: number of coordinates that one code looks at, by default 8.
     code_bits : int, optional
-        WTA and DWTA: bits kept of a code, by default as many as tell all places of a bin apart. MinHash: bits of a
-        code, by default 8.
+        WTA and DWTA: number of bits kept of a code, by default enough to tell all places of a bin apart. MinHash:
+        number of bits of a code, by default 8.
     top : int, optional
-        MinHash only: how many of a vector's largest coordinates make its set; by default a quarter of all.
+        MinHash only: number of a vector's largest coordinates that make its set, by default a quarter of all.
     bucket_bits : int, optional
-        Most bits of a bucket index; longer concatenated codes are mixed down. By default one
+        Largest number of bits of a bucket index; longer concatenated codes are mixed down. By default there is one
         bucket for every four neurons.
     capacity : int, optional
-        The most neurons a bucket keeps; by default all. With a capacity every rebuild reads all codes again.
+        Largest number of neurons that a bucket keeps, by default all. With a capacity, every rebuild reads all codes
+        again.
     insertion : str
-        Which ones a full bucket keeps: ``"fifo"`` (the last ones, by id) or ``"reservoir"`` (random ones, all
-        with the same probability).
+        Neurons that a full bucket keeps: ``"fifo"``, the default (the last ones, by id), or ``"reservoir"`` (random
+        ones, all with the same probability).
+
+    Raises
+    ------
+    ConfigError
+        A field has a value that it may not have.
     """
 
     family: str = "simhash"
@@ -62,7 +71,7 @@ class LSHConfig:
     capacity: int | None = None
     insertion: str = "fifo"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Check every field."""
         check_name(self, "family")
         check_integer(self, "k", 1, 32, optional=True)
@@ -76,25 +85,29 @@ class LSHConfig:
         check_choice(self, "insertion", ("fifo", "reservoir"))
 
     @classmethod
-    def auto(cls, weights, queries, **options) -> LSHConfig:
+    def auto(cls, weights: Any, queries: np.ndarray, **options: Any) -> LSHConfig:
         """Return the tables that find the most for their time among these neurons.
 
-        `slide.lsh.tune` makes the search, and also returns the policy and the budget that go with the tables. A layer
-        uses the tables if its `candidates` are looked up in tables, such as an output's ``"lsh+tail"``.
+        `slide.lsh.tune` does the search, and also returns the policy and the budget that go with the tables. A layer
+        uses the tables if its `candidates` come from tables, such as ``"lsh+tail"`` of an output layer.
 
         Parameters
         ----------
-        weights : float32 array [n, dim]
-            The neurons; or their layer.
+        weights : float32 array [n, dim], or layer
+            Weights of the neurons, or the layer that has them.
         queries : float32 array [n, dim]
-            What the layer reads, such as hidden vectors of training samples.
+            Inputs of the layer, such as hidden vectors of training samples.
         **options
             Options of `slide.lsh.tune`.
+
+        Returns
+        -------
+        LSHConfig
 
         Raises
         ------
         RuntimeError
-            `slide.lsh`, which makes the search, has not been imported; ``slide.LSHConfig`` imports it.
+            `slide.lsh`, which does the search, has not been imported; ``slide.LSHConfig`` imports it.
         """
         if not SEARCHES:
             raise RuntimeError("LSHConfig.auto needs the search of slide.lsh: import slide.lsh first")
@@ -103,26 +116,31 @@ class LSHConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Which of the neurons that a sample finds in the hash tables it takes.
+    """Settings of the choice among the neurons that a sample finds in the hash tables.
 
     Parameters
     ----------
     policy : str
-        ``"vanilla"`` (tables in random order until the budget is met), ``"topk"`` (those found in the most
-        tables), ``"threshold"`` (those found in `min_tables` or more, the most frequent ones where they exceed the
-        budget), or a name given to `slide.register_policy`.
+        ``"vanilla"``, the default (tables in random order until the budget is reached), ``"topk"`` (neurons found in
+        the most tables), ``"threshold"`` (neurons found in `min_tables` tables or more; the most frequent ones if there
+        are more than the budget), or a name given to `slide.register_policy`.
     min_tables : int
-        Threshold only: tables a neuron must be found in.
+        Threshold only: number of tables that a neuron must be found in, by default 2.
     fill : str
-        Where fewer than the budget are found: ``"none"`` (the set stays smaller) or ``"uniform"`` (neurons
-        drawn uniformly from the rest fill it up).
+        If fewer neurons than the budget are found, ``"none"``, the default, leaves the set smaller, and ``"uniform"``
+        fills it up with neurons drawn uniformly from the rest.
+
+    Raises
+    ------
+    ConfigError
+        A field has a value that it may not have.
     """
 
     policy: str = "vanilla"
     min_tables: int = 2
     fill: str = "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Check every field."""
         check_name(self, "policy")
         check_integer(self, "min_tables", 1, 1024)
@@ -131,22 +149,28 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class RehashConfig:
-    """When the tables of a sampled layer are rebuilt.
+    """Settings of the schedule by which the tables of a sampled layer are rebuilt.
 
     Parameters
     ----------
     schedule : str
-        ``"exponential"``: the t-th time ``period * sum(exp(decay * i) for i < t)`` batches into training, the paper's.
-        ``"fixed"``: every `period` batches. ``"drift"``: when, `period` batches after the last look, at least `drift`
-        of the bucket indices of a sample of neurons have changed.
+        ``"exponential"``, the default and the paper's: the t-th rebuild comes after
+        ``period * sum(exp(decay * i) for i < t)`` batches. ``"fixed"``: every `period` batches. ``"drift"``: every
+        `period` batches the bucket indices of some random neurons are compared with the tables, which are rebuilt if at
+        least the share `drift` of them has changed.
     period : int
-        Batches until the first rebuild (N0 in the paper).
+        Number of batches until the first rebuild (N0 in the paper), by default 50.
     decay : float
-        How fast the gaps grow (lambda in the paper).
+        Growth of the gaps between rebuilds (lambda in the paper), by default 0.1.
     drift : float
-        Share of changed bucket indices.
+        Share of changed bucket indices from which tables are rebuilt, by default 0.1.
     renew : int, optional
-        Draw new hash functions at every so many rebuilds; by default never.
+        Number of rebuilds after which new hash functions are drawn. By default they stay the same.
+
+    Raises
+    ------
+    ConfigError
+        A field has a value that it may not have.
     """
 
     schedule: str = "exponential"
@@ -155,7 +179,7 @@ class RehashConfig:
     drift: float = 0.1
     renew: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Check every field."""
         check_choice(self, "schedule", ("exponential", "fixed", "drift"))
         check_integer(self, "period", 1, 10**9)
@@ -164,7 +188,17 @@ class RehashConfig:
         check_integer(self, "renew", 1, 10**9, optional=True)
 
 
-def check_tables(config):
+class _HasTables(Protocol):
+    """A layer's configuration, with the sections about hash tables."""
+
+    @property
+    def lsh(self) -> LSHConfig: ...
+
+    @property
+    def sampling(self) -> SamplingConfig: ...
+
+
+def check_tables(config: _HasTables) -> None:
     """Check the sections that every layer with hash tables has."""
     check_section(config, "lsh", LSHConfig)
     check_section(config, "rehash", RehashConfig)

@@ -1,5 +1,8 @@
-"""Settings of a training run, and of the network and its training together."""
+"""Settings of a training run, and of a network and its training together."""
 
+from __future__ import annotations
+
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,58 +34,67 @@ MONITORS = tuple(f"{metric}@{k}" for metric in ("P", "nDCG", "R", "PSP") for k i
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The training loop.
+    """Settings of the training loop.
 
     Parameters
     ----------
     epochs : int
-        Passes over the data.
+        Number of passes over the data, by default 8.
     batch_size : int
+        Number of samples per batch, by default 128.
     max_batches : int, optional
-        Stop after so many batches, whatever the epochs say.
+        Number of batches after which training stops, even in the middle of an epoch. By default there is no limit.
     shuffle : bool
-        Draw a new order of the data for every epoch.
+        Draw a new order of the data for every epoch, by default True.
     shuffle_window : int, optional
-        Shuffle in windows of so many samples, each of 64 blocks from all over the data; see `slide.data.order`. Of data
-        that is mapped into memory a window is read at a time. By default the data as a whole is shuffled or, where it
-        is mapped, windows of 64 MiB.
+        Shuffle in windows of this many samples, each of 64 blocks from all over the data; see `slide.data.order`. If
+        the data is mapped into memory, one window is read at a time. By default all data is shuffled together or, if it
+        is mapped, in windows of 64 MiB.
     schedule : str
-        Of the learning rate: ``"linear"`` or ``"cosine"`` decay to `final_lr` over the run, ``"step"`` (times
-        `step_factor` after every `step_every` epochs), ``"inverse_sqrt"`` decay, which needs no end, or ``"constant"``;
-        `slide.train.learning_rate` has the formulae.
+        Schedule of the learning rate: ``"linear"``, the default, or ``"cosine"`` decay to `final_lr` over the run,
+        ``"step"`` (times `step_factor` after every `step_every` epochs), ``"inverse_sqrt"`` decay, which needs no end,
+        or ``"constant"``. `slide.train.learning_rate` has the formulae.
     warmup : float
-        Batches over which the learning rate first rises from near zero to full; below 1 a share of the run's batches.
-        The schedule then goes over the rest.
+        Number of batches over which the learning rate first rises from near zero to full; below 1, a share of the run's
+        batches. The schedule covers the batches that follow. By default 0.
     final_lr : float
-        Linear and cosine only: what they end at, as a share of the learning rate.
+        Linear and cosine only: final learning rate, as a share of the full one, by default 0.
     step_every : int
-        Step only: epochs between two steps, counted from the end of the warm-up.
+        Step only: number of epochs between two steps, counted from the end of the warm-up, by default 1.
     step_factor : float
-        Step only.
+        Step only: factor of the learning rate at each step, by default 0.5.
     decay_batches : int
-        Inverse_sqrt only: after three times as many batches, past the warm-up, the learning rate is at its half.
+        Inverse_sqrt only: the learning rate has fallen to half after three times this many batches, counted from the
+        end of the warm-up. By default 1,000.
     eval_points : int
-        Samples, drawn at random once, on which quality is followed during training; 0 for none.
+        Number of samples, drawn at random once, on which quality is measured during training, by default 2,000; 0 for
+        no measurements.
     eval_every : int
-        Epochs from one measurement of quality to the next; the last epoch is always measured.
+        Number of epochs between two measurements of quality, by default 1. The last epoch is always measured.
     holdout : float
-        Share of the training samples that is set aside, drawn by the seed, to follow quality on where there is no other
-        validation data; never more than `eval_points` of them, since the rest would be lost for nothing.
+        Share of the training samples, drawn by the seed, that is set aside to measure quality on if there is no other
+        validation data. It is never more than `eval_points` samples, since the others would not be used. By default 0.
     patience : int, optional
-        Stop once so many epochs in a row have brought no improvement; by default never. The schedule of the learning
-        rate goes over the epochs planned: a linear run that stops early ends at a learning rate that has not yet
-        fallen.
+        Number of epochs in a row without improvement after which training stops. By default training does not stop
+        early. The schedule of the learning rate covers the planned epochs, so a linear run that stops early ends at a
+        learning rate that has not yet fallen.
     monitor : str
-        The metric that is to improve: ``"P@1"``, ``"nDCG@5"`` and so on, of P, nDCG, R and PSP at 1, 3 and 5.
+        Metric that is to improve: P, nDCG, R or PSP at 1, 3 or 5, such as ``"P@1"``, the default, or ``"nDCG@5"``.
     min_delta : float
-        What counts as an improvement: more than this above the best so far, as a fraction of 1.
+        Smallest improvement that counts, above the best value so far, as a fraction of 1. By default 0.
     keep_best : bool, optional
-        At the end put back the weights of the best epoch, of which a copy is kept meanwhile; by default where there
-        is `patience`.
+        At the end, restore the weights of the best epoch, which takes memory for a copy of them. By default True if
+        `patience` is given, and False if not.
     on_fault : str
-        What becomes of a batch whose numbers are NaN, infinite or about to overflow: ``"stop"`` ends the run with a
-        `slide.model.faults.NumericalFault`; ``"skip"`` leaves the batch out, which changes no weight, and ends the run after
-        ten in a row, or where it is the weights that are not finite.
+        What happens to a batch whose numbers are NaN, infinite or about to overflow. ``"stop"``, the default, ends the
+        run with a `slide.model.faults.NumericalFault`. ``"skip"`` leaves the batch out, so that no weight changes; it
+        ends the run after ten such batches in a row, or if the weights themselves are not finite.
+
+    Raises
+    ------
+    ConfigError
+        A field has a value that it may not have, or `eval_points` is 0 and `holdout`, `patience` or `keep_best` needs
+        measurements.
     """
 
     epochs: int = 8
@@ -105,7 +117,7 @@ class TrainingConfig:
     keep_best: bool | None = None
     on_fault: str = "stop"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Check every field."""
         check_integer(self, "epochs", 1, 10**6)
         check_integer(self, "batch_size", 1, 2**20)
@@ -130,51 +142,70 @@ class TrainingConfig:
         check_choice(self, "on_fault", FAULTS)
         if not self.eval_points and (self.holdout or self.needs_validation):
             raise ConfigError(
-                "TrainingConfig.eval_points must be 1 or more with holdout, patience or keep_best, which are about "
-                "the quality measured on these samples"
+                "TrainingConfig.eval_points must be 1 or more with holdout, patience or keep_best, which need the "
+                "quality measured on these samples"
             )
 
     @property
-    def keeps_best(self):
-        """Whether the weights of the best epoch are put back at the end."""
+    def keeps_best(self) -> bool:
+        """Whether the weights of the best epoch are restored at the end."""
         return self.patience is not None if self.keep_best is None else self.keep_best
 
     @property
-    def needs_validation(self):
-        """Whether the course of the run depends on samples to measure quality on."""
+    def needs_validation(self) -> bool:
+        """Whether the run needs samples to measure quality on."""
         return self.patience is not None or self.keeps_best
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run: what ``slide train --config`` reads.
+    """Settings of a whole run, which ``slide train --config`` reads.
 
     Parameters
     ----------
     network : NetworkConfig
+        The network.
     training : TrainingConfig
+        Its training.
+
+    Raises
+    ------
+    ConfigError
+        A field is not such a configuration.
+
+    Examples
+    --------
+    >>> from slide import RunConfig, TrainingConfig
+    >>> RunConfig(training=TrainingConfig(epochs=3)).to_toml("run.toml")  # doctest: +SKIP
+    >>> RunConfig.from_toml("run.toml").training.epochs  # doctest: +SKIP
+    3
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Check every field."""
         check_section(self, "network", NetworkConfig)
         check_section(self, "training", TrainingConfig)
 
     @classmethod
-    def from_toml(cls, path):
-        """Read a configuration; what the file leaves out keeps its default.
+    def from_toml(cls, path: str | os.PathLike) -> RunConfig:
+        """Read a configuration from a file; fields that the file leaves out keep their defaults.
 
         Parameters
         ----------
         path : path-like
+            The TOML file.
+
+        Returns
+        -------
+        RunConfig
 
         Raises
         ------
         ConfigError
-            The file is not TOML, or has an unknown or wrong field; the message names file and field.
+            The file is not TOML, or has an unknown or wrong field. The message names the file and the field.
         OSError
             The file cannot be read.
         """
@@ -182,16 +213,17 @@ class RunConfig:
             text = Path(path).read_bytes().decode("utf-8")
             return from_dict(cls, tomllib.loads(text))
         except RecursionError:
-            raise ConfigError(f"{path}: values are nested more deeply than any setting is") from None
+            raise ConfigError(f"{path}: values are nested more deeply than any setting") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
             raise ConfigError(f"{path}: {error}") from None
 
-    def to_toml(self, path):
-        """Write the configuration, every field included.
+    def to_toml(self, path: str | os.PathLike) -> None:
+        """Write the configuration to a file, with every field that is not None.
 
         Parameters
         ----------
         path : path-like
+            The TOML file to make or replace.
 
         Raises
         ------

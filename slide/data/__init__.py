@@ -1,23 +1,26 @@
 """Data sets: where they come from and what they are held in.
 
-==================  ===================================================================
-`dataset`           ``Dataset``, the pair of sparse matrices; ``DataError``
-`readers`           ``load``, the door: finds the format, asks the cache, calls a reader
-`text`              the extreme-classification repository's text, and svmlight
-`npz`               NumPy archives
-`samples`            what takes samples as a reader meets them
-`folder`            arrays that are mapped into memory; `mapped` the matrices over them
-`conversion`        any file into such a folder, a piece at a time
-`cache`             parsed text kept for the next run
-`files`             archives, chunks of whole lines, files replaced all at once
-`batches`           the samples of a batch, in the arrays the kernels read
-`order`             in which an epoch goes through the data, in memory or not
-`statistics`        figures of whole matrices, a piece at a time
-`synthetic`         ``make_extreme``, data of any size with something to learn in it
-==================  ===================================================================
+=============  ========================================================================
+`dataset`      ``Dataset``, the pair of sparse matrices; ``DataError``
+`readers`      ``load``: finds the format, asks the cache, calls a reader
+`text`         the extreme-classification repository's text format, and svmlight
+`npz`          NumPy archives
+`samples`      where readers put samples: arrays in memory, or a folder
+`folder`       a data set as a folder of arrays, which are mapped into memory
+`mapped`       the sparse matrices over these arrays
+`conversion`   any file into such a folder, a piece at a time
+`cache`        parsed text, kept so that it is parsed once
+`unpacking`    a compressed file as a stream of bytes, within bounds
+`files`        how a file is packed, chunks of whole lines, files replaced all at once
+`batches`      the samples of a batch, in the arrays that kernels read
+`order`        the order in which an epoch goes through the data
+`statistics`   figures of whole matrices, computed a piece at a time
+`fingerprint`  a digest that tells data sets apart
+`synthetic`    ``make_extreme``: data of any size with something to learn in it
+=============  ========================================================================
 
-A file's road: bytes, unpacked, in chunks of whole lines -> the compiled parser -> arrays of ids and values ->
-two canonical CSR matrices -> the cache, or a folder.
+The way of a file: bytes, unpacked, in chunks of whole lines -> the compiled parser -> arrays of ids and values -> two
+canonical CSR matrices -> the cache, or a folder.
 """
 
 from slide.data.conversion import convert

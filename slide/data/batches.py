@@ -25,7 +25,7 @@ class Batch:
     indptr, indices, values : int64 [n + 1], int32, float32 arrays
         Features.
     label_ptr, labels : int64 [n + 1], int32 arrays
-        Labels, ascending for each sample.
+        Labels; those of each sample ascend.
     """
 
     indptr: np.ndarray
@@ -39,29 +39,29 @@ class Batch:
 
     @property
     def n_samples(self) -> int:
-        """Samples that the step is made of, also where some are elsewhere."""
+        """Number of samples of the step, including those that other ranks read."""
         return len(self)
 
     def label_counts(self) -> np.ndarray:
-        """Return how many labels each sample has, also where some are elsewhere: int64 [n]."""
+        """Return how many labels each sample has, including those that other ranks have: int64 [n]."""
         return np.diff(self.label_ptr)
 
 
 class BatchReader:
-    """Reads batches of a data set into arrays that it owns and uses again: a batch is valid until the next.
+    """Reads batches of a data set into arrays that it uses again: a batch is valid until the next one is read.
 
     Parameters
     ----------
     X : csr_matrix of float32, shape (n, n_features)
-        Of mapped matrices a window is in memory, which ``fetch`` moves.
+        If the matrix is mapped, a window of it is in memory, which ``fetch`` moves.
     Y : csr_matrix, shape (n, n_labels), optional
-        Only the pattern is read.
+        Only its pattern is read.
     batch_size : int
-        Samples of a batch, at most.
+        Largest number of samples in a batch.
     normalize : bool
-        Scale every sample's features, weighted, to unit Euclidean length.
+        Scale every sample's features to unit Euclidean length, after `weights`.
     weights : float32 array [n_features], optional
-        Multiplied into every sample's features.
+        Factors of every sample's features.
     """
 
     def __init__(
@@ -79,27 +79,8 @@ class BatchReader:
         self._weights = _UNWEIGHTED if weights is None else weights
         self._no_labels = np.zeros(batch_size + 1, dtypes.OFFSET)
 
-    @property
-    def most_features(self) -> int:
-        """The most features a batch can have in all."""
-        return len(self._features.out_indices)
-
-    @property
-    def most_labels(self) -> int:
-        """The most labels a batch can have in all."""
-        return 0 if self._labels is None else len(self._labels.out_indices)
-
-    @property
-    def most_labels_of_a_point(self) -> int:
-        """The most labels any sample has."""
-        return 0 if self._labels is None else self._labels.longest
-
     def read(self, rows: np.ndarray) -> Batch:
-        """Return the samples of some rows, in that order.
-
-        Parameters
-        ----------
-        rows : int64 array [at most batch_size]
+        """Return the samples of some rows, int64 [1 to batch_size], in that order.
 
         Raises
         ------
@@ -116,36 +97,22 @@ class BatchReader:
         return Batch(*features, *labels)
 
     def fetch(self, starts: np.ndarray, stops: np.ndarray) -> None:
-        """Have some rows of mapped data in memory, and no others; ``read`` does so by itself for rows that are not.
+        """Bring ranges of rows of mapped data, which must not overlap, into memory, and drop all others.
 
-        Parameters
-        ----------
-        starts, stops : int64 arrays
-            Ranges of rows, which do not overlap.
-
-        Raises
-        ------
-        DataError
-            The data is damaged.
+        ``read`` itself fetches rows that are not in memory. Raises DataError if the data is damaged.
         """
         for rows in (self._features, self._labels):
             if isinstance(rows, _MappedRows):
                 rows.fetch(starts, stops)
 
     def expect(self, starts: np.ndarray, stops: np.ndarray) -> None:
-        """Have the system read some rows of mapped data from the disk while others are in use.
-
-        Parameters
-        ----------
-        starts, stops : int64 arrays
-            Ranges of rows.
-        """
+        """Let the system read ranges of rows of mapped data from the disk while other rows are in use."""
         for rows in (self._features, self._labels):
             if isinstance(rows, _MappedRows):
                 rows.expect(starts, stops)
 
 
-def _make_rows(matrix, batch_size, *, with_values=True):
+def _make_rows(matrix: csr_matrix, batch_size: int, *, with_values: bool = True) -> _Rows:
     return (_MappedRows if is_mapped(matrix) else _Rows)(matrix, batch_size, with_values)
 
 
@@ -154,7 +121,7 @@ class _Rows:
 
     def __init__(self, matrix, batch_size, with_values):
         self._source = self._arrays(matrix, with_values)
-        self.longest, most = longest_rows(matrix, batch_size)
+        _, most = longest_rows(matrix, batch_size)
         self.out_indptr = np.zeros(batch_size + 1, dtypes.OFFSET)
         self.out_indices = np.zeros(most, dtypes.INDEX)
         self.out_values = np.zeros(most if with_values else 0, dtypes.VALUE)
@@ -165,9 +132,10 @@ class _Rows:
         indices = np.ascontiguousarray(matrix.indices, dtypes.INDEX)
         return indptr, indices, matrix.data if with_values else np.zeros(0, dtypes.VALUE)
 
-    def take(self, rows, weights, normalize):
+    def take(self, rows: np.ndarray, weights: np.ndarray, normalize: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        indptr, indices, values = self._source
         out = self.out_indptr, self.out_indices, self.out_values
-        total = take_rows(*self._source, weights, rows, normalize, *out)
+        total = take_rows(indptr, indices, values, weights, rows, normalize, *out)
         return self.out_indptr[: len(rows) + 1], self.out_indices[:total], self.out_values[:total]
 
 
@@ -184,17 +152,17 @@ class _MappedRows(_Rows):
         return np.zeros(1, dtypes.OFFSET), np.zeros(0, dtypes.INDEX), np.zeros(0, dtypes.VALUE)
 
     def fetch(self, starts, stops):
-        """Have these ranges of rows, and no others, in memory."""
+        """Bring these ranges of rows into memory, and drop all others."""
         starts, stops = starts[starts < stops], stops[starts < stops]
         self._load(self._matrix.places(starts), self._matrix.places(stops - 1) + 1)
 
     def expect(self, starts, stops):
-        """Have the system read these ranges of rows meanwhile."""
+        """Let the system read these ranges of rows in the background."""
         starts, stops = starts[starts < stops], stops[starts < stops]
         places = self._matrix.places(starts), self._matrix.places(stops - 1) + 1
         self._matrix.expect(*places, with_values=self._with_values)
 
-    def take(self, rows, weights, normalize):
+    def take(self, rows: np.ndarray, weights: np.ndarray, normalize: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if len(rows) and not (rows.min() >= 0 and rows.max() < self._matrix.shape[0]):
             raise ValueError(f"a row is not in 0..{self._matrix.shape[0] - 1}")
         places = self._matrix.places(rows)
@@ -205,11 +173,11 @@ class _MappedRows(_Rows):
         return super().take(self._first[window] + places - self._starts[window], weights, normalize)
 
     def _windows(self, places):
-        """Which of the ranges in memory begins last before each place; -1 for none."""
+        """Return, for each place, the last range in memory that begins at or before it; -1 if there is none."""
         return np.searchsorted(self._starts, places, side="right") - 1
 
     def _load(self, starts, stops):
-        # The former window goes first: two are never in memory.
+        # Drop the former window first, so that two are never in memory together.
         self._source = None
         order = np.argsort(starts)
         self._starts, self._stops = starts[order], stops[order]

@@ -1,8 +1,8 @@
-"""Parsed text files, kept as NumPy archives so that the next run need not parse them again.
+"""Parsed text files, kept as NumPy archives so that they are parsed once.
 
-An entry is found by the path of the source and the options it was read with, and is valid for one size and
-modification time of the source. Nothing that goes wrong here stops a run: a damaged entry is made anew, an
-unwritable folder is left alone, and both are logged.
+An entry is found by the path of the source and the options that it was read with. It is valid for one size and
+modification time of the source. No fault of the cache stops a program: a damaged entry is made anew, a folder that
+cannot be written to is left alone, and both are logged.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from slide.data.dataset import DataError, Dataset
 from slide.data.npz import read_npz, save_npz
 
 CACHE_VERSION = 1
-"""Raised whenever a reader gives another result for the same file and options."""
+"""Version of the entries, raised whenever a reader gives another result for the same file and options."""
 
 logger = logging.getLogger("slide")
 
 
 def default_folder() -> Path | None:
-    """Return ``$SLIDE_CACHE_DIR``, ``$XDG_CACHE_HOME/slide`` or ``~/.cache/slide``; None without a home."""
+    """Return ``$SLIDE_CACHE_DIR``, ``$XDG_CACHE_HOME/slide`` or ``~/.cache/slide``; None if there is no home folder."""
     if folder := os.environ.get("SLIDE_CACHE_DIR"):
         return Path(folder)
     if folder := os.environ.get("XDG_CACHE_HOME"):
@@ -44,7 +44,7 @@ class CacheEntry:
     source : Path
         The file that is parsed.
     folder : Path
-        The folder of the cache; created when first written to.
+        The folder of the cache, made when it is first written to.
     key : str
         Digest of the source's path and of the options.
     size, mtime_ns : int
@@ -59,25 +59,12 @@ class CacheEntry:
 
     @classmethod
     def of(cls, source: Path, options: dict, folder: Path) -> CacheEntry:
-        """Return the entry of a file as it is now.
+        """Return the entry of a file as it is now; raises OSError if there is no such file.
 
         Parameters
         ----------
-        source : Path
-            The file that is parsed.
         options : dict
-            Whatever else the result depends on; must survive JSON.
-        folder : Path
-            The folder of the cache.
-
-        Returns
-        -------
-        CacheEntry
-
-        Raises
-        ------
-        OSError
-            If there is no such source.
+            Everything else that the result depends on, as plain values that JSON has.
         """
         stat = source.stat()
         identity = json.dumps([CACHE_VERSION, str(source.absolute()), options], sort_keys=True)
@@ -86,11 +73,11 @@ class CacheEntry:
 
     @property
     def path(self) -> Path:
-        """The file that holds the parsed arrays, present or not."""
+        """The file for the parsed arrays, which need not exist."""
         return self.folder / f"{self.key}-{self.size}-{self.mtime_ns}.npz"
 
     def read(self) -> Dataset | None:
-        """Return the parsed data set, or None where there is none that can be used."""
+        """Return the parsed data set, or None if the cache has none that can be used."""
         if not self.path.exists():
             return None
         try:
@@ -100,14 +87,9 @@ class CacheEntry:
             return None
 
     def write(self, dataset: Dataset) -> None:
-        """Keep a parsed data set and drop what was kept of former versions of the source.
+        """Keep the parsed data set, and remove those of former versions of the source.
 
-        Nothing is kept if the source has changed meanwhile: it is not known which version was parsed.
-
-        Parameters
-        ----------
-        dataset : Dataset
-            What the source holds.
+        Nothing is kept if the source has changed meanwhile, because it is not known which version was parsed.
         """
         try:
             stat = self.source.stat()

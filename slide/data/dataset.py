@@ -1,4 +1,4 @@
-"""The data set: a matrix of features and a matrix of labels, checked once."""
+"""The data set: a matrix of features and a matrix of labels, which are checked once."""
 
 from __future__ import annotations
 
@@ -7,43 +7,49 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csr_matrix, issparse, sparray, spmatrix
 
 MAX_IDS = np.iinfo(np.int32).max
-"""The most features, or labels, a data set can have: ids are int32 throughout."""
+"""Largest number of features, and of labels, of a data set: ids are int32 throughout."""
+
+MatrixLike = ArrayLike | spmatrix | sparray
 
 
 class DataError(ValueError):
-    """Data that cannot be used as it is; the message says where the fault lies and what was expected."""
+    """Data that cannot be used as it is. The message says where the fault is and what was expected."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Samples with sparse features and sparse labels.
 
-    Use :meth:`from_arrays` for matrices of unknown origin; the constructor checks only what costs nothing and
-    trusts the caller for the rest.
+    Use `from_arrays` for matrices of unknown origin. The constructor checks only what costs nothing and trusts the
+    caller for the rest.
 
     Parameters
     ----------
     X : csr_matrix of float32, shape (n_samples, n_features)
-        Features; the column ids of every row are sorted and free of repeats, and every value is finite.
+        Features. The column ids of every row are sorted and do not repeat, and every value is finite.
     Y : csr_matrix of float32, shape (n_samples, n_labels)
-        Label indicator; the column ids of every row are sorted and free of repeats, and every stored value is
-        1.
-    name : str, default=""
-        What to call the data in reports.
+        Labels. The column ids of every row are sorted and do not repeat, and every stored value is 1.
+    name : str, optional
+        Name of the data in reports. By default empty.
 
     Raises
     ------
     DataError
-        If a matrix is not CSR or not float32, if the numbers of rows differ, or if there are more columns
-        than int32 ids.
+        A matrix is not CSR or not float32, the numbers of rows differ, or there are more columns than int32 ids.
 
     Notes
     -----
-    SciPy gives ``indptr`` and ``indices`` one type, int32 until the number of non-zeros outgrows it. Kernels
-    that want int64 ``indptr`` convert that array, which is the small one.
+    SciPy gives ``indptr`` and ``indices`` the same type, which is int32 until the number of non-zeros outgrows it.
+    Kernels need an int64 ``indptr``, so this array, the small one, is converted for them.
+
+    Examples
+    --------
+    >>> from slide.data import Dataset
+    >>> Dataset.from_arrays([[1.0, 0.0], [0.5, 2.0]], [[1], [0]], name="tiny")
+    Dataset('tiny': 2 samples, 2 features, 1 labels; 3 values, 1 labels of samples)
     """
 
     X: csr_matrix
@@ -53,12 +59,11 @@ class Dataset:
     def __post_init__(self):
         for letter, matrix in (("X", self.X), ("Y", self.Y)):
             if not isinstance(matrix, csr_matrix) or matrix.dtype != np.float32:
-                raise DataError(
-                    f"{letter} must be a float32 csr_matrix; Dataset.from_arrays converts other matrices"
-                )
+                raise DataError(f"{letter} must be a float32 csr_matrix; Dataset.from_arrays converts other matrices")
             if matrix.shape[1] > MAX_IDS:
                 raise DataError(
-                    f"{letter} has {matrix.shape[1]:,} columns; column ids are int32, {MAX_IDS:,} at most"
+                    f"{letter} has {matrix.shape[1]:,} columns; it may have at most {MAX_IDS:,}, since column ids "
+                    "are int32"
                 )
         if self.X.shape[0] != self.Y.shape[0]:
             raise DataError(
@@ -66,20 +71,20 @@ class Dataset:
             )
 
     @classmethod
-    def from_arrays(cls, X: ArrayLike, Y: ArrayLike, *, name: str = "") -> Dataset:
-        """Check and normalise any pair of matrices.
+    def from_arrays(cls, X: MatrixLike, Y: MatrixLike, *, name: str = "") -> Dataset:
+        """Check any pair of matrices, and bring them into the form that a data set has.
 
-        Repeated entries of X are summed. Every positive entry of Y counts as a label, once. The arguments are
-        never modified; what already has the wanted form is not copied.
+        Repeated entries of X are summed. Every positive entry of Y counts as one label. The arguments are never
+        modified. A matrix that already has the right form is not copied.
 
         Parameters
         ----------
         X : sparse matrix, sparse array or dense array, shape (n_samples, n_features)
             Real, finite values.
         Y : sparse matrix, sparse array or dense array, shape (n_samples, n_labels)
-            Label indicator: zero or positive.
-        name : str, default=""
-            What to call the data in reports.
+            Positive where a sample has a label, and zero where it has not.
+        name : str, optional
+            Name of the data in reports. By default empty.
 
         Returns
         -------
@@ -88,25 +93,26 @@ class Dataset:
         Raises
         ------
         DataError
-            If a matrix is not two-dimensional or not numeric, if its index arrays are inconsistent, if a
-            value is NaN, infinite or too large for float32, if Y has a negative value, or if the numbers of
-            rows differ.
+            A matrix is not two-dimensional or not numeric, its index arrays are inconsistent, or it has a value that is
+            NaN, infinite or too large for float32; Y has a negative value; or the numbers of rows differ.
         """
-        X = as_float32_csr(X, "X")
-        Y = as_float32_csr(Y, "Y")
-        if is_mapped(Y) and Y.mapping.letter == "Y":
-            return cls(X, Y, name=name)
-        negative = Y.data < 0
+        features = as_float32_csr(X, "X")
+        labels = as_float32_csr(Y, "Y")
+        mapping = getattr(labels, "mapping", None)
+        if mapping is not None and mapping.letter == "Y":
+            return cls(features, labels, name=name)
+        negative = labels.data < 0
         if negative.any():
-            row, column, value = _locate(Y, negative)
+            row, column, value = _locate(labels, negative)
             raise DataError(
                 f"Y, row {row}, column {column}: {value} is negative; "
-                "Y marks the labels of a sample with 1 and the rest with 0"
+                "Y must have 1 for the labels of a sample and 0 for the others"
             )
-        if (Y.data != 1).any():
-            Y = csr_matrix((Y.data > 0, Y.indices, Y.indptr), shape=Y.shape, dtype=np.float32, copy=True)
-            Y.eliminate_zeros()
-        return cls(X, Y, name=name)
+        if (labels.data != 1).any():
+            entries = (labels.data > 0, labels.indices, labels.indptr)
+            labels = csr_matrix(entries, shape=labels.shape, dtype=np.float32, copy=True)
+            labels.eliminate_zeros()
+        return cls(features, labels, name=name)
 
     @property
     def n_samples(self) -> int:
@@ -138,22 +144,22 @@ class Dataset:
         )
 
     def subset(self, rows: ArrayLike | slice) -> Dataset:
-        """Return the samples of some rows.
+        """Return some of the samples.
 
         Parameters
         ----------
         rows : array of int or bool, or slice
-            Row numbers, in the order wanted; or a mask with one entry a sample.
+            Row numbers, in the order that the samples are to have; or a mask with one entry per sample.
 
         Returns
         -------
         Dataset
-            A copy with the same features, labels and name.
+            A copy, with the same columns and name.
 
         Raises
         ------
         IndexError
-            If a row number is out of range or the mask has the wrong length.
+            A row number is out of range, or the mask has the wrong length.
         """
         if not isinstance(rows, slice):
             rows = np.asarray(rows)
@@ -162,12 +168,12 @@ class Dataset:
         return Dataset(self.X[rows], self.Y[rows], name=self.name)
 
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-        """Split the samples at random in two.
+        """Split the samples into two data sets at random.
 
         Parameters
         ----------
-        fraction : float in (0, 1)
-            Share of the samples that goes into the first part, rounded to the nearest whole sample.
+        fraction : float
+            Share of the samples that the first data set gets, above 0 and below 1; the number of samples is rounded.
         seed : int
             The same seed gives the same split.
 
@@ -179,7 +185,7 @@ class Dataset:
         Raises
         ------
         ValueError
-            If `fraction` is not between 0 and 1.
+            `fraction` is not between 0 and 1.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must lie between 0 and 1, not {fraction!r}")
@@ -188,35 +194,25 @@ class Dataset:
         return self.subset(np.sort(order[:cut])), self.subset(np.sort(order[cut:]))
 
 
-def is_mapped(matrix) -> bool:
-    """Tell whether a matrix is one of a data set's folder, mapped into memory, which was checked when it was written.
+def is_mapped(matrix: object) -> bool:
+    """Tell whether a matrix lies in the files of a folder, mapped into memory: a `slide.data.mapped.MappedMatrix`.
 
-    See `slide.data.mapped`.
+    Such a matrix was checked when it was written.
     """
     return getattr(matrix, "mapping", None) is not None
 
 
 def as_float32_csr(matrix, letter: str) -> csr_matrix:
-    """Return a canonical, finite float32 CSR matrix, sharing memory where nothing has to change.
+    """Return a matrix as canonical, finite float32 CSR; it keeps the memory of arrays that need no change.
 
-    Parameters
-    ----------
-    matrix : sparse matrix, sparse array or dense array
-        Two-dimensional, real, finite.
-    letter : str
-        What to call it in messages.
-
-    Raises
-    ------
-    DataError
-        As :meth:`Dataset.from_arrays` does.
+    `letter` is its name in messages. Raises DataError as `Dataset.from_arrays` does.
     """
     if is_mapped(matrix):
         return matrix
     if not issparse(matrix):
         matrix = np.asarray(matrix)
     if matrix.ndim != 2:
-        raise DataError(f"{letter} must have two dimensions, a row for each sample; it has {matrix.ndim}")
+        raise DataError(f"{letter} must have two dimensions, with a row for each sample; it has {matrix.ndim}")
     if matrix.dtype.kind not in "biuf":
         raise DataError(f"{letter} must hold real numbers, not {matrix.dtype}")
     if matrix.dtype == np.float16:
@@ -242,7 +238,7 @@ def as_float32_csr(matrix, letter: str) -> csr_matrix:
     return narrow
 
 
-def _locate(matrix: csr_matrix, marked: np.ndarray):
+def _locate(matrix: csr_matrix, marked: np.ndarray) -> tuple[int, int, float]:
     """Return (row, column, value) of the first marked entry."""
     entry = int(np.argmax(marked))
     row = int(np.searchsorted(matrix.indptr, entry, side="right")) - 1

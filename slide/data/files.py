@@ -1,8 +1,9 @@
-"""Files of bytes: opened whatever their compression, read by whole lines, replaced all at once."""
+"""Files of bytes: opened whatever their compression, read in whole lines, replaced all at once."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
 import os
 import secrets
@@ -11,7 +12,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from slide.data.dataset import DataError
 from slide.data.unpacking import UnpackedFile
@@ -27,24 +27,15 @@ CHUNK_BYTES = 8 << 20
 
 
 def sniff(path: Path) -> str:
-    """Tell how the bytes of a file are packed.
+    """Return how the bytes of a file are packed: ``"gzip"``, ``"xz"``, ``"zip"`` or ``"plain"``.
 
-    The first bytes decide, not the suffix: a file renamed or unpacked in place is read for what it is.
-
-    Parameters
-    ----------
-    path : Path
-        The file to look into.
-
-    Returns
-    -------
-    {"gzip", "xz", "zip", "plain"}
+    The first bytes decide, not the suffix, so that a file that was renamed or unpacked in place is read for what it is.
 
     Raises
     ------
     DataError
-        If there is no such file, if it is a folder, a pipe or empty, or if it is named as an archive and
-        holds neither that nor text.
+        There is no such file; it is a folder, a pipe or empty; or it is named as an archive and is neither that nor
+        text.
     """
     try:
         with open_regular(path) as file:
@@ -53,10 +44,10 @@ def sniff(path: Path) -> str:
         raise DataError(f"{path}: there is no such file") from None
     except IsADirectoryError:
         raise DataError(
-            f"{path} is a folder, and none that `slide convert` wrote; name the file in it to be read"
+            f"{path} is a folder, and not one that `slide convert` wrote; give the file in it that is to be read"
         ) from None
     except NotRegular as error:
-        raise DataError(f"{error}; write what comes from it to a file first") from None
+        raise DataError(f"{error}; write its bytes to a file first") from None
     if not head:
         raise DataError(f"{path} is empty; the file may not have been written to the end")
     for packing, magic in MAGIC.items():
@@ -70,22 +61,13 @@ def sniff(path: Path) -> str:
     return "plain"
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    """Open a file of text for reading, unpacked.
-
-    Parameters
-    ----------
-    path : Path
-        Plain text, gzip or xz.
-
-    Returns
-    -------
-    BinaryIO
+def open_bytes(path: Path) -> io.RawIOBase:
+    """Open a file of text, plain or packed with gzip or xz, for reading its unpacked bytes.
 
     Raises
     ------
     DataError
-        As :func:`sniff` does, and if the file is a zip archive; while reading, as `UnpackedFile` does.
+        The file is a zip archive, or `sniff` refuses it; while reading, `UnpackedFile` may refuse it.
     """
     packing = sniff(path)
     if packing in ("gzip", "xz"):
@@ -95,27 +77,20 @@ def open_bytes(path: Path) -> BinaryIO:
     return open(path, "rb", buffering=0)
 
 
-def whole_lines(file: BinaryIO, path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
-    """Read a file in chunks of whole lines.
+def whole_lines(file: io.RawIOBase, path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+    """Yield a file that `open_bytes` opened, in chunks that end with a newline or with the file.
+
+    A chunk is valid until the next one is asked for.
 
     Parameters
     ----------
-    file : BinaryIO
-        As :func:`open_bytes` returns it.
-    path : Path
-        Its name, for messages.
-    chunk_bytes : int, default=8 MiB
-        Size of a chunk. It grows to the longest line met.
-
-    Yields
-    ------
-    memoryview
-        Bytes that end with a newline or with the file; valid until the next chunk is asked for.
+    chunk_bytes : int
+        Size of a chunk. It grows where a line is longer.
 
     Raises
     ------
     DataError
-        If an archive is damaged or breaks off.
+        An archive is damaged or breaks off.
     """
     buffer = bytearray(chunk_bytes)
     filled = 0
@@ -129,13 +104,11 @@ def whole_lines(file: BinaryIO, path: Path, chunk_bytes: int = CHUNK_BYTES) -> I
                 count = file.readinto(view[filled:])
             except EOFError:
                 raise DataError(
-                    f"{path}: the archive breaks off after {unpacked:,} unpacked bytes; "
-                    "it is truncated, fetch it again"
+                    f"{path}: the archive breaks off after {unpacked:,} unpacked bytes; it is truncated, fetch it again"
                 ) from None
             except (gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
                 raise DataError(
-                    f"{path}: the archive is damaged after {unpacked:,} unpacked bytes ({error}); "
-                    "fetch it again"
+                    f"{path}: the archive is damaged after {unpacked:,} unpacked bytes ({error}); fetch it again"
                 ) from None
             filled += count
             unpacked += count
@@ -155,25 +128,10 @@ def whole_lines(file: BinaryIO, path: Path, chunk_bytes: int = CHUNK_BYTES) -> I
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the folder of `path`, and move it there once the block has ended well.
+    """Yield a temporary path beside `path`, for the block to write, and rename that file to `path` at the end.
 
-    Readers see the former file or the whole new one, never a part; an error or an interruption leaves the
-    former.
-
-    Parameters
-    ----------
-    path : Path
-        The file to create or replace; its folder must exist.
-
-    Yields
-    ------
-    Path
-        Where the block must write the file.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be written to; it names `path`.
+    Readers see the former file or the whole new one, never a part of it. An error or an interruption leaves the former.
+    The folder must exist. An OSError of writing names `path`.
     """
     prefix = f".{path.name[:64]}."
     temporary = path.with_name(f"{prefix}{secrets.token_hex(8)}.partial")

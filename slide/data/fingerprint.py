@@ -1,4 +1,4 @@
-"""What tells a data set from others: sizes and a digest."""
+"""A data set's fingerprint: sizes and a digest that tell it from other data sets."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ from scipy.sparse import csr_matrix
 
 from slide.data.dataset import Dataset, is_mapped
 from slide.data.folder import describe
+from slide.data.mapped import as_mapped
 
 SAMPLE = 1000
-"""Rows whose contents a fingerprint takes in; of the others it has the lengths."""
+"""Number of rows whose contents a fingerprint reads; it reads the lengths of all rows."""
 
 
 def fingerprint(data: Dataset) -> dict:
     """Return what tells a data set from others: sizes, and a digest of all rows' lengths and some rows' contents.
 
-    It takes milliseconds, so a change to an entry of a row that is not among the `SAMPLE` evenly spaced ones goes
-    unnoticed. Of data that is mapped into memory it is the digest of everything that its folder has.
-
-    Parameters
-    ----------
-    data : Dataset
+    To stay fast, only `SAMPLE` evenly spaced rows are read in full; a change elsewhere that keeps row lengths is not
+    noticed. If the data is mapped into memory, the digest is made of the folder's own, which covers everything in it.
 
     Returns
     -------
     dict
-        ``samples``, ``features``, ``labels``, ``values``, ``labels_of_points``, ``mapped`` and ``digest``.
+        ``points`` (number of samples), ``features``, ``labels``, ``values``, ``labels_of_points``, ``mapped`` and
+        ``digest``.
     """
     digest = hashlib.blake2b(digest_size=16)
     for matrix in (data.X, data.Y):
-        if is_mapped(matrix):
-            digest.update(describe(matrix.mapping.indptr.path.parent)["fingerprint"].encode())
+        mapped = as_mapped(matrix)
+        if mapped is not None:
+            digest.update(describe(mapped.files.indptr.path.parent)["fingerprint"].encode())
         else:
             _add(digest, matrix)
     return {
@@ -46,7 +45,7 @@ def fingerprint(data: Dataset) -> dict:
     }
 
 
-def _add(digest, matrix: csr_matrix):
+def _add(digest, matrix: csr_matrix) -> None:
     digest.update(np.asarray(matrix.indptr, np.int64))
     n = matrix.shape[0]
     for row in np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(np.int64)):

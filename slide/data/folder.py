@@ -1,9 +1,11 @@
 """A data set as a folder of arrays, which are mapped into memory instead of read.
 
-``X_indptr.npy``, ``X_indices.npy`` and ``X_data.npy`` are the features' CSR matrix as int64, int32 and float32, the
-same of Y the labels'; NumPy reads each. ``dataset.json`` has the format's version, the sizes, each array's length and
-digest, and a fingerprint of all that. What is written was checked before, entry by entry: opening a folder holds the
-sizes against the manifest and reads no more; `verify` reads everything.
+``X_indptr.npy``, ``X_indices.npy`` and ``X_data.npy`` are the CSR matrix of the features as int64, int32 and float32;
+``Y_indptr.npy`` and so on are that of the labels. NumPy can read each of them. ``dataset.json`` is the manifest: the
+version of the format, the sizes, the length and digest of each array, and a fingerprint of all that.
+
+Every entry is checked before it is written. So opening a folder only compares sizes with the manifest; `verify` reads
+everything.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from slide.data.dataset import MAX_IDS, DataError, Dataset
 from slide.data.mapped import ArrayFile, MappedMatrix, Mapping
@@ -29,44 +32,36 @@ FORMAT = "slide-dataset"
 VERSION = 1
 MANIFEST = "dataset.json"
 
-PARTS = {"indptr": dtypes.OFFSET, "indices": dtypes.INDEX, "data": dtypes.VALUE}
-"""The arrays of a matrix, in the order in which kernels take them."""
+PARTS: dict[str, np.dtype] = {"indptr": dtypes.OFFSET, "indices": dtypes.INDEX, "data": dtypes.VALUE}
+"""Arrays of a matrix, with their dtypes, in the order in which kernels take them."""
 
 NAMES = tuple(f"{letter}_{part}" for letter in "XY" for part in PARTS)
 
 HEADER_BYTES = 128
-"""Of each .npy file: what NumPy pads the header of any one-dimensional array of plain numbers to."""
+"""Length of each .npy file's header: NumPy pads that of any one-dimensional array of plain numbers to it."""
 
 BLOCK_BYTES = 8 << 20
-"""Read at a time where a whole file is."""
+"""Bytes that are read at a time where a whole file is read."""
 
 BLOCK_SAMPLES = 1 << 16
-"""Samples of a data set in memory that are written at a time."""
+"""Number of samples that `save_folder` writes at a time."""
 
 
 def is_folder(path: str | os.PathLike) -> bool:
-    """Tell whether there is a data set's folder, sound or not."""
+    """Tell whether a path is a data set's folder, damaged or not."""
     return (Path(path) / MANIFEST).is_file()
 
 
 @contextmanager
 def writing(path: str | os.PathLike) -> Iterator[FolderWriter]:
-    """Write a folder, which appears, or replaces a former one, once the block has ended well.
+    """Yield the writer of a folder, which appears at `path`, or replaces a former one, when the block ends.
 
-    The block appends samples and at the end calls ``finish``.
-
-    Parameters
-    ----------
-    path : path-like
-
-    Yields
-    ------
-    FolderWriter
+    The block appends samples and calls `FolderWriter.finish` last.
 
     Raises
     ------
     FileExistsError
-        There is something of this name that is not a data set's folder.
+        Something else than a data set's folder has this name.
     OSError
         The files cannot be written; what was there before is as it was.
     """
@@ -81,23 +76,27 @@ def writing(path: str | os.PathLike) -> Iterator[FolderWriter]:
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise FileExistsError if something stands at `path` that is not a data set's folder and must not be lost."""
+    """Raise FileExistsError if `path` is something else than a data set's folder, which must not be lost."""
     if (path.exists() or path.is_symlink()) and not is_folder(path):
         raise FileExistsError(f"{path} exists and is not a data set's folder; choose another name or remove it")
 
 
 def save_folder(path: str | os.PathLike, dataset: Dataset) -> None:
-    """Write a data set that is in memory as a folder.
+    """Write a data set that is in memory as a folder, which `load` maps into memory instead of reading it.
 
     Parameters
     ----------
     path : path-like
+        The folder to make. A data set's folder of that name is replaced, all at once and at the end.
     dataset : Dataset
+        The data to write.
 
     Raises
     ------
-    FileExistsError, OSError
-        As :func:`writing` does.
+    FileExistsError
+        Something else than a data set's folder has this name.
+    OSError
+        The files cannot be written; what was there before is as it was.
     """
     with writing(path) as writer:
         for first in range(0, dataset.n_samples, BLOCK_SAMPLES):
@@ -106,17 +105,17 @@ def save_folder(path: str | os.PathLike, dataset: Dataset) -> None:
 
 
 class FolderWriter:
-    """Appends samples to the arrays of a folder; nothing of their size is in memory.
+    """Appends samples to the arrays of a folder; memory does not grow with their number.
 
     Parameters
     ----------
     folder : Path
-        There, and empty.
+        An empty folder.
 
     Attributes
     ----------
-    n_samples, n_bytes : int
-        Written so far.
+    n_samples : int
+        Number of samples written so far.
     """
 
     def __init__(self, folder: Path):
@@ -157,26 +156,12 @@ class FolderWriter:
                 self._files[f"{letter}_{part}"].append(array)
         self.n_samples += len(label_counts)
 
-    def append_matrices(self, X, Y) -> None:
-        """Append the samples of two canonical matrices.
-
-        Parameters
-        ----------
-        X, Y : csr_matrix
-            As a `Dataset` has them.
-        """
+    def append_matrices(self, X: csr_matrix, Y: csr_matrix) -> None:
+        """Append the samples of the two matrices of a `Dataset`."""
         self.append(Y.indices, np.diff(Y.indptr), X.indices, X.data, np.diff(X.indptr))
 
     def finish(self, n_features: int, n_labels: int, first_feature: int = 0) -> None:
-        """Complete the files.
-
-        Parameters
-        ----------
-        n_features, n_labels : int
-            Columns.
-        first_feature : int
-            The id that becomes column 0.
-        """
+        """Complete the files, for these numbers of columns; the feature id `first_feature` becomes column 0."""
         if first_feature:
             self._files["X_indices"].subtract(first_feature)
         arrays = {name: file.finish() for name, file in self._files.items()}
@@ -198,9 +183,9 @@ class FolderWriter:
 
 
 class _ArrayFile:
-    """A .npy file of one dimension that grows, and the digest of its numbers."""
+    """A one-dimensional .npy file that grows, and the digest of its numbers."""
 
-    def __init__(self, path, dtype):
+    def __init__(self, path: Path, dtype: np.dtype):
         self._dtype = dtype
         self._digest = hashlib.blake2b(digest_size=16)
         self._length = 0
@@ -212,7 +197,7 @@ class _ArrayFile:
             raise
 
     @property
-    def n_bytes(self):
+    def n_bytes(self) -> int:
         return HEADER_BYTES + self._length * self._dtype.itemsize
 
     def append(self, array):
@@ -227,7 +212,7 @@ class _ArrayFile:
             view = view[self._file.write(view) :]
 
     def subtract(self, number):
-        """Subtract a number from all, in place."""
+        """Subtract a number from all numbers of the file, in place."""
         self._digest = hashlib.blake2b(digest_size=16)
         block = BLOCK_BYTES // self._dtype.itemsize
         for first in range(0, self._length, block):
@@ -248,18 +233,13 @@ class _ArrayFile:
 
 
 def open_folder(path: str | os.PathLike, n_features: int | None = None, n_labels: int | None = None) -> Dataset:
-    """Map a folder's arrays into memory.
+    """Map a folder's arrays into memory: the matrices of the data set are `slide.data.mapped.MappedMatrix`.
 
     Parameters
     ----------
-    path : path-like
     n_features, n_labels : int, optional
-        Numbers of columns to use in place of the folder's; not fewer, for no id would be checked against them.
-
-    Returns
-    -------
-    Dataset
-        Its matrices are `slide.data.mapped.MappedMatrix`.
+        Numbers of columns to use in place of the folder's. They must not be smaller, because ids are not read here and
+        so cannot be checked against them.
 
     Raises
     ------
@@ -287,21 +267,14 @@ def open_folder(path: str | os.PathLike, n_features: int | None = None, n_labels
 def describe(path: str | os.PathLike) -> dict:
     """Return what the manifest of a folder says: sizes, and for each array its dtype, length and digest.
 
-    Parameters
-    ----------
-    path : path-like
-
-    Raises
-    ------
-    DataError
-        It is missing, damaged or of another version.
+    Raises DataError if the manifest is missing, damaged or of another version.
     """
     path = Path(path)
     manifest = path / MANIFEST
     try:
         about = read_json(manifest)
     except FileNotFoundError:
-        raise DataError(f"{path} is no folder that `slide convert` wrote: it has no {MANIFEST}") from None
+        raise DataError(f"{path} is not a folder that `slide convert` wrote: it has no {MANIFEST}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{manifest}: {error}; the folder is damaged, convert the data again") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
@@ -327,21 +300,23 @@ def describe(path: str | os.PathLike) -> dict:
 
 
 def verify(path: str | os.PathLike) -> None:
-    """Read a whole folder, in blocks, and hold every array against its digest.
+    """Read every array of a data set's folder, in blocks, and compare it with its digest.
 
     Parameters
     ----------
     path : path-like
+        A folder that `convert` or `save_folder` wrote.
 
     Raises
     ------
     DataError
-        As :func:`open_folder` does, and if a byte is not what was written.
+        The folder is incomplete, damaged or of another version, or a byte differs from what was written. The message
+        names the file.
     """
     path = Path(path)
     open_folder(path)
     arrays = describe(path)["arrays"]
-    # By the names that there must be: the manifest's may lead anywhere.
+    # The names are those that every folder has: names in the manifest could lead anywhere.
     for name in NAMES:
         array, digest = arrays[name], hashlib.blake2b(digest_size=16)
         with open_regular(path / f"{name}.npy") as file:
@@ -355,8 +330,8 @@ def verify(path: str | os.PathLike) -> None:
             )
 
 
-def _open_array(path, name, about):
-    """Return an array of a folder, held against the manifest."""
+def _open_array(path: Path, name: str, about: dict) -> ArrayFile:
+    """Return an array of a folder, after comparing its header and size with the manifest."""
     file, dtype = path / f"{name}.npy", _dtype_of(name)
     length = about["arrays"][name]["length"]
     if name.endswith("indptr") and length != about["n_points"] + 1:
@@ -388,12 +363,12 @@ def _is_described(array):
 
 
 def _fingerprint(about):
-    """A digest of what the manifest says, in which the arrays' digests are."""
+    """Return the digest of what the manifest says, which includes the arrays' digests."""
     content = {name: value for name, value in about.items() if name != "fingerprint"}
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _dtype_of(name):
+def _dtype_of(name: str) -> np.dtype:
     return PARTS[name.partition("_")[2]]
 
 

@@ -1,14 +1,16 @@
-"""NumPy archives of a data set: eight arrays, ``X_data X_indices X_indptr X_shape`` and the same of Y."""
+"""NumPy archives of a data set: eight arrays, ``X_data X_indices X_indptr X_shape`` and the same for Y."""
 
 from __future__ import annotations
 
 import lzma
 import math
+import os
 import zipfile
 import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -19,13 +21,13 @@ from slide.data.samples import SampleSink
 from slide.files.npy import read_header
 
 PARTS = {"data": "fiu", "indices": "iu", "indptr": "iu", "shape": "iu"}
-"""The arrays of a matrix and the kinds of dtype each may have."""
+"""Arrays of a matrix, and the kinds of dtype that each may have."""
 
 BLOCK_ROWS = 4096
-"""Rows of an archive that are in memory at a time where it is read a piece at a time."""
+"""Number of rows that `scan_npz` has in memory at a time."""
 
 MAX_DEFLATE_RATIO = 1032
-"""No deflated byte stands for more bytes than this (RFC 1951: a match of 258 bytes in two bits)."""
+"""Largest number of bytes that one deflated byte can stand for (RFC 1951: a match of 258 bytes in two bits)."""
 
 DAMAGE = (
     zipfile.BadZipFile,
@@ -37,23 +39,23 @@ DAMAGE = (
     RuntimeError,
     ValueError,
 )
-"""What zipfile and numpy.lib.format raise on bytes that make no sense."""
+"""Errors that zipfile and numpy.lib.format raise when an archive is damaged."""
 
 
-def save_npz(path: str | Path, dataset: Dataset) -> None:
-    """Write a data set as an uncompressed NumPy archive.
+def save_npz(path: str | os.PathLike, dataset: Dataset) -> None:
+    """Write a data set as an uncompressed NumPy archive, which `load` reads.
 
     Parameters
     ----------
     path : path-like
-        The file to create or replace; the name is used as it is. Replaced all at once.
+        The file to make; no suffix is added. A former file is replaced all at once.
     dataset : Dataset
-        What to write.
+        The data to write.
 
     Raises
     ------
     OSError
-        If the file cannot be written.
+        The file cannot be written; what was there before is as it was.
     """
     arrays = {
         f"{letter}_{part}": np.asarray(getattr(matrix, part))
@@ -61,28 +63,22 @@ def save_npz(path: str | Path, dataset: Dataset) -> None:
         for part in PARTS
     }
     with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # for mypy an array could be savez's own option
 
 
 def read_npz(path: Path, n_features: int | None = None, n_labels: int | None = None) -> Dataset:
-    """Read what :func:`save_npz` wrote, or anyone else in the same layout, trusting nothing in it.
+    """Read an archive that `save_npz` or another program wrote; nothing in it is trusted.
 
     Parameters
     ----------
-    path : Path
-        The archive.
     n_features, n_labels : int, optional
         Numbers of columns to use in place of the file's.
-
-    Returns
-    -------
-    Dataset
 
     Raises
     ------
     DataError
-        If the file is missing or damaged, if an array is missing or of the wrong type or shape, or if the
-        arrays do not make up two valid matrices of finite values.
+        The file is missing or damaged, an array is missing or of the wrong type or shape, or the arrays are not two
+        valid matrices of finite values.
     """
     if sniff(path) != "zip":
         raise DataError(f"{path} is not a NumPy archive; write it with save_npz, or give the format it has")
@@ -97,23 +93,11 @@ def read_npz(path: Path, n_features: int | None = None, n_labels: int | None = N
 def scan_npz(
     path: Path, sink: SampleSink, n_features: int | None = None, n_labels: int | None = None
 ) -> tuple[int, int]:
-    """Read what :func:`read_npz` reads a piece at a time.
-
-    Parameters
-    ----------
-    path : Path
-    sink : SampleSink
-        Takes the samples.
-    n_features, n_labels : int, optional
+    """Read an archive as `read_npz` does, but a piece at a time; give the samples to `sink` and return the columns.
 
     Returns
     -------
     n_features, n_labels : int
-
-    Raises
-    ------
-    DataError
-        As :func:`read_npz` does.
     """
     if sniff(path) != "zip":
         raise DataError(f"{path} is not a NumPy archive; write it with save_npz, or give the format it has")
@@ -131,7 +115,7 @@ def scan_npz(
             try:
                 block = Dataset.from_arrays(*pair)
             except DataError as error:
-                raise DataError(f"{path}, in the rows from {first:,} on, counted from there: {error}") from None
+                raise DataError(f"{path}, in the rows from {first:,} on, numbered from 0 there: {error}") from None
             sink.append(
                 block.Y.indices, np.diff(block.Y.indptr), block.X.indices, block.X.data, np.diff(block.X.indptr)
             )
@@ -142,14 +126,16 @@ def scan_npz(
 
 
 class _MatrixStream:
-    """A matrix of an archive, read some rows after the others; its files are closed by `stack`."""
+    """A matrix of an archive, read block after block of rows; `stack` closes its files."""
 
-    def __init__(self, path, archive, letter, n_columns, stack):
+    def __init__(self, path: Path, archive: zipfile.ZipFile, letter: str, n_columns: int | None, stack: ExitStack):
         self._path, self._letter = path, letter
         with open_array(path, archive, f"{letter}_shape", PARTS["shape"])[0] as file:
             self.n_rows, columns = _shape(path, letter, np.lib.format.read_array(rewound(file), allow_pickle=False))
         self.n_columns = columns if n_columns is None else n_columns
-        self._files, self._dtypes, lengths = {}, {}, {}
+        self._files: dict[str, IO[bytes]] = {}
+        self._dtypes: dict[str, np.dtype] = {}
+        lengths = {}
         for part in ("data", "indices", "indptr"):
             file, (lengths[part],), self._dtypes[part] = open_array(path, archive, f"{letter}_{part}", PARTS[part])
             self._files[part] = stack.enter_context(file)
@@ -159,8 +145,8 @@ class _MatrixStream:
         if self._end:
             raise DataError(f"{path}: {letter}_indptr must begin with 0, not {self._end}")
 
-    def read(self, first, count):
-        """Return the next rows, of which `first` is the number of the first."""
+    def read(self, first: int, count: int) -> csr_matrix:
+        """Return the next `count` rows, which begin with row `first`."""
         ends = np.append(self._end, self._take("indptr", count).astype(np.int64))
         past = first + count == self.n_rows and ends[-1] != self._n_entries
         if (np.diff(ends) < 0).any() or ends[-1] > self._n_entries or past:
@@ -172,14 +158,14 @@ class _MatrixStream:
         except ValueError as error:
             raise DataError(f"{self._path}: {self._letter} is not a valid sparse matrix: {error}") from None
 
-    def close(self):
-        """Have the archive compare the check sums of what was read to the end."""
+    def close(self) -> None:
+        """Read to the end, where the archive compares check sums, and close the files."""
         for file in self._files.values():
             if file.read(1):
                 raise EOFError("bytes are left over")
             file.close()
 
-    def _take(self, part, count):
+    def _take(self, part: str, count: int) -> np.ndarray:
         size = count * self._dtypes[part].itemsize
         content = self._files[part].read(size)
         if len(content) != size:
@@ -207,8 +193,8 @@ def _read_matrix(path: Path, letter: str, n_columns: int | None) -> csr_matrix:
 
 
 @contextmanager
-def _reading(path):
-    """Turn what reading a damaged archive raises into a DataError."""
+def _reading(path: Path) -> Iterator[None]:
+    """Turn the errors that a damaged archive causes into DataError."""
     try:
         yield
     except DataError:
@@ -217,44 +203,39 @@ def _reading(path):
         raise DataError(f"{path}: the archive is damaged ({error}); write or fetch it again") from None
 
 
-def _shape(path, letter, shape):
+def _shape(path: Path, letter: str, shape: np.ndarray) -> tuple[int, int]:
     if len(shape) != 2 or (shape < 0).any():
         raise DataError(f"{path}: {letter}_shape must be two numbers, rows and columns, not {shape}")
-    return map(int, shape)
+    return int(shape[0]), int(shape[1])
 
 
-def _misfit(path, letter, n_rows, n_entries):
+def _misfit(path: Path, letter: str, n_rows: int, n_entries: int) -> str:
     return (
         f"{path}: {letter}_indptr must have {n_rows + 1} entries, one more than rows, and end with the "
         f"{n_entries} entries of {letter}_indices"
     )
 
 
-def rewound(file: BinaryIO) -> BinaryIO:
-    """Return an array's file from its beginning, header and all."""
+def rewound(file: IO[bytes]) -> IO[bytes]:
+    """Return an array's file at its beginning, before the header."""
     file.seek(0)
     return file
 
 
 def open_array(
     path: Path, archive: zipfile.ZipFile, name: str, kinds: str, dimensions: int = 1
-) -> tuple[BinaryIO, tuple[int, ...], np.dtype]:
-    """Open one array after its header, which has been held against the bytes that are there.
+) -> tuple[IO[bytes], tuple[int, ...], np.dtype]:
+    """Open one array of the archive at `path`, and compare its header with the number of bytes that are there.
 
     Parameters
     ----------
-    path : Path
-        Of the archive, for messages.
-    archive : ZipFile
-    name : str
     kinds : str
-        Of the dtypes that it may have.
-    dimensions : int
+        Kinds of dtype that the array may have, such as ``"iu"``.
 
     Returns
     -------
     file : binary file
-        At the first number.
+        Open at the first number, after the header.
     shape : tuple of int
     dtype : dtype
 
@@ -270,11 +251,11 @@ def open_array(
             f"{path}: there is no array {name}; the archive was not saved completely, or is another kind of archive"
         ) from None
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(f"{path}: {name} is neither stored nor deflated, as NumPy does; save it again with NumPy")
+        raise DataError(f"{path}: {name} is neither stored nor deflated, as NumPy does it; save it again with NumPy")
     if member.file_size > MAX_DEFLATE_RATIO * min(member.compress_size, path.stat().st_size):
         raise DataError(f"{path}: {name} announces more bytes than the archive can hold; it is damaged")
     with ExitStack() as stack:
-        # An open member keeps the archive's file open after the archive is closed.
+        # A member that stays open keeps the archive's file open, even after the archive is closed.
         file = stack.enter_context(archive.open(member))
         try:
             shape, _, dtype = read_header(file)

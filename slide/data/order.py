@@ -1,10 +1,11 @@
-"""The order in which an epoch goes through the data, a function of the seed and the epoch alone.
+"""The order in which an epoch goes through the data: it depends only on the seed and the epoch.
 
-By default it is a permutation of all samples. Data that is not in memory is shuffled in windows: its blocks of
-consecutive samples are drawn in random order, as many as a window has room for, and the samples of these blocks are
-shuffled among themselves. Every block is read once and from one end to the other, and only a window is in use at a
-time. Samples that stand beside each other in the file then share a window; they are far apart if the file is in random
-order, or if a window has many blocks.
+By default the order is a permutation of all samples. Data that is not in memory is shuffled in windows. A window takes
+blocks of consecutive samples, drawn at random from all over the data, and shuffles the samples of these blocks
+together. So every block is read once, from one end to the other, and only one window is in use at a time.
+
+Samples that are neighbours in the file share a window. They mix well with others if the file is in random order, or if
+a window has many blocks.
 """
 
 from __future__ import annotations
@@ -15,25 +16,19 @@ import numpy as np
 
 from slide.data.mapped import stretches
 from slide.kernels import dtypes
+from slide.system.random import philox
 
 WINDOW_BLOCKS = 64
-"""Blocks of a window: enough to mix samples from all over the file, few enough to be read at the disk's speed."""
+"""Number of blocks in a window: enough to mix samples from all over the file, few enough to read at full speed."""
 
 WINDOW_BYTES = 64 << 20
-"""What a window of mapped data takes, on average, where nothing else is said."""
+"""Average size of a window of mapped data, by default."""
 
 
 def epoch_order(n: int, seed: int, epoch: int, part: int = 0) -> np.ndarray:
-    """Return a permutation of 0..n-1, a function of (n, seed, epoch, part) alone.
+    """Return a permutation of 0..n-1 as an int64 array, which depends on nothing but the arguments.
 
-    Parameters
-    ----------
-    n, seed, epoch, part : int
-        The part is of the data, where parts of it are shuffled each for itself.
-
-    Returns
-    -------
-    int64 array [n]
+    `part` is the number of a part of the data, if each part is shuffled separately.
     """
     return _generator(seed, epoch, part).permutation(n).astype(dtypes.OFFSET, copy=False)
 
@@ -44,15 +39,14 @@ class EpochOrder:
     Parameters
     ----------
     n : int
-        Samples.
-    seed, epoch : int
+        Number of samples.
     shuffle : bool
-        False for the order of the data.
+        If False, the order is that of the data.
     window : int, optional
-        Samples of a window, a multiple of `WINDOW_BLOCKS` or else rounded up to one; None for a permutation of all, and
-        so is a window that holds all.
+        Number of samples in a window, rounded up to a multiple of `WINDOW_BLOCKS`. By default all samples are permuted,
+        as they are if a window holds all of them.
     part : int
-        As of `epoch_order`.
+        See `epoch_order`.
     """
 
     def __init__(
@@ -73,14 +67,12 @@ class EpochOrder:
 
         Parameters
         ----------
-        batch_size : int
         first : int
-            The batch to begin with, counted from 0: what comes before is not made.
+            Batch to begin with, counted from 0. Earlier ones are not made.
         ahead : callable, optional
-            Called with the starts and the stops of ranges of rows, before any is used: no others are until the next
-            call.
+            Called with the starts and the stops of ranges of rows. Until the next call, batches use only these rows.
         expected : callable, optional
-            Called after `ahead` with the ranges that it will be called with next, and some fewer; not before the last.
+            Called after each call of `ahead` but the last, with most of the ranges of the next call.
         """
         skip = first * batch_size
         rest = np.zeros(0, dtypes.OFFSET)
@@ -106,7 +98,7 @@ class EpochOrder:
             yield rest
 
     def _windows(self):
-        """Yield the starts and the stops of each window's blocks, and the window's number."""
+        """Yield, for each window, the starts and the stops of its blocks, and its number."""
         if self.whole or not self.shuffle:
             size = self.n if self.shuffle else self.block * WINDOW_BLOCKS
             for number, first in enumerate(range(0, self.n, max(size, 1))):
@@ -118,7 +110,7 @@ class EpochOrder:
             yield starts, np.minimum(starts + self.block, self.n), number
 
     def _rows(self, starts, stops, number):
-        """The rows of a window, in the order of training."""
+        """Return the rows of a window, in the order of training."""
         if self.whole and self.shuffle:
             return epoch_order(self.n, self.seed, self.epoch, self.part)
         ranges = zip(starts, stops, strict=True)
@@ -129,20 +121,19 @@ class EpochOrder:
 
 
 def default_window(n: int, n_entries: int) -> int:
-    """Return the samples of a window of mapped data: as many as take `WINDOW_BYTES` on average.
+    """Return the number of samples in a window of mapped data, so that it takes about `WINDOW_BYTES`.
 
     Parameters
     ----------
     n : int
-        Samples.
+        Number of samples.
     n_entries : int
-        Entries of both matrices: 8 bytes each.
+        Entries of both matrices, at 8 bytes each.
     """
-    bytes_of_a_point = 16 + 8 * n_entries / max(n, 1)
-    return max(1, round(WINDOW_BYTES / bytes_of_a_point / WINDOW_BLOCKS)) * WINDOW_BLOCKS
+    bytes_per_sample = 16 + 8 * n_entries / max(n, 1)
+    return max(1, round(WINDOW_BYTES / bytes_per_sample / WINDOW_BLOCKS)) * WINDOW_BLOCKS
 
 
-def _generator(seed, epoch, part=0, window=0):
-    """A generator of its own for each epoch, part of the data and window; window 0 is the epoch's."""
-    key = np.array([seed, epoch], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, part, window]))
+def _generator(seed: int, epoch: int, part: int = 0, window: int = 0) -> np.random.Generator:
+    """Return the generator of an epoch, a part of the data and a window; window 0 stands for the epoch itself."""
+    return philox(seed, epoch, (0, 0, part, window))

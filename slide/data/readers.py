@@ -1,4 +1,4 @@
-"""One door for every format: ``load`` finds out what a file is, and keeps parsed text in the cache."""
+"""`load` reads files of every format: it finds out what a file is, and keeps parsed text in the cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import operator
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from slide.data.cache import CacheEntry, default_folder
 from slide.data.dataset import MAX_IDS, Dataset
@@ -15,43 +15,47 @@ from slide.data.folder import is_folder, open_folder
 from slide.data.npz import read_npz
 from slide.data.text import ZeroBased, looks_like_svmlight, read_svmlight, read_xc
 
-FORMATS = ("auto", "xc", "svmlight", "npz", "folder")
+Format = Literal["auto", "xc", "svmlight", "npz", "folder"]
+FORMATS = get_args(Format)
 SVMLIGHT_SUFFIXES = (".svm", ".svmlight", ".libsvm")
 
 
 def load(
     path: str | os.PathLike,
     *,
-    format: Literal["auto", "xc", "svmlight", "npz", "folder"] = "auto",
+    format: Format = "auto",
     n_features: int | None = None,
     n_labels: int | None = None,
     zero_based: ZeroBased = "auto",
     cache: bool = True,
     cache_dir: str | os.PathLike | None = None,
 ) -> Dataset:
-    """Read a data set from a file, or map a folder that :func:`convert` wrote into memory.
+    """Read a data set from a file, or map a folder that `convert` wrote into memory.
 
     Repeated features are summed, repeated labels count once, and rows may be unsorted or empty.
 
     Parameters
     ----------
     path : path-like
-        Text, plain or packed with gzip or xz, a NumPy archive written by :func:`save_npz`, or a folder written by
-        :func:`convert` or :func:`save_folder`, which is not read but mapped. The data set is named after the file.
-    format : {"auto", "xc", "svmlight", "npz", "folder"}, default="auto"
-        "xc" is the text of the extreme-classification repository: a header ``samples features labels``, then
-        one sample a line, ``label,label feature:value feature:value``; a line without labels starts with a
-        space. "svmlight" is the same without a header and with comments. "auto" goes by the file's bytes and
-        suffixes and, for text, by its first line.
+        Text, plain or packed with gzip or xz; a NumPy archive that `save_npz` wrote; or a folder that `convert` or
+        `save_folder` wrote, which is not read but mapped. The data set is named after the file.
+    format : str
+        ``"xc"`` is the text format of the extreme-classification repository: a header ``samples features labels``,
+        then one sample per line, ``label,label feature:value feature:value``. A line without labels begins with a
+        space. ``"svmlight"`` is the same without a header and with comments. ``"npz"`` is a NumPy archive, and
+        ``"folder"`` a folder. ``"auto"``, the default, finds out by the file's bytes and suffixes and, for text, by the
+        first line.
     n_features, n_labels : int, optional
-        Numbers of columns to use in place of the file's. A file without a header says only what its largest
-        ids are: give the training set's numbers when reading its test set.
-    zero_based : bool or "auto", default="auto"
-        For svmlight, whether feature ids count from 0 or from 1; with "auto", from 1 if 0 never occurs.
-    cache : bool, default=True
-        Keep the parsed arrays, and use them as long as the file's size and modification time stay the same.
+        Numbers of columns to use in place of the file's. A file without a header says only what its largest ids are:
+        give the training set's numbers when reading its test set.
+    zero_based : bool or str
+        Svmlight only: whether feature ids count from 0 (True) or from 1 (False). ``"auto"``, the default, takes them to
+        count from 1 if 0 never occurs.
+    cache : bool
+        Keep the parsed arrays, and use them as long as the file's size and modification time stay the same. By default
+        True.
     cache_dir : path-like, optional
-        Where; by default ``$SLIDE_CACHE_DIR``, ``$XDG_CACHE_HOME/slide`` or ``~/.cache/slide``.
+        Folder of the cache. By default ``$SLIDE_CACHE_DIR``, ``$XDG_CACHE_HOME/slide`` or ``~/.cache/slide``.
 
     Returns
     -------
@@ -60,10 +64,10 @@ def load(
     Raises
     ------
     DataError
-        If the file is missing, damaged or malformed. The message names the file, the line, the text at fault
-        and what was expected.
+        The file is missing, damaged or malformed. The message names the file, the line, the text at fault and what was
+        expected.
     ValueError
-        If an option has a value that is not listed here.
+        An option has a value that it may not have.
 
     Examples
     --------
@@ -74,7 +78,7 @@ def load(
     path = Path(path)
     if format == "folder" or (format == "auto" and is_folder(path)):
         return open_folder(path, n_features, n_labels)
-    sniff(path)  # Refuses what is no file before the cache looks for it.
+    sniff(path)  # Refuses what is not a file, before the cache looks for it.
     name = path.name.split(".")[0]
     if format == "auto":
         format = detect_format(path)
@@ -97,8 +101,10 @@ def load(
     return replace(dataset, name=name)
 
 
-def check_options(format, n_features, n_labels, zero_based) -> tuple[int | None, int | None]:
-    """Return the sizes as whole numbers, or raise ValueError if an option of :func:`load` is none it knows."""
+def check_options(
+    format: str, n_features: int | None, n_labels: int | None, zero_based: ZeroBased
+) -> tuple[int | None, int | None]:
+    """Return the sizes as whole numbers; raises ValueError if an option of `load` has a value that it may not have."""
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
     if zero_based not in (True, False, "auto"):
@@ -107,21 +113,9 @@ def check_options(format, n_features, n_labels, zero_based) -> tuple[int | None,
 
 
 def detect_format(path: str | os.PathLike) -> Literal["xc", "svmlight", "npz", "folder"]:
-    """Tell the format of a file, or a folder, by its bytes and suffixes and, for text, by its first line.
+    """Return the format of a file or a folder, by its bytes and suffixes and, for text, by its first line.
 
-    Parameters
-    ----------
-    path : path-like
-        The file to look into.
-
-    Returns
-    -------
-    {"xc", "svmlight", "npz", "folder"}
-
-    Raises
-    ------
-    DataError
-        If the file is missing, empty or damaged.
+    Raises DataError if the file is missing, empty or damaged.
     """
     path = Path(path)
     if is_folder(path):

@@ -1,4 +1,4 @@
-"""What takes samples as a reader meets them: arrays in memory, or what writes them elsewhere."""
+"""Where a reader puts the samples that it reads: arrays in memory, or a writer of files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slide.data.dataset import Dataset
 
 
 class SampleSink(Protocol):
-    """What takes the samples of a file, some at a time."""
+    """Takes the samples of a file, some at a time."""
 
     def append(
         self,
@@ -26,16 +26,18 @@ class SampleSink(Protocol):
         Parameters
         ----------
         labels : int32 array
-            Of all the samples, one after the other; for each ascending and free of repeats.
+            Labels of these samples, one sample after the other; those of each sample ascend and do not repeat.
         label_counts : int array [samples]
+            Number of labels of each sample.
         features, values : int32, float32 arrays
-            Likewise; the values are finite.
+            Features in the same order, and their values, which are finite.
         feature_counts : int array [samples]
+            Number of features of each sample.
         """
 
 
 class SampleArrays:
-    """Samples gathered in memory: a `SampleSink`."""
+    """Samples in memory: a `SampleSink`."""
 
     def __init__(self):
         self.labels = _GrowingArray(np.int32)
@@ -44,8 +46,15 @@ class SampleArrays:
         self.values = _GrowingArray(np.float32)
         self.feature_counts = _GrowingArray(np.int64)
 
-    def append(self, labels, label_counts, features, values, feature_counts) -> None:
-        """Take samples; see `SampleSink`."""
+    def append(
+        self,
+        labels: np.ndarray,
+        label_counts: np.ndarray,
+        features: np.ndarray,
+        values: np.ndarray,
+        feature_counts: np.ndarray,
+    ) -> None:
+        """See `SampleSink`."""
         self.labels.extend(labels)
         self.label_counts.extend(label_counts)
         self.features.extend(features)
@@ -53,7 +62,7 @@ class SampleArrays:
         self.feature_counts.extend(feature_counts)
 
     def dataset(self, n_features: int, n_labels: int, first_feature: int = 0) -> Dataset:
-        """Hand the rows over, `first_feature` being the id that becomes column 0."""
+        """Return the samples, once; the feature id `first_feature` becomes column 0."""
         features = self.features.finish()
         features -= first_feature
         X = _canonical_csr(self.values.finish(), features, self.feature_counts.finish(), n_features)
@@ -65,11 +74,11 @@ class SampleArrays:
 class _GrowingArray:
     """An array that is extended piece by piece, in place.
 
-    Large blocks are moved by the operating system's page tables, so that the peak stays near the result;
-    collecting the pieces and joining them would hold everything twice.
+    The operating system moves large blocks by changing page tables, so the peak of memory stays near the size of the
+    result. Collecting the pieces and joining them would hold everything twice.
     """
 
-    def __init__(self, dtype):
+    def __init__(self, dtype: type[np.generic]):
         self.array = np.empty(0, dtype)
         self.size = 0
 
@@ -85,7 +94,7 @@ class _GrowingArray:
         return self.array
 
 
-def _canonical_csr(data, indices, counts: np.ndarray, n_columns: int) -> csr_matrix:
+def _canonical_csr(data: np.ndarray, indices: np.ndarray, counts: np.ndarray, n_columns: int) -> csr_matrix:
     indptr = np.concatenate(([0], np.cumsum(counts)))
     matrix = csr_matrix((data, indices, indptr), shape=(len(counts), n_columns), copy=False)
     matrix.has_canonical_format = True

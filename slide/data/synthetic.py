@@ -1,4 +1,4 @@
-"""Synthetic data of any size, with structure to learn and labels as unevenly used as in the field."""
+"""Synthetic data of any size, with structure to learn and with label frequencies as uneven as in real data."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from scipy.sparse import csr_matrix, vstack
 from slide.data.dataset import Dataset
 from slide.system.renames import former_names
 
-BLOCK = 1 << 12  # samples drawn at a time; bounds the memory of the draws, whatever the number of samples
+BLOCK = 1 << 12
+"""Number of samples drawn at a time, which bounds the memory of the draws."""
 
-# What the random streams are for; part of their keys.
+# Purposes of the random streams; part of their keys.
 _STRUCTURE, _TRAIN, _TEST = range(3)
 
 
@@ -64,37 +65,44 @@ def make_extreme(
 ):
     """Draw samples whose features are mostly words of their labels.
 
-    Every label has a few feature "words" of its own, drawn uniformly. A sample draws its labels with
-    probabilities that fall as a power of a label's rank (Zipf's law), then draws each of its features:
-    usually a word of one of its labels, sometimes any feature. Values count how often a feature was drawn;
-    rows are scaled to unit length. Label ids say nothing about rank.
+    Every label has a few feature "words" of its own, drawn uniformly. A sample draws its labels with probabilities that
+    fall as a power of a label's rank (Zipf's law). Then it draws its features: usually a word of one of its labels,
+    sometimes any feature. A value counts how often the feature was drawn, and rows are scaled to unit length. Label ids
+    say nothing about rank.
 
     Parameters
     ----------
-    n_samples, n_features, n_labels : int, default=10_000, 5_000, 1_000
-        Sizes of the data set.
-    features_per_sample, labels_per_sample : int, default=30, 3
-        Draws a sample; repeats make a row shorter.
-    words_per_label : int, default=10
-        Draws a label; two labels may share a word.
-    zipf : float, default=1.0
-        Exponent of Zipf's law; 0 makes all labels equally frequent.
-    noise : float in [0, 1], default=0.2
-        Share of features drawn without regard to the labels.
-    seed : int, default=0
-        The same arguments give the same data; more samples, or a test set, leave the former samples as they
-        were.
-    test_samples : int, default=0
-        Samples of a second data set with the same words and label frequencies.
+    n_samples, n_features, n_labels : int
+        Sizes of the data set. By default 10,000 samples, 5,000 features and 1,000 labels.
+    features_per_sample, labels_per_sample : int
+        Draws per sample, by default 30 and 3. Repeats make a row shorter.
+    words_per_label : int
+        Draws per label, by default 10. Two labels may share a word.
+    zipf : float
+        Exponent of Zipf's law, by default 1; 0 makes all labels equally frequent.
+    noise : float
+        Share of the features that are drawn regardless of the labels, from 0 to 1, by default 0.2.
+    seed : int
+        The same arguments give the same data; by default 0. If only `n_samples` grows or `test_samples` is given, the
+        former samples stay as they were.
+    test_samples : int
+        Number of samples of a second data set with the same words and label frequencies. By default 0, for none.
 
     Returns
     -------
-    Dataset, or (train, test) if `test_samples` is positive
+    Dataset, or a pair of them, train and test, if `test_samples` is positive
 
     Raises
     ------
     ValueError
-        If a size is not positive, or if `noise` or `zipf` is out of range.
+        A size is not positive, or `noise` or `zipf` is out of range.
+
+    Examples
+    --------
+    >>> from slide.data import make_extreme
+    >>> train, test = make_extreme(100, n_features=50, n_labels=20, test_samples=10)
+    >>> len(train), len(test)
+    (100, 10)
     """
     sizes = {
         "n_samples": n_samples,
@@ -122,7 +130,7 @@ def make_extreme(
 
     def draw_block(stream, block, size):
         rng = np.random.default_rng([seed, stream, block])
-        # Always drawn for a whole block, so that a sample does not depend on how many there are.
+        # A whole block is always drawn, so that a sample does not depend on the number of samples.
         ranks = np.searchsorted(cumulative, rng.random((BLOCK, labels_per_sample))[:size], side="right")
         labels = label_by_rank[ranks]
         shape = (BLOCK, features_per_sample)

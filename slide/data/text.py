@@ -1,8 +1,8 @@
-"""Text formats: the extreme-classification repository's, and svmlight with several labels.
+"""Text formats: that of the extreme-classification repository, and svmlight with several labels.
 
-Both hold one sample a line, ``label,label feature:value feature:value``, and share the compiled parser
-:mod:`slide.kernels.text`. The repository's format [1]_ puts a line ``samples features labels`` on top and
-counts ids from 0; svmlight [2]_ has no such line, and allows comments.
+Both have one sample per line, ``label,label feature:value feature:value``, and use the compiled parser
+`slide.kernels.text`. The repository's format [1]_ begins with a line ``samples features labels`` and counts ids from 0.
+Svmlight [2]_ has no such line, and allows comments.
 
 References
 ----------
@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import IO, Literal, NoReturn
 
 import numpy as np
 
@@ -34,64 +36,54 @@ MAX_ROWS = np.iinfo(np.int64).max
 
 
 def read_xc(path: Path, n_features: int | None = None, n_labels: int | None = None) -> Dataset:
-    """Read the text format of the extreme-classification repository.
+    """Read the text format of the extreme-classification repository, plain or packed with gzip or xz.
 
     Parameters
     ----------
-    path : Path
-        Plain text, gzip or xz.
     n_features, n_labels : int, optional
         Sizes to use in place of the header's.
-
-    Returns
-    -------
-    Dataset
 
     Raises
     ------
     DataError
-        If the file is missing, empty, damaged or malformed, or if the number of samples is not the header's.
+        The file is missing, empty, damaged or malformed, or has more or fewer samples than its header says.
     """
     arrays = SampleArrays()
     return arrays.dataset(*scan_xc(path, arrays, n_features, n_labels))
 
 
-def scan_xc(path: Path, sink: SampleSink, n_features: int | None = None, n_labels: int | None = None) -> tuple[int, int]:
-    """Read what :func:`read_xc` reads a piece at a time.
-
-    Parameters
-    ----------
-    path : Path
-    sink : SampleSink
-        Takes the samples.
-    n_features, n_labels : int, optional
+def scan_xc(
+    path: Path, sink: SampleSink, n_features: int | None = None, n_labels: int | None = None
+) -> tuple[int, int]:
+    """Read a file as `read_xc` does, but a piece at a time; give the samples to `sink` and return the columns.
 
     Returns
     -------
     n_features, n_labels : int
-
-    Raises
-    ------
-    DataError
     """
-    rows = None
+    rows: _Rows | None = None
+    n_samples, columns = 0, (0, 0)
     with open_bytes(path) as file:
         for text in whole_lines(file, path):
             if rows is None:
-                header = re.match(rb"[^\n]*", text).group()
+                # Not bytes.partition, which would copy the whole chunk.
+                header = _matched(rb"[^\n]*", text)
                 n_samples, header_features, header_labels = _parse_header(path, header)
-                n_features = header_features if n_features is None else n_features
-                n_labels = header_labels if n_labels is None else n_labels
-                rows = _Rows(path, sink, first_line=2, stop_feature=n_features, stop_label=n_labels)
+                columns = (
+                    header_features if n_features is None else n_features,
+                    header_labels if n_labels is None else n_labels,
+                )
+                rows = _Rows(path, sink, first_line=2, stop_feature=columns[0], stop_label=columns[1])
                 text = text[len(header) + 1 :]
             rest = rows.parse(text, max_rows=n_samples - rows.n_samples)
             if extra := rest.lstrip(BLANKS):
                 skipped = rest[: len(rest) - len(extra)].count(b"\n")
-                first = re.match(b"[^" + BLANKS + b"]+", extra)  # bytes.split would take more for blank
+                # Not bytes.split, which takes more characters for blank.
+                first = _matched(b"[^" + BLANKS + b"]+", extra)
                 _refuse(
                     path,
                     rows.line + skipped,
-                    f"{_quote(first.group())} comes after the last sample",
+                    f"{_quote(first)} comes after the last sample",
                     f"the header announces {n_samples:,} samples: correct it, or remove the lines beyond",
                 )
     if rows is None:
@@ -103,7 +95,7 @@ def scan_xc(path: Path, sink: SampleSink, n_features: int | None = None, n_label
             f"the file ends here, after {rows.n_samples:,} samples",
             f"the header announces {n_samples:,} samples: the file may be truncated",
         )
-    return n_features, n_labels
+    return columns
 
 
 def read_svmlight(
@@ -112,28 +104,22 @@ def read_svmlight(
     n_labels: int | None = None,
     zero_based: ZeroBased = "auto",
 ) -> Dataset:
-    """Read svmlight text whose targets are label ids, separated by commas where a sample has several.
+    """Read svmlight text, plain or packed with gzip or xz, whose targets are label ids with commas between them.
 
     Blank lines and comments, from ``#`` to the end of the line, are skipped.
 
     Parameters
     ----------
-    path : Path
-        Plain text, gzip or xz.
     n_features, n_labels : int, optional
-        Numbers of columns; by default as many as the largest id asks for.
-    zero_based : bool or "auto", default="auto"
-        Whether feature ids count from 0 or from 1; with "auto", from 1 if 0 never occurs. Label ids are taken
-        as they are.
-
-    Returns
-    -------
-    Dataset
+        Numbers of columns. By default they follow from the largest ids.
+    zero_based : bool or str
+        Whether feature ids count from 0 (True) or from 1 (False). ``"auto"`` takes them to count from 1 if 0 never
+        occurs. Label ids always count from 0.
 
     Raises
     ------
     DataError
-        If the file is missing, empty, damaged or malformed, or has query ids.
+        The file is missing, empty, damaged or malformed, or has query ids.
     """
     arrays = SampleArrays()
     return arrays.dataset(*scan_svmlight(path, arrays, n_features, n_labels, zero_based))
@@ -146,25 +132,13 @@ def scan_svmlight(
     n_labels: int | None = None,
     zero_based: ZeroBased = "auto",
 ) -> tuple[int, int, int]:
-    """Read what :func:`read_svmlight` reads a piece at a time.
-
-    Parameters
-    ----------
-    path : Path
-    sink : SampleSink
-        Takes the samples, with the features' ids as they are written.
-    n_features, n_labels : int, optional
-    zero_based : bool or "auto", default="auto"
+    """Read a file as `read_svmlight` does, but a piece at a time; `sink` is given feature ids as the file has them.
 
     Returns
     -------
     n_features, n_labels : int
     first_feature : int
-        The id that is column 0.
-
-    Raises
-    ------
-    DataError
+        Feature id that is column 0.
     """
     rows = _Rows(
         path,
@@ -180,7 +154,7 @@ def scan_svmlight(
     if zero_based == "auto":
         zero_based = rows.smallest_feature == 0
         if zero_based and rows.largest_feature == n_features:
-            # Ids from 0 to n_features fit neither way of counting; the second reading names the line.
+            # Ids from 0 to n_features fit neither way of counting. Reading again raises an error that names the line.
             return scan_svmlight(path, sink, n_features, n_labels, zero_based=True)
     if n_features is None:
         n_features = max(rows.largest_feature + zero_based, 0)
@@ -190,22 +164,10 @@ def scan_svmlight(
 
 
 def looks_like_svmlight(path: Path) -> bool:
-    """Tell from the first line of a text file whether it is svmlight rather than the repository's format.
+    """Tell whether a text file is svmlight and not the repository's format, by its first line.
 
-    Parameters
-    ----------
-    path : Path
-        Plain text, gzip or xz.
-
-    Returns
-    -------
-    bool
-        True if the line has a ``feature:value`` or a comment; a header has neither.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, empty or damaged.
+    It is svmlight if that line has a ``feature:value`` or a comment; a header has neither. Raises DataError if the file
+    is missing, empty or damaged.
     """
     with open_bytes(path) as file:
         start = next(whole_lines(file, path, chunk_bytes=4096), b"")
@@ -213,59 +175,72 @@ def looks_like_svmlight(path: Path) -> bool:
     return b":" in first_line or first_line.startswith(b"#")
 
 
-def save_xc(path: str | Path, dataset: Dataset) -> None:
-    """Write the text format of the extreme-classification repository; every value reads back as it was.
+def save_xc(path: str | os.PathLike, dataset: Dataset) -> None:
+    """Write a data set in the text format of the extreme-classification repository; `load` reads the same values back.
 
     Parameters
     ----------
     path : path-like
-        The file to create or replace, compressed if the name ends in ``.gz`` or ``.xz``. Replaced all at
-        once.
+        The file to make, packed if its name ends in ``.gz`` or ``.xz``. A former file is replaced all at once.
     dataset : Dataset
-        What to write.
+        The data to write.
 
     Raises
     ------
     OSError
-        If the file cannot be written.
+        The file cannot be written; what was there before is as it was.
     """
     path = Path(path)
-    opener = {"gzip": gzip.open, "xz": lzma.open}.get(SUFFIXES.get(path.suffix.lower()), open)
+    openers: dict[str | None, Callable[..., IO[str]]] = {"gzip": gzip.open, "xz": lzma.open}
+    opener = openers.get(SUFFIXES.get(path.suffix.lower()), open)
     X, Y = dataset.X, dataset.Y
     with replacing(path) as temporary, opener(temporary, "wt", encoding="ascii", newline="\n") as file:
         file.write(f"{dataset.n_samples} {dataset.n_features} {dataset.n_labels}\n")
         for (start, stop), (first, last) in zip(pairwise(X.indptr), pairwise(Y.indptr), strict=True):
             labels = ",".join(map(str, Y.indices[first:last].tolist()))
             entries = zip(X.indices[start:stop].tolist(), X.data[start:stop].tolist(), strict=True)
-            # Nine digits bring every float32 back.
+            # Nine digits are enough to restore every float32.
             features = " ".join(f"{feature}:{value:.9g}" for feature, value in entries)
             file.write(f"{labels} {features}\n")
 
 
 class _Rows:
-    """The rows of one file, parsed chunk by chunk and handed on.
+    """The rows of one file, parsed chunk by chunk and given to a sink.
 
-    Bounds are those of :func:`slide.kernels.text.parse_lines`.
+    The bounds of ids are those of `slide.kernels.text.parse_lines`.
     """
 
-    def __init__(self, path, sink, *, first_line=1, first_feature=0, stop_feature, stop_label, comments=False):
+    def __init__(
+        self,
+        path: Path,
+        sink: SampleSink,
+        *,
+        first_line: int = 1,
+        first_feature: int = 0,
+        stop_feature: int,
+        stop_label: int,
+        comments: bool = False,
+    ):
         self.path = path
         self.sink = sink
         self.line = first_line
-        self.rules = {
-            "first_feature": first_feature,
-            "stop_feature": stop_feature,
-            "stop_label": stop_label,
-            "comments": comments,
-        }
+        self.first_feature, self.stop_feature, self.stop_label = first_feature, stop_feature, stop_label
+        self.comments = comments
         self.n_samples = 0
         self.smallest_feature = MAX_IDS
         self.largest_feature = -1
         self.largest_label = -1
 
     def parse(self, text: memoryview, max_rows: int = MAX_ROWS) -> bytes:
-        """Take in the rows of `text`, at most `max_rows`, and return the text beyond them."""
-        parsed = parse_lines(text, max_rows=max_rows, **self.rules)
+        """Parse at most `max_rows` rows of `text`, and return the text after them."""
+        parsed = parse_lines(
+            text,
+            max_rows=max_rows,
+            first_feature=self.first_feature,
+            stop_feature=self.stop_feature,
+            stop_label=self.stop_label,
+            comments=self.comments,
+        )
         if parsed.status != ParseStatus.OK:
             token = bytes(text[parsed.token_start : parsed.token_stop])
             _refuse(self.path, self.line + parsed.n_lines, *self._explain(parsed.status, token))
@@ -283,8 +258,8 @@ class _Rows:
         self.line += parsed.n_lines
         return bytes(text[parsed.n_bytes :])
 
-    def _merge_features(self, parsed: ParsedLines):
-        """Sort the features of every row and sum the values of repeats."""
+    def _merge_features(self, parsed: ParsedLines) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sort the features of every row and sum the values of repeats; return features, values and counts."""
         keys, entry = np.unique(_keys(parsed.feature_counts, parsed.features), return_inverse=True)
         counts, features = _split_keys(keys, len(parsed.feature_counts))
         with np.errstate(over="ignore"):
@@ -307,32 +282,20 @@ class _Rows:
             if re.match(rb"(\d+,)*-\d", token):
                 return f"a label id in {quoted} is negative", "label ids count from 0"
             if b":" in token:
-                return (
-                    f"{quoted} stands where labels belong",
-                    "start the line of a sample without labels with a space",
-                )
-            return (
-                f"{quoted} is not a list of labels",
-                "expected whole numbers with commas between, such as 3,17",
-            )
+                return f"{quoted} stands where labels belong", "start the line of a sample without labels with a space"
+            return f"{quoted} is not a list of labels", "expected whole numbers with commas between, such as 3,17"
         if status == ParseStatus.LABEL_OUT_OF_RANGE:
-            return (
-                f"a label id in {quoted} is out of range",
-                f"label ids must be below {self.rules['stop_label']}",
-            )
+            return f"a label id in {quoted} is out of range", f"label ids must be below {self.stop_label}"
         if status == ParseStatus.BAD_FEATURE:
             if token.startswith(b"qid:"):
                 return f"{quoted} is a query id", "this is data for ranking; remove the query ids to read it"
             if re.match(rb"-\d+:", token):
-                return (
-                    f"the feature id of {quoted} is negative",
-                    f"ids count from {self.rules['first_feature']}",
-                )
+                return f"the feature id of {quoted} is negative", f"ids count from {self.first_feature}"
             return f"{quoted} is not a feature", "expected feature:value, such as 12:0.5"
         if status == ParseStatus.FEATURE_OUT_OF_RANGE:
             return (
                 f"the feature id of {quoted} is out of range",
-                f"ids must be at least {self.rules['first_feature']} and below {self.rules['stop_feature']}",
+                f"ids must be at least {self.first_feature} and below {self.stop_feature}",
             )
         if status == ParseStatus.VALUE_OVERFLOW:
             return f"the value of {quoted} is too large for float32", "values must stay below 3.4e38"
@@ -352,12 +315,18 @@ def _parse_header(path: Path, header: bytes) -> tuple[int, int, int]:
             "expected three whole numbers, 'samples features labels' (svmlight has none: format=\"svmlight\")",
         )
     for field in fields:
-        # The length first: Python refuses to convert thousands of digits.
+        # The length is checked first, because Python refuses to convert thousands of digits.
         if len(field.lstrip(b"0")) > 10 or int(field) > MAX_IDS:
-            _refuse(
-                path, 1, f"{_quote(field)} in the header is too large", f"at most {MAX_IDS} can be indexed"
-            )
-    return tuple(map(int, fields))
+            _refuse(path, 1, f"{_quote(field)} in the header is too large", f"at most {MAX_IDS} can be indexed")
+    n_samples, n_features, n_labels = map(int, fields)
+    return n_samples, n_features, n_labels
+
+
+def _matched(pattern: bytes, text: memoryview | bytes) -> bytes:
+    """Return what a pattern matches at the beginning of a text where it must match."""
+    match = re.match(pattern, text)
+    assert match is not None
+    return match.group()
 
 
 def _keys(counts: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -366,7 +335,7 @@ def _keys(counts: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def _split_keys(keys: np.ndarray, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (counts by row, int32 ids) of sorted keys."""
+    """Return the counts by row and the int32 ids of sorted keys."""
     return np.bincount(keys >> 32, minlength=n_rows), (keys & 0xFFFFFFFF).astype(np.int32)
 
 

@@ -1,4 +1,4 @@
-"""Text out of gzip and xz files, within bounds: a file can ask for any amount of memory and unpack to anything."""
+"""Reads text from gzip and xz files within bounds, since a file can ask for any memory and unpack to any size."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from slide.data.dataset import DataError
 
 XZ_MEMORY = 128 << 20
-"""What unpacking xz may take: twice what the dictionary of ``xz -9`` does."""
+"""Memory limit of unpacking xz: twice the dictionary of ``xz -9``."""
 
 FREE_BYTES = 64 << 20
+"""Number of bytes that any file may unpack to."""
+
 MAX_RATIO = 200
-"""Beyond so many bytes a file must not unpack to more than so many times its size. Text of samples packs 3 to 20 times.
-"""
+"""Largest ratio of unpacked to packed size, beyond `FREE_BYTES`. Text of samples packs 3 to 20 times."""
 
 PIECE_BYTES = 1 << 16
 
@@ -25,20 +26,20 @@ class UnpackedFile(io.RawIOBase):
 
     Parameters
     ----------
-    path : Path
-    packing : {"gzip", "xz"}
+    packing : str
+        ``"gzip"`` or ``"xz"``.
 
     Raises
     ------
     DataError
         While reading: the file unpacks to far more than text of samples does.
     EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError
-        While reading: it is damaged, or asks for too much memory.
+        While reading: the file is damaged, or asks for too much memory.
     """
 
     def __init__(self, path: Path, packing: str):
         self._path = path
-        self._file = gzip.open(path, "rb") if packing == "gzip" else _XzFile(path)  # noqa: SIM115 - closed by close
+        self._file: gzip.GzipFile | _XzFile = gzip.GzipFile(path, "rb") if packing == "gzip" else _XzFile(path)
         self._most = max(FREE_BYTES, MAX_RATIO * path.stat().st_size)
         self._unpacked = 0
 
@@ -47,13 +48,13 @@ class UnpackedFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:
-        """Read some bytes, none at the end."""
+        """Read some bytes, and return how many; 0 at the end."""
         count = self._file.readinto(buffer)
         self._unpacked += count
         if self._unpacked > self._most:
             raise DataError(
-                f"{self._path}: unpacks to more than {self._most:,} bytes, {MAX_RATIO} times its size, as no text of "
-                "samples does: it is damaged, or was made to fill the memory. Unpack it yourself if you trust it"
+                f"{self._path}: the file unpacks to more than {self._most:,} bytes, {MAX_RATIO} times its size, as no "
+                "text of samples does: it is damaged, or was made to fill memory. Unpack it yourself if you trust it"
             )
         return count
 
@@ -64,7 +65,7 @@ class UnpackedFile(io.RawIOBase):
 
 
 class _XzFile(io.RawIOBase):
-    """What `lzma.LZMAFile` reads, with a limit on memory."""
+    """The text of an xz file, as `lzma.LZMAFile` reads it, but with a limit on memory."""
 
     def __init__(self, path):
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close
@@ -77,7 +78,7 @@ class _XzFile(io.RawIOBase):
     def readinto(self, buffer):
         while True:
             if self._decoder.eof:
-                # Streams may follow one another, with zeros between.
+                # Several streams may follow one another, with zeros between them.
                 self._packed = self._decoder.unused_data.lstrip(b"\0")
                 while not self._packed:
                     piece = self._file.read(PIECE_BYTES)

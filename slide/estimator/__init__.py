@@ -4,6 +4,7 @@
 `classifier`   ``SlideClassifier``
 `labels`       labels as users have them, and those of the network's outputs
 `features`     features as users have them: matrices, data frames, names of columns
+`base`         scikit-learn's base classes, or what is used without scikit-learn
 =============  ====================================================
 """
 

@@ -1,25 +1,29 @@
-"""SlideClassifier: a network as a scikit-learn classifier, for pipelines, searches and labels of any name.
+"""SlideClassifier: a network as a scikit-learn classifier, for pipelines, searches and labels with any names.
 
-scikit-learn is not needed: without it the class is the same but for what scikit-learn's own base classes add.
+scikit-learn is optional: without it, only what its own base classes add is missing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import functools
 import itertools
 import json
 import numbers
 import os
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 
 from slide.config import ConfigError, RunConfig
 from slide.config.dicts import from_dict, to_dict
 from slide.data.dataset import DataError
+from slide.estimator.base import BaseEstimator, ClassifierMixin, DataConversionWarning, NotFittedError
 from slide.estimator.features import column_names, names_mismatch, read_features
 from slide.estimator.labels import LabelSpace, Targets, read_targets
 from slide.files.fields import read_count, read_json, shown
@@ -28,49 +32,17 @@ from slide.network import Network
 from slide.persist.checks import CheckpointError
 from slide.predict import probabilities
 from slide.system.guard import reads, trains
-from slide.train.records import History
-
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.exceptions import DataConversionWarning, NotFittedError
-except ModuleNotFoundError:
-
-    class NotFittedError(ValueError, AttributeError):  # type: ignore[no-redef]
-        """The estimator is asked for what only ``fit`` can give it."""
-
-    class DataConversionWarning(UserWarning):  # type: ignore[no-redef]
-        """Data is taken for something else than it seems to be."""
-
-    class ClassifierMixin:  # type: ignore[no-redef]
-        """Nothing: scikit-learn's mixin adds what only scikit-learn asks for."""
-
-    class BaseEstimator:  # type: ignore[no-redef]
-        """The parameters of an estimator, which are those of its ``__init__``."""
-
-        def get_params(self, deep: bool = True) -> dict:
-            """Return the parameters by name; `deep` is for scikit-learn and changes nothing."""
-            return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-
-        def set_params(self, **params):
-            """Set parameters by name and return the estimator; unknown ones raise ValueError."""
-            known = self.get_params()
-            for name, value in params.items():
-                if name not in known:
-                    raise ValueError(f"Invalid parameter {name!r} for {self!r}; there are: {', '.join(known)}")
-                setattr(self, name, value)
-            return self
-
-        def __repr__(self) -> str:
-            default = inspect.signature(type(self)).parameters
-            changed = {n: v for n, v in self.get_params().items() if v is not default[n].default}
-            return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in changed.items())})"
-
+from slide.train.callbacks import Callback
+from slide.train.records import History, Progress
 
 MANIFEST = "estimator.json"
 FORMAT = "slide-classifier"
 VERSION = 1
 
-PLACES = {
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PLACES: dict[str, tuple[str, ...]] = {
     "epochs": ("training",),
     "batch_size": ("training",),
     "lr": ("network", "optimizer"),
@@ -79,74 +51,93 @@ PLACES = {
     "normalize": ("network",),
     "feature_weights": ("network",),
 }
-"""The section of a `RunConfig` that each parameter of the same name belongs to."""
+"""The section of a `RunConfig` that has a setting, by the setting's name, which is also a parameter's."""
+
+
+def _refusing_weights(method: Callable[P, R]) -> Callable[P, R]:
+    """Return a method that, called with ``sample_weight``, says what to do instead."""
+
+    @functools.wraps(method)
+    def refusing(*args: P.args, **kwargs: P.kwargs) -> R:
+        if "sample_weight" in kwargs:
+            raise TypeError(
+                "SlideClassifier does not weigh samples: leave sample_weight out, and repeat the samples that are to "
+                "count more"
+            )
+        return method(*args, **kwargs)
+
+    return refusing
 
 
 class SlideClassifier(ClassifierMixin, BaseEstimator):
     """A network with as many outputs as there are labels, trained by sampling, as a scikit-learn classifier.
 
-    For one label a sample or any number of them, from two labels to millions. `X` may be a SciPy sparse matrix or array,
-    anything that NumPy makes an array of, or a data frame, whose sparse columns stay sparse. `y` is one of
+    For samples with one label each or any number of labels, out of two labels or millions. `X` may be a SciPy sparse
+    matrix or array, anything that NumPy makes an array of, or a data frame, whose sparse columns stay sparse. `y` is
+    one of
 
     - a list or array of labels, one for each sample: strings or numbers;
-    - a list or array of sets, lists or arrays of labels, as many as a sample has;
-    - a matrix of 0 and 1 with a column for each label, dense, sparse or a data frame of named columns.
+    - a list or array with a set, list or array of labels for each sample;
+    - a matrix of 0 and 1 with a column for each label: dense, sparse or a data frame with named columns.
 
-    Parameters that are None are as `config` has them, or the package's defaults without one.
+    Parameters that are None are as in `config` or, without a `config`, have the defaults below.
 
     Parameters
     ----------
     hidden_units : int or sequence of int, optional
-        Units of the hidden layer, by default 256, or of each of several, from the features upward.
+        Units of the hidden layer, default 256, or of each of several hidden layers, from the features upward.
     epochs : int, optional
-        Passes over the data, by default 8. Small data wants more.
+        Passes over the data; default 8. Small data needs more.
     batch_size : int, optional
-        By default 128. Small data wants less.
+        Samples per batch; default 128. Small data needs fewer.
     lr : float, optional
-        Learning rate, by default 0.008.
+        Learning rate; default 0.008.
     loss : str, optional
-        ``"bce"``: every label is a yes or no of its own. ``"softmax"``: one distribution over all labels. By default,
-        without a `config`, softmax where samples have one label each and bce where they may have several.
+        ``"bce"``: every label is a yes or no of its own. ``"softmax"``: one distribution over all labels. Default,
+        without a `config`: softmax if samples have one label each, bce if they may have several.
     candidates : str, optional
-        Which outputs a training sample computes, by default ``"uniform"``; see `slide.OutputConfig`.
+        The outputs that a training sample computes; default ``"uniform"``. See `slide.OutputConfig`.
     dropout : float, optional
-        Share of the hidden units that a training sample leaves out, by default 0.2.
+        Share of the hidden units that a training sample leaves out; default 0.2.
     normalize : bool, optional
-        Scale every sample's features to unit length first; the default. Right for text and other sparse counts, wrong
-        for a few measurements whose size matters.
+        Whether to scale every sample's features to unit length first; default True. This suits text and other sparse
+        counts, but not a few measurements whose size matters.
     feature_weights : str, optional
-        ``"idf"`` for features that are raw counts, ``"none"``, the default, otherwise.
+        ``"none"`` (the default), or ``"idf"`` for features that are raw counts.
     threshold : float
-        Where samples may have several labels, ``predict`` gives those whose probability is above it.
+        Probability above which ``predict`` returns a label, where samples may have several labels; default 0.5.
     config : RunConfig, optional
-        All other settings. Parameters given here come before it.
+        All other settings. The parameters above override it.
     random_state : int, RandomState, Generator or None
-        Of everything random. None is the seed of the configuration, 0 by default: the same every time.
+        Seed of everything random. None (the default) takes the seed of the configuration, 0 by default, so that every
+        call gives the same result.
     n_jobs : int, optional
-        Threads, by default all cores this process may use; -1 means the same, -2 one less. The result does not depend
-        on it. Where a search runs several fits at once, 1 is best.
+        Number of threads; default: all cores that this process may use. -1 means the same, -2 one fewer. The result
+        does not depend on it. If a search fits several estimators at once, 1 is best.
 
     Attributes
     ----------
     classes_ : array [n_labels]
-        The labels: ascending, for matrices in the order of the columns. Those of ``predict_proba``'s columns.
+        The labels, in the order of the columns of ``predict_proba``: ascending or, if `y` was a matrix, in the order of
+        its columns.
     network_ : Network
-        Its outputs are in the order in which labels were first seen.
+        The network. Its outputs are in the order in which the labels were first seen.
     history_ : History
-        Of the last call to ``fit`` or ``partial_fit``.
+        History of the last call to ``fit`` or ``partial_fit``.
     n_features_in_ : int
+        Number of features.
     feature_names_in_ : array of str
-        Only if `X` was a data frame with names.
+        Names of the features; only if `X` was a data frame with names.
 
     Notes
     -----
     Samples have no weights: ``fit`` takes no ``sample_weight``.
 
-    Several threads may predict at once. Training is for one thread at a time, and nobody predicts meanwhile but its
-    callbacks: the later call raises RuntimeError.
+    Several threads may predict at once. Only one thread may train, and no other thread may predict meanwhile: the later
+    call raises RuntimeError. Callbacks may predict.
 
     Pickles and copies hold the network in the package's own format, with the optimizer's moments, so that
-    ``partial_fit`` goes on from them. A pickle can do harm when it is loaded; what ``save`` writes cannot.
+    ``partial_fit`` can go on. Loading a pickle can execute code; loading what ``save`` wrote cannot.
 
     Examples
     --------
@@ -159,22 +150,30 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
     ['green', 'leaf']
     """
 
+    classes_: np.ndarray
+    network_: Network
+    history_: History
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    _labels: LabelSpace
+    _seen: tuple[int, int]  # training samples, and labels of these, in all calls
+
     def __init__(
         self,
-        hidden_units=None,
+        hidden_units: int | Sequence[int] | None = None,
         *,
-        epochs=None,
-        batch_size=None,
-        lr=None,
-        loss=None,
-        candidates=None,
-        dropout=None,
-        normalize=None,
-        feature_weights=None,
-        threshold=0.5,
-        config=None,
-        random_state=None,
-        n_jobs=None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        loss: str | None = None,
+        candidates: str | None = None,
+        dropout: float | None = None,
+        normalize: bool | None = None,
+        feature_weights: str | None = None,
+        threshold: float = 0.5,
+        config: RunConfig | None = None,
+        random_state: int | np.random.RandomState | np.random.Generator | None = None,
+        n_jobs: int | None = None,
     ):
         self.hidden_units = hidden_units
         self.epochs = epochs
@@ -190,50 +189,73 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.n_jobs = n_jobs
 
+    @_refusing_weights
     @trains
-    def fit(self, X, y, *, callbacks=(), **unsupported) -> SlideClassifier:
+    def fit(
+        self, X: object, y: object, *, callbacks: Iterable[Callback | Callable[[Progress], bool | None]] = ()
+    ) -> SlideClassifier:
         """Train from the beginning.
 
         Parameters
         ----------
         X : matrix or data frame, shape (n, n_features)
+            Features.
         y : labels
-            In any form that the class names.
+            Labels of the samples, in any form that the class lists.
         callbacks : list of Callback or callable, optional
-            Told how training gets on; see `slide.train.callbacks`.
+            Callbacks of the run; see `slide.train.callbacks`.
+
+        Returns
+        -------
+        SlideClassifier
+            The classifier itself.
 
         Raises
         ------
         ConfigError
-            A parameter is not what it may be.
+            A parameter of the class has a value that is not allowed.
         DataError
             `X` or `y` cannot be used, or they do not fit together; a ValueError.
         TypeError
-            An argument is not supported, such as ``sample_weight``, or `callbacks` are not a list of callbacks.
+            ``sample_weight`` is given, or `callbacks` is not a list of callbacks.
         """
-        data, targets = self._read(X, y, unsupported)
+        data, targets = self._read(X, y)
         run = self._run_config(targets.single)
         self._start(X, data, LabelSpace(targets.labels, targets.form, targets.dtype), run)
         return self._train(data, targets, run, callbacks)
 
+    @_refusing_weights
     @trains
-    def partial_fit(self, X, y, classes=None, *, callbacks=(), **unsupported) -> SlideClassifier:
-        """Train on from where the last call ended: one pass over these samples, at a learning rate that does not fall.
+    def partial_fit(
+        self,
+        X: object,
+        y: object,
+        classes: ArrayLike | None = None,
+        *,
+        callbacks: Iterable[Callback | Callable[[Progress], bool | None]] = (),
+    ) -> SlideClassifier:
+        """Go on training: one pass over these samples, with a constant learning rate.
 
-        Labels not known so far get outputs of their own; the others keep what they have learnt. A network that is then
-        shown only samples of new labels forgets old ones: mix in some of the former samples.
+        Labels that are new get outputs of their own; the others keep what they have learnt. A network that then sees
+        only samples of new labels forgets old ones: mix in some of the earlier samples.
 
         Parameters
         ----------
         X : matrix or data frame, shape (n, n_features)
-            In the first call it sets the number of features.
+            Features. The first call sets their number.
         y : labels
-            In any form; once samples have one label each, or several, it stays so.
+            Labels of the samples, in any form. Whether samples have one label each or several must be the same in all
+            calls.
         classes : array of labels, optional
-            More labels to make outputs for now: growing takes time in proportion to the labels there are, so name all
-            that are known. Unlike elsewhere in scikit-learn, others may follow.
+            More labels to make outputs for now. Adding outputs takes time in proportion to the labels that exist, so
+            name all known labels. Unlike elsewhere in scikit-learn, later calls may bring others.
         callbacks : list of Callback or callable, optional
             As for ``fit``.
+
+        Returns
+        -------
+        SlideClassifier
+            The classifier itself.
 
         Raises
         ------
@@ -241,10 +263,10 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
             As ``fit`` does.
         """
         first = not hasattr(self, "network_")
-        data, targets = self._read(X, y, unsupported, reset=first)
+        data, targets = self._read(X, y, reset=first)
         if not first and targets.single != self._labels.single:
-            now, then = ("several labels a sample", "one label a sample")[:: -1 if targets.single else 1]
-            raise DataError(f"training began with {then}, this y has {now}; give y in the form it had")
+            now, then = ("several labels per sample", "one label per sample")[:: -1 if targets.single else 1]
+            raise DataError(f"training began with {then}, but this y has {now}; give y in the form it had then")
         run = self._run_config(targets.single)
         labels = LabelSpace(targets.labels, targets.form, targets.dtype) if first else self._labels
         labels = labels.with_labels(targets.labels)
@@ -261,24 +283,25 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         return self._train(data, targets, dataclasses.replace(run, training=training), callbacks)
 
     @reads
-    def predict(self, X):
-        """Return the labels of some samples, in the form that `y` had in training.
+    def predict(self, X: object) -> np.ndarray | list[list] | csr_matrix:
+        """Return the labels of samples, in the form that `y` had in training.
 
         Parameters
         ----------
         X : matrix or data frame, shape (n, n_features)
+            Features.
 
         Returns
         -------
         labels : array [n], list of list, or matrix [n, n_labels]
-            One label a sample, the most probable one, if samples have one each. Otherwise those whose probability is
-            above `threshold`: as lists, best first, or as an indicator matrix, dense or sparse like that of training.
-            See ``predict_topk`` for a fixed number of labels.
+            If samples have one label each, the most probable label of each sample. If they may have several, all labels
+            whose probability is above `threshold`: as lists, best first, or as an indicator matrix, dense or sparse as
+            in training. See ``predict_topk`` for a fixed number of labels.
 
         Raises
         ------
         NotFittedError
-            Nothing has been learnt yet.
+            The classifier has not been trained.
         DataError
             `X` cannot be used, or has another number of features.
         """
@@ -298,26 +321,27 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
             out = np.zeros(shape, labels.dtype)
             out[np.repeat(np.arange(len(out)), np.diff(ptr)), outputs] = 1
             return out
-        out = csr_matrix((np.ones(len(outputs), labels.dtype), outputs, ptr), shape=shape)
-        out.sort_indices()
-        return out
+        matrix = csr_matrix((np.ones(len(outputs), labels.dtype), outputs, ptr), shape=shape)
+        matrix.sort_indices()
+        return matrix
 
     @reads
-    def predict_topk(self, X, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
-        """Return each sample's k most probable labels, exactly, in memory that does not depend on the number of labels.
+    def predict_topk(self, X: object, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
+        """Return each sample's k most probable labels, exactly; the memory does not depend on the number of labels.
 
         Parameters
         ----------
         X : matrix or data frame, shape (n, n_features)
+            Features.
         k : int
-            More than there are labels is taken for all.
+            Number of labels per sample, default 5; if there are fewer, all labels.
 
         Returns
         -------
         labels : array [n, k]
-            Best first.
+            Labels, best first.
         probabilities : float32 array [n, k]
-            As of ``predict_proba``.
+            Their probabilities; see ``predict_proba``.
 
         Raises
         ------
@@ -333,42 +357,45 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         return self._labels.labels[outputs], scores
 
     @reads
-    def predict_proba(self, X) -> np.ndarray:
+    def predict_proba(self, X: object) -> np.ndarray:
         """Return the probability of every label for every sample.
 
-        With loss ``"bce"`` these are sigmoids, and add up to 1 only where samples have one label each, because they are
-        then divided by their sum; with loss ``"softmax"`` they always add up to 1.
+        With loss ``"softmax"`` the probabilities of a sample add up to 1. With loss ``"bce"`` they are sigmoids; if
+        samples have one label each, they are divided by their sum, so that they add up to 1.
 
         Parameters
         ----------
         X : matrix or data frame, shape (n, n_features)
+            Features.
 
         Returns
         -------
         float32 array [n, n_labels]
-            Columns in the order of `classes_`.
+            Probabilities; the columns are in the order of `classes_`.
 
         Raises
         ------
         NotFittedError, DataError
             As ``predict`` does.
         MemoryError
-            The array is larger than the memory available; ``predict_topk`` needs little.
+            The array is larger than the memory that is available; ``predict_topk`` needs little.
         """
         return probabilities.probabilities(self._network(), self._scores(X), single=self._labels.single)
 
     @reads
-    def decision_function(self, X) -> np.ndarray:
-        """Return the logit of every label for every sample; of two labels, one a sample, that of the second alone.
+    def decision_function(self, X: object) -> np.ndarray:
+        """Return the logit of every label for every sample or, for two labels of which a sample has one, one number.
 
         Parameters
         ----------
         X : matrix or data frame, shape (n, n_features)
+            Features.
 
         Returns
         -------
-        float32 array [n, n_labels], or [n] for two labels of which a sample has one
-            Columns in the order of `classes_`.
+        float32 array [n, n_labels] or [n]
+            Logits; the columns are in the order of `classes_`. For two labels of which a sample has one: the logit of
+            the second label minus that of the first.
 
         Raises
         ------
@@ -383,18 +410,20 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         return logits[:, 1] - logits[:, 0]
 
     @reads
-    def score(self, X, y, sample_weight=None) -> float:
-        """Return P@1: the share of the samples whose most probable label is one of theirs.
+    def score(self, X: object, y: object, sample_weight: ArrayLike | None = None) -> float:
+        """Return P@1: the share of the samples whose most probable label is one of their labels.
 
-        Of samples with one label each that is the accuracy. For other measures pass ``scoring`` to scikit-learn, or
-        `slide.metrics` what ``network_.predict`` returns.
+        If samples have one label each, this is the accuracy. For other metrics, pass ``scoring`` to scikit-learn, or
+        pass the result of ``network_.predict`` to `slide.metrics`.
 
         Parameters
         ----------
         X : matrix or data frame, shape (n, n_features)
+            Features.
         y : labels
-            In any form. Labels that training did not know are never predicted.
+            Labels of the samples, in any form. Labels that did not occur in training are never predicted.
         sample_weight : array [n], optional
+            Weight of each sample; default: all equal.
 
         Raises
         ------
@@ -406,24 +435,27 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         _check_lengths(X, targets)
         outputs, _ = probabilities.best(self._network(), X, 1, single=self._labels.single)
         hits = self._labels.indicator(targets)[np.arange(X.shape[0]), outputs[:, 0]]
-        return float(np.average(np.asarray(hits, np.float64).ravel(), weights=sample_weight))
+        weights = None if sample_weight is None else np.asarray(sample_weight)
+        return float(np.average(np.asarray(hits, np.float64).ravel(), weights=weights))
 
     @reads
     def save(self, path: str | os.PathLike, *, moments: bool = False) -> None:
-        """Write the classifier to a folder of arrays and JSON, which ``load`` reads, and `slide.Network.load` as well.
+        """Write the classifier to a folder of arrays and JSON; `slide.Network.load` can read the folder too.
 
         Parameters
         ----------
         path : path-like
+            The folder to write.
         moments : bool
-            Also write the optimizer's moments: three times the size, and ``partial_fit`` can go on from there.
+            Also write the optimizer's moments, so that ``partial_fit`` can go on from there; default False. The folder
+            is then three times as large.
 
         Raises
         ------
         NotFittedError
-            Nothing has been learnt yet.
+            The classifier has not been trained.
         ValueError
-            The optimizer's moments are wanted of a classifier that was loaded without them.
+            `moments` is True, but the classifier was loaded without them.
         FileExistsError, OSError
             As `slide.Network.save` does.
         """
@@ -454,8 +486,9 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         path : path-like
-            A folder, which may come from anywhere: nothing in it is executed.
+            The folder. It may come from anywhere: nothing in it is executed.
         n_jobs : int, optional
+            As for the class.
 
         Raises
         ------
@@ -468,7 +501,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
             about = read_json(manifest)
         except FileNotFoundError:
             raise CheckpointError(
-                f"{path} has no {MANIFEST}: it is a network without the labels' names; slide.Network.load reads it"
+                f"{path} has no {MANIFEST}: it is a network without names of labels; slide.Network.load reads it"
             ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{manifest}: {error}") from None
@@ -478,8 +511,8 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
             raise CheckpointError(f"{manifest}: {type(error).__name__}: {error}") from None
 
     @classmethod
-    def _restored(cls, about, network, n_jobs):
-        """Make a classifier of a manifest and a network; a manifest that is wrong raises one of several errors."""
+    def _restored(cls, about: Any, network: Network, n_jobs: int | None) -> SlideClassifier:
+        """Make a classifier from a manifest and a network; a wrong manifest raises one of several errors."""
         if about["format"] != FORMAT or about["version"] != VERSION:
             raise ValueError(f"format {about['format']!r} version {about['version']!r} is not {FORMAT!r} {VERSION}")
         config = about["config"]
@@ -489,8 +522,8 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self._labels = LabelSpace.from_plain(about["labels"])
         self.classes_ = self._labels.classes
         if len(self._labels) != network.n_labels:
-            raise ValueError(f"{len(self._labels):,} labels, the network has {network.n_labels:,}")
-        # What fit and predict would refuse is refused while the file can be named.
+            raise ValueError(f"{len(self._labels):,} labels, but the network has {network.n_labels:,}")
+        # Checked here, where the message can name the file, and not only in fit and predict.
         self._check_threshold()
         self._run_config(self._labels.single)
         seen = dict(zip(("samples", "labels of samples"), about["seen"], strict=True))
@@ -501,48 +534,41 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         if names is not None:
             self.feature_names_in_ = np.array(names, dtype=object)
             if self.feature_names_in_.shape != (network.n_features,):
-                raise ValueError(f"{len(names):,} feature names, the network has {network.n_features:,} features")
+                raise ValueError(f"{len(names):,} feature names, but the network has {network.n_features:,} features")
         return self
 
-    def __sklearn_tags__(self):
-        """Tell scikit-learn what the classifier takes."""
+    def __sklearn_tags__(self) -> Any:
+        """Return what scikit-learn needs to know: sparse features and several labels per sample are supported."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.classifier_tags.multi_label = True
         return tags
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Return whether there is something to predict with."""
+        """Return whether the classifier has been trained."""
         return hasattr(self, "network_")
 
-    def _network(self):
+    def _network(self) -> Network:
         self._check_fitted()
         self.network_.threads = self._threads()
         return self.network_
 
-    def _check_fitted(self):
+    def _check_fitted(self) -> None:
         if not hasattr(self, "network_"):
             raise NotFittedError(
                 f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with appropriate arguments before "
                 "using this estimator."
             )
 
-    def _read(self, X, y, unsupported, reset=True):
+    def _read(self, X: object, y: object, reset: bool = True) -> tuple[csr_matrix, Targets]:
         """Return the features and targets of a call to train."""
-        if unsupported:
-            if "sample_weight" in unsupported:
-                raise TypeError(
-                    "SlideClassifier does not weigh samples: leave sample_weight out, and repeat samples that are to "
-                    "count more"
-                )
-            raise TypeError(f"fit() got unexpected arguments: {', '.join(unsupported)}")
         data = read_features(X) if reset else self._features(X)
         targets = read_targets(y, DataConversionWarning)
         _check_lengths(data, targets)
         return data, targets
 
-    def _start(self, X, data, labels, run):
-        """Make the network of a first call to train."""
+    def _start(self, X: object, data: csr_matrix, labels: LabelSpace, run: RunConfig) -> None:
+        """Make the network in the first call to train."""
         if not len(labels):
             raise DataError("no training sample has a label: there is nothing to learn")
         names = column_names(X)
@@ -555,15 +581,21 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         self._labels, self.classes_, self._seen = labels, labels.classes, (0, 0)
         self.network_ = network
 
-    def _train(self, data, targets, run, callbacks):
+    def _train(
+        self,
+        data: csr_matrix,
+        targets: Targets,
+        run: RunConfig,
+        callbacks: Iterable[Callback | Callable[[Progress], bool | None]],
+    ) -> SlideClassifier:
         Y = self._labels.indicator(targets)
         self.history_ = self._network().fit(data, Y, config=run.training, callbacks=callbacks)
         samples, named = self._seen
         self._seen = (samples + Y.shape[0], named + Y.nnz)
         return self
 
-    def _features(self, X):
-        """Return the features of samples to predict, checked against those of training."""
+    def _features(self, X: object) -> csr_matrix:
+        """Return the features of samples, checked against those of training."""
         self._check_fitted()
         names, fitted = column_names(X), getattr(self, "feature_names_in_", None)
         who = type(self).__name__
@@ -573,20 +605,19 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
             warnings.warn(
                 f"X does not have valid feature names, but {who} was fitted with feature names", stacklevel=4
             )
-        elif names is not None and not np.array_equal(names, fitted):
+        elif names is not None and fitted is not None and not np.array_equal(names, fitted):
             raise DataError(names_mismatch(fitted, names))
-        X = read_features(X)
-        if X.shape[1] != self.n_features_in_:
+        data = read_features(X)
+        if data.shape[1] != self.n_features_in_:
             raise DataError(
-                f"X has {X.shape[1]} features, but {who} is expecting {self.n_features_in_} features as input"
+                f"X has {data.shape[1]} features, but {who} is expecting {self.n_features_in_} features as input"
             )
-        return X
+        return data
 
-    def _scores(self, X):
-        X = self._features(X)
-        return probabilities.all_logits(self._network(), X, self._labels.order)
+    def _scores(self, X: object) -> np.ndarray:
+        return probabilities.all_logits(self._network(), self._features(X), self._labels.order)
 
-    def _threads(self):
+    def _threads(self) -> int:
         n_jobs = _plain(self.n_jobs)
         if n_jobs is None or n_jobs == 0:
             if n_jobs == 0:
@@ -596,13 +627,13 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
             return max(1, parallel.available_cpus() + 1 + n_jobs)
         return parallel.resolve_threads(n_jobs)
 
-    def _check_threshold(self):
+    def _check_threshold(self) -> None:
         threshold = self.threshold
         if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 <= threshold < 1:
             raise ConfigError(f"threshold must be a number from 0 to below 1, got {shown(threshold)}")
 
-    def _run_config(self, single):
-        """Return the configuration that parameters and `config` make together."""
+    def _run_config(self, single: bool) -> RunConfig:
+        """Return `config` with the parameters in place; `single` says whether samples have one label each."""
         run = RunConfig() if self.config is None else self.config
         if not isinstance(run, RunConfig):
             raise ConfigError(
@@ -614,7 +645,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         for name, value in given.items():
             if value is not None:
                 run = _changed(run, PLACES[name], **{name: value})
-        hidden = run.network.hidden
+        hidden = list(run.network.hidden)
         units = _units(self.hidden_units)
         if units:
             hidden = [dataclasses.replace(hidden[min(i, len(hidden) - 1)], units=n) for i, n in enumerate(units)]
@@ -624,10 +655,10 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         seed = self._seed(run.network.seed)
         return _changed(run, ("network",), hidden=tuple(hidden), seed=seed)
 
-    def _seed(self, otherwise):
+    def _seed(self, default: int) -> int:
         state = self.random_state
         if state is None:
-            return otherwise
+            return default
         if isinstance(state, np.random.Generator):
             return int(state.integers(2**31))
         if isinstance(state, np.random.RandomState):
@@ -635,7 +666,7 @@ class SlideClassifier(ClassifierMixin, BaseEstimator):
         return _plain(state)
 
 
-def _changed(config, sections, **changes):
+def _changed(config: Any, sections: tuple[str, ...], **changes: Any) -> Any:
     """Return a configuration with fields of one of its sections changed."""
     if not sections:
         return dataclasses.replace(config, **changes)
@@ -643,22 +674,22 @@ def _changed(config, sections, **changes):
     return dataclasses.replace(config, **{sections[0]: inner})
 
 
-def _units(hidden_units):
-    """The units of each hidden layer, none where the parameter was left out."""
+def _units(hidden_units: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Return the units of each hidden layer; none if the parameter was left out."""
     if hidden_units is None:
         return ()
-    many = isinstance(hidden_units, (list, tuple, np.ndarray))
-    return tuple(_plain(units) for units in (hidden_units if many else (hidden_units,)))
+    many = hidden_units if isinstance(hidden_units, (list, tuple, np.ndarray)) else (hidden_units,)
+    return tuple(_plain(units) for units in many)
 
 
-def _plain(value):
-    """NumPy's numbers, such as a search draws, as Python's."""
+def _plain(value: Any) -> Any:
+    """Return NumPy's numbers, which a search may draw, as Python's; other values unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_lengths(X: csr_matrix, targets: Targets) -> None:
     if X.shape[0] != targets.Y.shape[0]:
         raise DataError(
-            f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]:,} samples, y names the "
+            f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]:,} samples, y has the "
             f"labels of {targets.Y.shape[0]:,}"
         )

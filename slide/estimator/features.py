@@ -1,6 +1,8 @@
-"""Features as users have them, arrays, sparse matrices and data frames, and the names of their columns."""
+"""Features as users have them (arrays, sparse matrices, data frames), and the names of their columns."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix, issparse
@@ -8,17 +10,17 @@ from scipy.sparse import csr_matrix, issparse
 from slide.data.dataset import DataError, as_float32_csr
 
 
-def is_frame(table) -> bool:
-    """Return whether something is a data frame: a table whose columns have names and that becomes an array."""
+def is_frame(table: object) -> bool:
+    """Return whether something is a data frame: it has named columns, and NumPy can make an array of it."""
     return hasattr(table, "columns") and hasattr(table, "__array__") and not issparse(table)
 
 
-def read_features(X) -> csr_matrix:
-    """Return any table of numbers as a float32 CSR matrix.
+def read_features(X: Any) -> csr_matrix:
+    """Return a table of numbers as a float32 CSR matrix, shape (n, n_features).
 
     Parameters
     ----------
-    X : sparse matrix or array, array-like, or data frame, shape (n, n_features)
+    X : sparse matrix or array, array-like, or data frame
         Sparse columns of a pandas frame stay sparse.
 
     Raises
@@ -26,7 +28,7 @@ def read_features(X) -> csr_matrix:
     DataError
         `X` has no samples or no features, is not two-dimensional, or has a value that is not a finite real number.
     TypeError
-        A value is no number at all.
+        A value is not a number.
     """
     if is_frame(X):
         X = _of_frame(X)
@@ -48,16 +50,10 @@ def read_features(X) -> csr_matrix:
     return as_float32_csr(X, "X")
 
 
-def column_names(X) -> np.ndarray | None:
-    """Return the names of a data frame's columns, None for other tables and for columns that are only numbered.
+def column_names(X: Any) -> np.ndarray | None:
+    """Return the names of a data frame's columns as an object array [n_features].
 
-    Parameters
-    ----------
-    X : any table
-
-    Returns
-    -------
-    object array [n_features] or None
+    None for other tables, and for columns that only have numbers.
 
     Raises
     ------
@@ -77,12 +73,7 @@ def column_names(X) -> np.ndarray | None:
 
 
 def names_mismatch(fitted: np.ndarray, given: np.ndarray) -> str:
-    """Return what to say of columns whose names are not those, in the order, that training saw.
-
-    Parameters
-    ----------
-    fitted, given : object array
-    """
+    """Return an error message for columns whose names, or their order, differ from those in training."""
     known, here = set(fitted), set(given)
     lines = ["The feature names should match those that were passed during fit."]
     for title, names in (
@@ -96,8 +87,8 @@ def names_mismatch(fitted: np.ndarray, given: np.ndarray) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _of_frame(X):
-    """A data frame as a sparse matrix if all its columns are sparse, else as an array."""
+def _of_frame(X: Any) -> Any:
+    """Return a data frame as a sparse matrix if all its columns are sparse, or else as an array."""
     dtypes = list(getattr(X, "dtypes", ()))
     if dtypes and hasattr(X, "sparse") and all(hasattr(dtype, "fill_value") for dtype in dtypes):
         return X.sparse.to_coo()

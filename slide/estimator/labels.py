@@ -1,18 +1,20 @@
-"""Labels as users have them: read from whatever names them, and put in the order of a network's outputs.
+"""Labels as users have them, and their order among a network's outputs.
 
-Any string or number is a label. Samples have one each, or any number of them, in these forms:
+Any string or number is a label. Samples have one label each, or any number of labels, in one of these forms:
 
 - ``"single"``: a list or array of labels, one for each sample;
 - ``"collections"``: a list or array of sets, lists, tuples or arrays of labels;
-- ``"indicator"``: a dense matrix of 0 and 1, or a data frame, whose columns' names are then the labels;
+- ``"indicator"``: a dense matrix of 0 and 1, or a data frame of them, whose column names are then the labels;
 - ``"sparse"``: a sparse matrix of 0 and 1.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix, issparse
@@ -26,18 +28,18 @@ COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
 
 @dataclass(frozen=True)
 class Targets:
-    """What samples are labelled with.
+    """The labels of some samples.
 
     Attributes
     ----------
     form : str
-        One of the four above.
+        One of the four forms above.
     labels : array [n_labels]
-        Distinct; ascending, but for matrices, whose columns they are.
+        All labels, each once: ascending or, for a matrix, in the order of its columns.
     Y : csr_matrix of float32, shape (n, n_labels)
-        Label indicator of ones.
+        A one for each label of a sample.
     dtype : dtype
-        Of a matrix that was given, int64 otherwise.
+        Type of the matrix that was given; int64 for other forms.
     """
 
     form: str
@@ -51,22 +53,22 @@ class Targets:
         return self.form == "single"
 
 
-def read_targets(y, warning: type[Warning] = UserWarning) -> Targets:
+def read_targets(y: Any, warning: type[Warning] = UserWarning) -> Targets:
     """Read labels in any of the forms.
 
-    A list of lists of equal length, two or more, that hold only 0 and 1 is an indicator matrix; sets are always
-    collections.
+    A list of lists that have the same length, two or more, and only hold 0 and 1 is an indicator matrix; sets are
+    always collections.
 
     Parameters
     ----------
     y : array-like, sparse matrix or data frame
     warning : type
-        Of the warning that a column of labels is taken for a list of them.
+        Class of the warning that a matrix of one column is read as a list of labels.
 
     Raises
     ------
     DataError
-        `y` is in none of these forms, or has values that are no labels.
+        `y` is in none of these forms, or has values that cannot be labels.
     """
     if y is None:
         raise DataError("SlideClassifier requires y to be passed, but the target y is None: it learns from labels")
@@ -94,17 +96,17 @@ def read_targets(y, warning: type[Warning] = UserWarning) -> Targets:
     return _single(y)
 
 
-def _has_collections(y):
+def _has_collections(y: Iterable[object]) -> bool:
     return any(isinstance(sample, COLLECTIONS) for sample in y)
 
 
-def _single(y):
+def _single(y: np.ndarray) -> Targets:
     y = _checked(y)
     labels, ids = np.unique(y, return_inverse=True)
     return Targets("single", labels, _indicator(ids, np.arange(len(y) + 1), len(labels)), np.dtype(np.int64))
 
 
-def _collections(y):
+def _collections(y: Sequence[Any] | np.ndarray) -> Targets:
     if not all(isinstance(sample, COLLECTIONS) for sample in y):
         raise DataError("y mixes samples that have a collection of labels with samples that have none; use [] for none")
     # NumPy's own numbers and strings become Python's.
@@ -112,9 +114,9 @@ def _collections(y):
     if _is_nested_matrix(y, samples):
         return _matrix("indicator", np.array(samples), None)
     counts = np.fromiter(map(len, samples), np.int64, len(samples))
-    ids: dict = {}
+    ids: dict[Any, int] = {}
     try:
-        columns = [ids.setdefault(label, len(ids)) for label in chain.from_iterable(samples)]
+        places = [ids.setdefault(label, len(ids)) for label in chain.from_iterable(samples)]
         found = np.array(list(ids), dtype=object)
     except (TypeError, ValueError):
         raise DataError("Unknown label type: a label in y is itself a collection, not a string or number") from None
@@ -122,12 +124,11 @@ def _collections(y):
     if not any(isinstance(label, str) for label in ids):
         found = np.array(list(ids))
     labels, rank = np.unique(found, return_inverse=True)
-    columns = rank[np.array(columns, dtype=np.int64)]
-    Y = _indicator(columns, np.append(0, np.cumsum(counts)), len(labels))
+    Y = _indicator(rank[np.array(places, dtype=np.int64)], np.append(0, np.cumsum(counts)), len(labels))
     return Targets("collections", labels, Y, np.dtype(np.int64))
 
 
-def _is_nested_matrix(y, samples):
+def _is_nested_matrix(y: Sequence[Any] | np.ndarray, samples: list[list]) -> bool:
     widths = {len(sample) for sample in samples}
     if len(widths) != 1 or widths <= {0, 1} or any(isinstance(sample, (set, frozenset)) for sample in y):
         return False
@@ -137,28 +138,28 @@ def _is_nested_matrix(y, samples):
         return False
 
 
-def _matrix(form, Y, labels):
+def _matrix(form: str, Y: Any, labels: np.ndarray | None) -> Targets:
     dtype = Y.dtype
     if dtype.kind not in "biuf":
         raise DataError(
-            f"Unknown label type: a two-dimensional y is a matrix of 0 and 1, a column for each label; this one holds "
-            f"{dtype}. Pass samples with several labels as a list of sets"
+            f"Unknown label type: a two-dimensional y must be a matrix of 0 and 1, a column for each label; this one "
+            f"has type {dtype}. Pass samples with several labels as a list of sets"
         )
     Y = as_float32_csr(Y, "y")
     if not np.isin(Y.data, (0, 1)).all():
         raise DataError(
-            "Unknown label type: multiclass-multioutput or continuous-multioutput. A two-dimensional y is a matrix of "
-            "0 and 1, a column for each label; pass samples with several labels as a list of sets"
+            "Unknown label type: multiclass-multioutput or continuous-multioutput. A two-dimensional y must be a "
+            "matrix of 0 and 1, a column for each label; pass samples with several labels as a list of sets"
         )
     if not Y.shape[1]:
-        raise DataError("y is a matrix of no columns: there is no label to learn")
+        raise DataError("y is a matrix without columns: there is no label to learn")
     if not Y.data.all():
         Y = Y.copy()
         Y.eliminate_zeros()
     return Targets(form, np.arange(Y.shape[1]) if labels is None else _checked(labels), Y, dtype)
 
 
-def _indicator(columns, indptr, n_labels):
+def _indicator(columns: np.ndarray, indptr: np.ndarray, n_labels: int) -> csr_matrix:
     ones = np.ones(len(columns), dtypes.VALUE)
     Y = csr_matrix((ones, columns, indptr), shape=(len(indptr) - 1, n_labels))
     Y.sum_duplicates()
@@ -166,8 +167,8 @@ def _indicator(columns, indptr, n_labels):
     return Y
 
 
-def _checked(labels):
-    """Return labels, or raise DataError if they are not all strings or all numbers that name something."""
+def _checked(labels: np.ndarray) -> np.ndarray:
+    """Return labels, or raise DataError if they are neither all strings nor all finite whole numbers."""
     if labels.dtype.kind == "O":
         strings = [isinstance(label, str) for label in labels]
         numbers = [isinstance(label, (int, float, np.number, np.bool_)) for label in labels]
@@ -199,18 +200,18 @@ class LabelSpace:
     Parameters
     ----------
     labels : array [n]
-        Distinct, in the order of the outputs.
+        The labels, each once, in the order of the outputs.
     form : str
-        Of the predictions, as of `Targets`.
+        Form of predictions; see `Targets`.
     dtype : dtype
-        Of predicted matrices.
+        Type of predicted matrices.
 
     Attributes
     ----------
     classes : array [n]
-        The labels as they are shown: ascending, or for matrices in the order of the columns.
+        The labels in the order that users see: ascending or, for matrices, in the order of the columns.
     order : int32 array [n]
-        The output of each of these.
+        The output of each label in `classes`.
     """
 
     def __init__(self, labels: np.ndarray, form: str, dtype: np.dtype):
@@ -230,52 +231,29 @@ class LabelSpace:
         return self.form == "single"
 
     def outputs(self, labels: np.ndarray) -> np.ndarray:
-        """Return the output of each label, -1 for unknown ones.
-
-        Parameters
-        ----------
-        labels : array [n]
-
-        Returns
-        -------
-        int64 array [n]
-        """
+        """Return the output of each label as int64, -1 for unknown labels."""
         known = {label: output for output, label in enumerate(self.labels.tolist())}
         return np.fromiter((known.get(label, -1) for label in labels.tolist()), np.int64, len(labels))
 
     def with_labels(self, labels: np.ndarray) -> LabelSpace:
-        """Return a space that has some labels more; those it has already keep their outputs.
-
-        Parameters
-        ----------
-        labels : array
-            Distinct.
+        """Return a space that has these labels too, each once; known labels keep their outputs.
 
         Raises
         ------
         DataError
-            These labels are strings where the others are numbers, or the reverse.
+            These labels are strings and the known ones are numbers, or the reverse.
         """
         if _are_strings(labels) != _are_strings(self.labels):
             kinds = ("numbers", "strings")
             raise DataError(
                 f"the labels so far are {kinds[_are_strings(self.labels)]}, those of this y are "
-                f"{kinds[_are_strings(labels)]}; convert them to be alike"
+                f"{kinds[_are_strings(labels)]}; convert them to the same kind"
             )
         new = labels[self.outputs(labels) < 0]
         return LabelSpace(np.concatenate([self.labels, new]), self.form, self.dtype) if len(new) else self
 
     def indicator(self, targets: Targets) -> csr_matrix:
-        """Return the samples' labels in the order of the outputs; labels that are unknown follow them.
-
-        Parameters
-        ----------
-        targets : Targets
-
-        Returns
-        -------
-        csr_matrix of float32, shape (n, n_labels or more)
-        """
+        """Return the samples' labels as float32, a column for each output and then for each unknown label."""
         outputs = self.outputs(targets.labels)
         unknown = outputs < 0
         outputs[unknown] = len(self) + np.arange(np.count_nonzero(unknown))
@@ -286,19 +264,13 @@ class LabelSpace:
         return Y
 
     def to_plain(self) -> dict:
-        """Return what JSON can hold of the space."""
+        """Return the space as values that JSON can hold."""
         types = {"dtype": self.dtype.str, "type": self.labels.dtype.str}
         return {"form": self.form, **types, "labels": self.labels.tolist()}
 
     @classmethod
     def from_plain(cls, plain: dict) -> LabelSpace:
-        """Return the space that ``to_plain`` described.
-
-        Raises
-        ------
-        ValueError
-            It did not; the message says what is wrong.
-        """
+        """Return the space that ``to_plain`` described; ValueError says what is wrong with a description."""
         form, labels = plain.get("form"), plain.get("labels")
         if form not in ("single", "collections", "indicator", "sparse"):
             raise ValueError(f"form is {form!r}")
@@ -308,7 +280,7 @@ class LabelSpace:
             raise ValueError(error) from None
         if not isinstance(labels, list) or not all(isinstance(label, (str, int, float)) for label in labels):
             raise ValueError("labels must be a list of strings or numbers")
-        # The type says how long the longest label is, and every label takes as much.
+        # Every label takes as many bytes as the type says that the longest one needs.
         longest = max([1, *(len(label) for label in labels if isinstance(label, str))])
         if kind.kind == "U" and kind.itemsize > 4 * longest:
             raise ValueError(f"type {kind.str!r} is of longer labels than there are")
@@ -320,5 +292,5 @@ class LabelSpace:
             raise ValueError(error) from None
 
 
-def _are_strings(labels):
+def _are_strings(labels: np.ndarray) -> bool:
     return len(labels) > 0 and isinstance(labels.tolist()[0], str)

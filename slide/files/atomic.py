@@ -14,34 +14,32 @@ from pathlib import Path
 from typing import BinaryIO
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""Why a file that is open cannot be written to."""
+"""Errors of writing to a file that is already open."""
 
 OPEN = ("/dev/std", "/dev/fd/", "/proc/")
-"""How the names of files begin that a process has open."""
+"""Beginnings of the names of files that a process has open."""
 
 _HERE, _EXCHANGE = -100, 2
-"""Of Linux: paths as they are, and the flag that lets two names change places."""
+"""Linux's AT_FDCWD, for paths as they are, and RENAME_EXCHANGE, the flag that lets two names change places."""
 
 
 class NotRegular(OSError):
-    """Something that is no file of bytes: a pipe, a device, a socket. To read one may take forever."""
+    """The path is not a file of bytes but a pipe, a device or a socket, from which reading may never end."""
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Open a file for reading, and nothing but a file: a link may lead to one, not to a pipe or a device.
-
-    Parameters
-    ----------
-    path : path-like
+    """Open a regular file for reading, or a link to one.
 
     Raises
     ------
     NotRegular
-        It is something else.
-    IsADirectoryError, OSError
-        It is a folder, or cannot be opened.
+        The path is a pipe, a device or a socket.
+    IsADirectoryError
+        The path is a folder.
+    OSError
+        The file cannot be opened.
     """
-    # Without waiting for whoever would write to a pipe.
+    # O_NONBLOCK: opening a pipe must not wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -54,23 +52,16 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to fill, under a name that begins with a dot, which becomes `path` when the block ends.
+    """Yield a folder to fill, under a name that begins with a dot, which becomes `path` when the block ends.
 
-    Where there is a folder of that name the two change places at the last moment: at once where the system can do that
-    (Linux, on most file systems), else by two renames, between which nothing has that name. A block that raises leaves
-    everything as it was; a process that is killed leaves the unfinished folder too, which `remove_unfinished` clears
-    away. Whether what is at `path` may be replaced is the caller's to check; files are to be on the disk when the block
-    ends, as `write_file` sees to.
+    A folder that has this name already changes places with the new one at the last moment. Where the system can do so
+    (Linux, on most file systems), this is one step; on others it takes two renames, between which nothing has the name.
+    If the block raises, everything stays as it was. If the process is killed, the unfinished folder stays as well;
+    `remove_unfinished` removes it.
 
-    Parameters
-    ----------
-    path : Path
-        If it is a link, the folder that it names is replaced.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be made, filled or renamed; it names `path`.
+    The caller checks whether `path` may be replaced, and writes files to the disk itself, as `write_file` does. If
+    `path` is a link, the folder that it names is replaced. An OSError of making, filling or renaming the folder names
+    `path`.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,34 +93,25 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming(path: Path, prefix: str | None = None) -> Iterator[None]:
-    """Let an OSError of a block name what could not be written in place of the temporary file, or of none.
+    """Make an OSError of writing name `path`, which the block writes, where it would name a temporary file or none.
 
-    Parameters
-    ----------
-    path : Path
-        What the block writes.
-    prefix : str, optional
-        With which the names of its temporary files begin, where it replaces `path` at its end.
+    If the block writes temporary files and replaces `path` at its end, their names begin with `prefix`.
     """
     try:
         yield
     except OSError as error:
         temporary = prefix is not None and error.filename is not None and prefix in os.fsdecode(error.filename)
-        # Errors of writing to an open file have no name; others may be of a file that the block reads.
-        if temporary or (error.filename is None and error.errno in NO_ROOM):
+        # Errors of writing to an open file have no name; those with another name may be about a file that is read.
+        if error.errno is not None and (temporary or (error.filename is None and error.errno in NO_ROOM)):
             kept = "" if prefix is None else "; it was not written, and what was there before is as it was"
             raise OSError(error.errno, os.strerror(error.errno) + kept, str(path)) from error
         raise
 
 
 def write_file(file: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file to the disk itself: when this returns, a power cut does not lose it.
+    """Write a file to the disk itself: once this has returned, a power cut does not lose it.
 
-    Parameters
-    ----------
-    file : Path
-    write : callable
-        Given the open file.
+    `write` is called with the open file.
     """
     with open(file, "wb") as stream:
         write(stream)
@@ -138,14 +120,10 @@ def write_file(file: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_in_place(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file under another name, to the disk itself, and rename it; nothing is left where that fails.
+    """Write a file under another name, to the disk itself, and rename it; if that fails, nothing of it is left.
 
-    Parameters
-    ----------
-    path : Path
-        If it is a link, the file that it names is replaced; if it is a pipe or a device, it is written to.
-    write : callable
-        Given the open file.
+    `write` is called with the open file. If `path` is a link, the file that it names is replaced. A pipe or a device is
+    not replaced but written to.
     """
     if is_device(path):
         with naming(path), open(path, "wb") as stream:
@@ -168,23 +146,14 @@ def write_in_place(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def is_device(path: Path) -> bool:
-    """Tell whether a path is of a pipe, a device or an open file, which are written to as they are and not replaced.
-
-    Parameters
-    ----------
-    path : Path
-    """
+    """Tell whether a path is a pipe, a device or an open file, which are written to and not replaced."""
     return (path.exists() and not path.is_file()) or os.fspath(path).startswith(OPEN)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder that is there completely or not at all, whenever the process is killed.
+    """Remove a folder, so that it is there completely or not at all even if the process is killed meanwhile.
 
-    What cannot be removed is left, under a name that `remove_unfinished` knows.
-
-    Parameters
-    ----------
-    path : Path
+    Files that cannot be removed are left under a name that `remove_unfinished` finds.
     """
     with contextlib.suppress(OSError):
         hidden = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.old.", dir=path.parent))
@@ -193,24 +162,19 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_unfinished(parent: Path) -> None:
-    """Remove what killed processes left in a folder that only ``new_folder`` writes to.
-
-    Parameters
-    ----------
-    parent : Path
-    """
+    """Remove what killed processes left in a folder that only `new_folder` writes to."""
     for folder in parent.glob(".*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _exchange(one, other):
-    """Let two names change places at once; return whether the system could."""
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; return False if the system cannot."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
     return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
-def _sync(folder):
-    """Have the disk know the folder's names."""
+def _sync(folder: Path) -> None:
+    """Write the names in a folder to the disk itself."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,30 +1,31 @@
-"""JSON files and the plain values in them, each checked before anything is done with it."""
+"""JSON files and the plain values in them, each of which is checked before it is used.
+
+The readers of values raise KeyError if the field is missing, TypeError if `values` is not a dict, and ValueError if the
+value is not what is expected.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
+from typing import Literal, overload
 
 from slide.files.atomic import open_regular
 
 MOST = 2**53
-"""The largest count: what every program that reads JSON holds exactly."""
+"""Largest count: every program that reads JSON holds whole numbers exactly up to here."""
 
 
 def read_json(path: Path) -> object:
-    """Return what a JSON file says.
-
-    Parameters
-    ----------
-    path : Path
+    """Return the content of a JSON file.
 
     Raises
     ------
     OSError
-        The file cannot be read, or is no regular file; FileNotFoundError where there is none.
+        The file cannot be read, or is not a regular file; FileNotFoundError if there is none.
     ValueError
-        It is no JSON.
+        The content is not JSON.
     """
     with open_regular(path) as file:
         try:
@@ -33,24 +34,12 @@ def read_json(path: Path) -> object:
             raise ValueError("values nested in one another too deeply") from None
 
 
+@overload
+def read_count(values: dict, name: str, most: int = ..., *, optional: Literal[False] = ...) -> int: ...
+@overload
+def read_count(values: dict, name: str, most: int = ..., *, optional: bool) -> int | None: ...
 def read_count(values: dict, name: str, most: int = MOST, *, optional: bool = False) -> int | None:
-    """Return a whole number from 0 on.
-
-    Parameters
-    ----------
-    values : dict
-    name : str
-    most : int
-    optional : bool
-        Whether it may be None.
-
-    Raises
-    ------
-    KeyError, TypeError
-        `values` has it not, or is no dict.
-    ValueError
-        It is something else.
-    """
+    """Return a whole number from 0 to `most`, or None if it is `optional`."""
     value = values[name]
     if optional and value is None:
         return None
@@ -60,15 +49,7 @@ def read_count(values: dict, name: str, most: int = MOST, *, optional: bool = Fa
 
 
 def read_figure(values: dict, name: str, *, finite: bool = False) -> float:
-    """Return a number, which need not be finite; raises as `read_count` does.
-
-    Parameters
-    ----------
-    values : dict
-    name : str
-    finite : bool
-        Whether it must be.
-    """
+    """Return a number, which may be infinite or NaN unless it must be `finite`."""
     value = values[name]
     number = isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST)
     if not number or (finite and not math.isfinite(value)):
@@ -77,13 +58,7 @@ def read_figure(values: dict, name: str, *, finite: bool = False) -> float:
 
 
 def read_flag(values: dict, name: str) -> bool:
-    """Return True or False; raises as `read_count` does.
-
-    Parameters
-    ----------
-    values : dict
-    name : str
-    """
+    """Return True or False."""
     value = values[name]
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, got {shown(value)}")
@@ -91,13 +66,7 @@ def read_flag(values: dict, name: str) -> bool:
 
 
 def read_figures(values: dict, name: str) -> dict[str, float]:
-    """Return numbers by name; raises as `read_count` does.
-
-    Parameters
-    ----------
-    values : dict
-    name : str
-    """
+    """Return numbers by name."""
     figures = values[name]
     if not isinstance(figures, dict):
         raise ValueError(f"{name} must be numbers by name, got {shown(figures)}")
@@ -105,14 +74,14 @@ def read_figures(values: dict, name: str) -> dict[str, float]:
 
 
 MAX_QUOTE = 1000
-"""Characters of a value that a message has at most."""
+"""Largest number of characters of a value in a message."""
 
 
-def shown(value):
-    """Return a value as messages quote it: its beginning, if it is long."""
+def shown(value: object) -> str:
+    """Return a value as messages quote it: only its beginning if it is long."""
     try:
         text = repr(value)
-    except ValueError:  # Python converts no number of thousands of digits.
+    except ValueError:  # Python refuses to convert thousands of digits.
         return "a number of thousands of digits"
     except RecursionError:
         return "values nested in one another"
@@ -120,17 +89,14 @@ def shown(value):
 
 
 def as_json(report: dict) -> str:
-    """Return one line of JSON; numbers that are not finite, for which JSON has no word, become null.
+    """Return plain values, and dictionaries of them, as a line of JSON.
 
-    Parameters
-    ----------
-    report : dict
-        Plain values and dictionaries of them.
+    Numbers that are not finite become null, because JSON has no word for them.
     """
     return json.dumps(_finite(report), allow_nan=False)
 
 
-def _finite(value):
+def _finite(value: object) -> object:
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):

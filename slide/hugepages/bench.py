@@ -1,26 +1,33 @@
-"""Gather, scatter and stream over rows in 4 KiB and in 2 MiB pages, one against the other."""
+"""Compares gather, scatter and stream over rows in 4 KiB and in 2 MiB pages."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from slide.hugepages.counters import Counters
 from slide.hugepages.facts import HUGEPAGE
 from slide.hugepages.probe import free_reserved
 from slide.system import smaps
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from slide.kernels.memory import HugeBuffer
+
 ROW_BYTES = (64, 512, 3136)
-"""A cache line; 128 weights; a row of 256 weights with both of Adam's moments."""
+"""Sizes of rows: a cache line; 128 weights; a row of 256 weights with both of Adam's moments."""
 
 WORKING_SETS = (16 << 20, 128 << 20, 512 << 20)
-"""From what two levels of TLB cover with small pages, to far more."""
+"""Sizes of buffers: from what two levels of TLB cover with small pages, to far more."""
 
 BYTES_MOVED = 32 << 20
-"""Of one measurement."""
+"""Number of bytes that one measurement moves."""
 
 MODES = {"off": "4 KiB", "auto": "2 MiB", "hugetlb": "2 MiB reserved"}
+"""Kinds of pages, by the mode of `slide.kernels.memory.HugeBuffer` that asks for them."""
 
 
 def bench(
@@ -30,23 +37,23 @@ def bench(
     rounds: int = 9,
     seed: int = 0,
 ) -> dict:
-    """Measure every operation on every kind of pages, in turn within a round; medians over the rounds.
+    """Measure every operation on every kind of pages, interleaved in each round; results are medians over the rounds.
 
     Parameters
     ----------
     row_bytes : sequence of int
-        Multiples of 4.
+        Sizes of rows, multiples of 4.
     working_sets : sequence of int
-        Bytes of each buffer; there is one for each kind of pages at a time.
-    rounds : int
+        Sizes of buffers in bytes. For each size there is one buffer for each kind of pages at a time.
     seed : int
-        Of the rows' random order.
+        Seed of the random order of rows.
 
     Returns
     -------
     dict
-        ``"results"``, each with the medians in seconds by mode, how many times faster each is than 4 KiB pages and,
-        where the processor counts them, events for each row; ``"counters_missing"``: why others are not counted.
+        ``"results"``: a dict for each measurement, with the medians in seconds by mode, the speedups against 4 KiB
+        pages, and events per row, if the processor counts them; ``"counters_missing"``: the reason for each event that
+        is not counted.
     """
     from slide.kernels.memory import HugeBuffer
     from slide.kernels.pagebench import touch
@@ -67,8 +74,8 @@ def bench(
     return {"rounds": rounds, "results": results, "counters_missing": counters.missing}
 
 
-def _huge_shares(buffers):
-    """How much of each buffer is in hugepages, None where the system does not tell."""
+def _huge_shares(buffers: Mapping[str, HugeBuffer]) -> dict[str, float | None]:
+    """Return the share of each buffer that is in hugepages; None if the system does not tell."""
     found = smaps.mappings()
     if found is None:
         return dict.fromkeys(buffers)
@@ -77,7 +84,9 @@ def _huge_shares(buffers):
     return dict(zip(buffers, shares, strict=True))
 
 
-def _measure(buffers, row_bytes, rounds, seed, counters):
+def _measure(
+    buffers: Mapping[str, HugeBuffer], row_bytes: int, rounds: int, seed: int, counters: Counters
+) -> dict[str, dict]:
     import numpy as np
 
     from slide.kernels import pagebench
@@ -86,7 +95,7 @@ def _measure(buffers, row_bytes, rounds, seed, counters):
     rows = {mode: buffer.array((buffer.nbytes // row_bytes, dim), np.float32) for mode, buffer in buffers.items()}
     n = len(next(iter(rows.values())))
     for array in rows.values():
-        # What touching left there are no numbers to calculate with: subnormal ones take the slow way.
+        # Touching left bytes that are subnormal numbers, with which processors calculate slowly.
         array.fill(0.0)
     rng = np.random.default_rng(seed)
     order = rng.integers(0, n, max(1, BYTES_MOVED // row_bytes))
@@ -100,7 +109,9 @@ def _measure(buffers, row_bytes, rounds, seed, counters):
     return {name: _interleaved(calls[name], rows, counts[name], rounds, counters) for name in calls}
 
 
-def _interleaved(call, rows, count, rounds, counters):
+def _interleaved(
+    call: Callable[[np.ndarray], object], rows: Mapping[str, np.ndarray], count: int, rounds: int, counters: Counters
+) -> dict:
     times: dict[str, list[float]] = {mode: [] for mode in rows}
     events: dict[str, list[dict]] = {mode: [] for mode in rows}
     for number in range(rounds + 1):

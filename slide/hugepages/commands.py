@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from slide.hugepages import plots, show
@@ -20,14 +21,14 @@ MIB = 1 << 20
 
 
 def main(argv: list[str] | None = None, prog: str = "hugepages") -> int:
-    """Run the command line and return the exit status; that of ``run`` is its command's.
+    """Execute the command line and return the exit status; that of ``run`` is the status of the command that it starts.
 
     Parameters
     ----------
     argv : list of str, optional
-        Arguments; by default those of the process.
+        Arguments. By default those of the process.
     prog : str
-        What the command is called.
+        Name of the command, for help and messages.
     """
     args = parser(prog).parse_args(argv)
     try:
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None, prog: str = "hugepages") -> int:
         print(json.dumps(result) if args.json else text, flush=True)
         return code
     except BrokenPipeError:
-        # The reader has had what it wanted. Python flushes once more at exit: let that go nowhere.
+        # The reader has closed the pipe. Python flushes once more at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -50,17 +51,17 @@ def main(argv: list[str] | None = None, prog: str = "hugepages") -> int:
         return 1
 
 
-def _status(args):
+def _status(args: argparse.Namespace) -> tuple[dict, str, int]:
     system = System(args.root)
     known = facts(system)
     result = {"facts": known, "verdict": verdict(known)}
     return result, show.status(result), 0
 
 
-def _why_not():
-    """Why what allocates cannot run here; None where it can."""
+def _why_not() -> str | None:
+    """Return why ``probe`` and ``bench`` cannot work here; None if they can."""
     if not sys.platform.startswith("linux"):
-        return f"this is {sys.platform}: only Linux tells what pages a buffer got"
+        return f"this is {sys.platform}: only Linux tells which pages a buffer got"
     try:
         from slide.kernels import pagebench  # noqa: F401
     except ImportError as error:
@@ -68,7 +69,7 @@ def _why_not():
     return None
 
 
-def _probe(args):
+def _probe(args: argparse.Namespace) -> tuple[dict, str, int]:
     why = _why_not()
     if why is not None:
         return {"unavailable": why, "buffers": []}, f"not available here: {why}", 0
@@ -76,7 +77,7 @@ def _probe(args):
     return result, show.probe(result), 0
 
 
-def _bench(args):
+def _bench(args: argparse.Namespace) -> tuple[dict, str, int]:
     why = _why_not()
     if why is not None:
         return {"unavailable": why, "results": []}, f"not available here: {why}", 0
@@ -85,32 +86,32 @@ def _bench(args):
     return result, show.bench(result), 0
 
 
-def _watch(args):
+def _watch(args: argparse.Namespace) -> tuple[dict, str, int]:
     result = watch(args.pid, interval=args.interval, count=args.count, seen=_follower(args))
     return result, show.watched(result), 0
 
 
-def _run(args):
+def _run(args: argparse.Namespace) -> tuple[dict, str, int]:
     command = args.program[1:] if args.program[:1] == ["--"] else args.program
     if not command:
-        raise ValueError("there is no command to run: hugepages run -- COMMAND")
+        raise ValueError("there is no command to start: hugepages run -- COMMAND")
     result = run(command, interval=args.interval)
     status = result["status"]
     return result, show.watched(result), status if status >= 0 else 128 - status
 
 
-def _follower(args):
-    """What shows each look at a process at once, None where one result is wanted at the end."""
+def _follower(args: argparse.Namespace) -> Callable[[dict], None] | None:
+    """Return a function that prints each look at a process at once; None if only one result is wanted at the end."""
     return None if args.json else lambda sample: print(show.sample(sample), flush=True)
 
 
-def _positive(text):
+def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
 
 
-def _seconds(text):
+def _seconds(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -120,7 +121,7 @@ def _seconds(text):
     return value
 
 
-def _row(text):
+def _row(text: str) -> int:
     value = _positive(text)
     if value % 4:
         raise argparse.ArgumentTypeError(f"expected a multiple of 4, got {text}")
@@ -128,44 +129,57 @@ def _row(text):
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of the command line.
-
-    Parameters
-    ----------
-    prog : str
-    """
+    """Return the parser of the command line."""
     top = argparse.ArgumentParser(
         prog=prog,
-        description="Says what memory pages a Linux system gives to programs that want large ones, what a process got, "
-        "and what it is worth. Needs no root; what cannot be known here is said to be unavailable, with the reason.",
+        description="Shows which memory pages a Linux system gives to programs that ask for large ones, which pages a "
+        "process got, and how much faster they are. Needs no root; what cannot be known here is called unavailable, "
+        "with the reason.",
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    add = lambda name, do, text: _add(commands, name, do, text)  # noqa: E731
 
-    status = add("status", _status, "what the system gives, and what to change where that is nothing")
-    status.add_argument("--root", metavar="DIR", type=Path, default="/", help="read proc and sys of another tree")
+    status = _add(commands, "status", _status, "what the system gives, and what to change if it gives no hugepages")
+    status.add_argument("--root", metavar="DIR", type=Path, default="/", help="read proc and sys in another folder")
 
-    probing = add("probe", _probe, "allocate buffers, touch them, and say how much became huge")
-    probing.add_argument("--size", metavar="MIB", type=_positive, default=256, help="of each buffer (default: 256)")
+    probing = _add(commands, "probe", _probe, "allocate buffers, touch them, and say how much of them is in hugepages")
+    probing.add_argument(
+        "--size", metavar="MIB", type=_positive, default=256, help="size of each buffer (default: 256)"
+    )
 
-    measuring = add("bench", _bench, "random and sequential rows on 4 KiB against 2 MiB pages")
+    measuring = _add(commands, "bench", _bench, "compare random and sequential rows on 4 KiB and 2 MiB pages")
     sets = [size // MIB for size in WORKING_SETS]
     measuring.add_argument("--row", metavar="BYTES", type=_row, nargs="+", default=ROW_BYTES, help="sizes of rows")
-    measuring.add_argument("--working-set", metavar="MIB", type=_positive, nargs="+", default=sets, help="of buffers")
-    measuring.add_argument("--rounds", metavar="N", type=_positive, default=9, help="to take medians of (default: 9)")
+    measuring.add_argument(
+        "--working-set", metavar="MIB", type=_positive, nargs="+", default=sets, help="sizes of buffers"
+    )
+    measuring.add_argument(
+        "--rounds", metavar="N", type=_positive, default=9, help="rounds to take medians of (default: 9)"
+    )
 
-    watching = add("watch", _watch, "follow a process's hugepages and page faults")
+    watching = _add(commands, "watch", _watch, "follow a process's hugepages and page faults")
     watching.add_argument("pid", metavar="PID", type=_positive)
-    watching.add_argument("--interval", metavar="S", type=_seconds, default=1.0, help="between looks (default: 1)")
-    watching.add_argument("--count", metavar="N", type=_positive, help="looks (default: until the process ends)")
+    watching.add_argument(
+        "--interval", metavar="S", type=_seconds, default=1.0, help="seconds between looks (default: 1)"
+    )
+    watching.add_argument(
+        "--count", metavar="N", type=_positive, help="number of looks (default: until the process ends)"
+    )
 
-    running = add("run", _run, "run a command and say what its memory was in")
-    running.add_argument("--interval", metavar="S", type=_seconds, default=0.5, help="between looks (default: 0.5)")
-    running.add_argument("program", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="and its arguments")
+    running = _add(commands, "run", _run, "start a command and say which pages its memory was in")
+    running.add_argument(
+        "--interval", metavar="S", type=_seconds, default=0.5, help="seconds between looks (default: 0.5)"
+    )
+    running.add_argument("program", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="command and its arguments")
     return top
 
 
-def _add(commands, name, do, text):
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    do: Callable[[argparse.Namespace], tuple[dict, str, int]],
+    text: str,
+) -> argparse.ArgumentParser:
+    """Add a subcommand, with the options that all of them have."""
     command = commands.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the result (needs matplotlib)")

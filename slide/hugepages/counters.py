@@ -1,7 +1,7 @@
-"""Hardware and kernel counters through ``perf_event_open``, each present or absent with a reason.
+"""Hardware and kernel counters through ``perf_event_open``, with a reason for each one that is missing.
 
-Virtual machines rarely have hardware counters, and ``kernel.perf_event_paranoid`` may keep them from users; the
-kernel's own counts of page faults are nearly always there. A count that was not taken is never replaced by a guess.
+Virtual machines rarely have hardware counters, and ``kernel.perf_event_paranoid`` may forbid them to users. The
+kernel's own counts of page faults are nearly always there. A missing count is never replaced by a guess.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ EVENTS = {
     "iTLB load misses": (CACHE, ITLB | MISS << 16),
     "iTLB loads": (CACHE, ITLB | ACCESS << 16),
 }
-"""Type and config of the events that ``linux/perf_event.h`` gives names of its own."""
+"""Type and config of the events that ``linux/perf_event.h`` has names for."""
 
 PAGE_WALKS = {"GenuineIntel": 0x0E08}
-"""Raw events of page walks that a load waited for (``DTLB_LOAD_MISSES.WALK_COMPLETED``, Skylake and later), by
-vendor."""
+"""Raw event of each vendor for page walks that a load waited for (Intel's ``DTLB_LOAD_MISSES.WALK_COMPLETED``, since
+Skylake).
+"""
 
 SYSCALL = {"x86_64": 298, "aarch64": 241, "ppc64le": 319, "riscv64": 241, "s390x": 331}
 
@@ -57,21 +58,21 @@ EXPLANATIONS = {
 
 
 class Counters:
-    """Counts events of this process, or of another one and its children, while in use as a context.
+    """Counts events of a process while it is used as a context.
 
     Parameters
     ----------
     pid : int
-        0 for the calling thread.
+        Process to count; 0 stands for the calling thread.
     children : bool
-        Count the threads and processes too that it starts from now on.
+        Also count the threads and processes that it starts from now on.
     on_exec : bool
-        Start counting only when the process executes another program, and count that one's children too.
+        Start counting when the process executes another program, and also count the children of that program.
 
     Attributes
     ----------
     missing : dict
-        Why each event that is not counted is not.
+        Event -> reason, for each event that is not counted.
     """
 
     def __init__(self, pid: int = 0, *, children: bool = False, on_exec: bool = False):
@@ -79,10 +80,10 @@ class Counters:
         self._files: dict[str, int] = {}
         flags = DISABLED | EXCLUDE_HV | (INHERIT if children or on_exec else 0) | (ENABLE_ON_EXEC if on_exec else 0)
         for name, (kind, config) in {**EVENTS, **_page_walks(self.missing)}.items():
-            # A user may count what happens in user mode; faults are the kernel's own and are counted anyway.
+            # Users may count hardware events only in user mode; faults are counted by the kernel itself.
             self._open(name, kind, config, pid, flags if kind == SOFTWARE else flags | EXCLUDE_KERNEL)
 
-    def _open(self, name, kind, config, pid, flags):
+    def _open(self, name: str, kind: int, config: int, pid: int, flags: int) -> None:
         number = SYSCALL.get(platform.machine())
         if not sys.platform.startswith("linux") or number is None:
             self.missing[name] = f"perf_event_open is not known on {sys.platform}, {platform.machine()}"
@@ -108,9 +109,10 @@ class Counters:
             fcntl.ioctl(file, DISABLE, 0)
 
     def read(self) -> dict[str, float]:
-        """Return the counts so far by event, those that shared a counter with others scaled up to the whole time.
+        """Return the counts so far by event.
 
-        An event that was never scheduled on a counter is left out, with a reason in ``missing``.
+        The count of an event that shared a counter with others is scaled up to the whole time. An event that never had
+        a counter is left out, with a reason in `missing`.
         """
         counts = {}
         for name, file in self._files.items():
@@ -124,14 +126,15 @@ class Counters:
         return counts
 
     def close(self) -> None:
-        """Give the counters back."""
+        """Release the counters."""
         for file in self._files.values():
             with contextlib.suppress(OSError):
                 os.close(file)
         self._files.clear()
 
 
-def _page_walks(missing):
+def _page_walks(missing: dict[str, str]) -> dict[str, tuple[int, int]]:
+    """Return this processor's event of page walks, or add the reason to `missing`."""
     vendor = ""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         vendor = next((line.split(":")[1].strip() for line in file if line.startswith("vendor_id")), "")

@@ -1,4 +1,4 @@
-"""Everything that a system's files say about its pages, as plain values."""
+"""Everything that a system's files say about its memory pages, as plain values."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ PR_GET_THP_DISABLE = 42
 
 
 def facts(system: System | None = None) -> dict:
-    """Return what is known, None or left out where something is not; ``"missing"`` has the reasons.
+    """Return what is known about a system, by default the running one.
 
-    Parameters
-    ----------
-    system : System, optional
-        By default the running one.
+    Facts that are not known are None or left out; ``"missing"`` has the reasons.
     """
     system = System() if system is None else system
     if system.is_real and not sys.platform.startswith("linux"):
@@ -52,12 +49,13 @@ def facts(system: System | None = None) -> dict:
     return known
 
 
-def _thp(system):
+def _thp(system: System) -> dict:
+    """Return the settings of transparent hugepages."""
     sizes = {}
     for name in system.folders(THP, "hugepages-*kB"):
         sizes[int(name[10:-2]) * 1024] = system.choice(f"{THP}/{name}/enabled")
     enabled = system.choice(f"{THP}/enabled")
-    # Kernels from 6.8 on have a switch for each size, which may leave the decision to the old one.
+    # Since 6.8 kernels have a switch for each size, which may leave the decision to the old one.
     own = sizes.get(HUGEPAGE)
     return {
         "mode": enabled if own in (None, "inherit") else own,
@@ -73,8 +71,8 @@ def _thp(system):
     }
 
 
-def _hugetlb(system):
-    """The pools of reserved hugepages, smallest pages first."""
+def _hugetlb(system: System) -> list[dict]:
+    """Return the pools of reserved hugepages, smallest pages first."""
     pools = []
     for name in system.folders("sys/kernel/mm/hugepages", "hugepages-*kB"):
         folder = f"sys/kernel/mm/hugepages/{name}"
@@ -83,12 +81,16 @@ def _hugetlb(system):
     return sorted(pools, key=lambda pool: pool["page"])
 
 
-def _free_blocks(system):
-    """Free memory in all, and the part in blocks of at least 2 MiB, without compaction; None where not told."""
+def _free_blocks(system: System) -> dict | None:
+    """Return the free memory, and the part of it in blocks of at least 2 MiB, in bytes; None if it is not known.
+
+    The kernel could make more such blocks by moving pages.
+    """
     text = system.text("proc/buddyinfo")
     if text is None:
         return None
-    free, huge, orders = 0, 0, {}
+    free, huge = 0, 0
+    orders: dict[int, int] = {}
     for line in text.splitlines():
         counts = re.findall(r"\d+", line.partition("zone")[2])
         for order, count in enumerate(map(int, counts)):
@@ -99,7 +101,7 @@ def _free_blocks(system):
     return {"free": free, "in_hugepages": huge, "by_order": orders}
 
 
-def _numa(system):
+def _numa(system: System) -> list[dict]:
     nodes = []
     for name in system.folders("sys/devices/system/node", "node[0-9]*"):
         memory = system.table(f"sys/devices/system/node/{name}/meminfo")
@@ -116,8 +118,8 @@ CONTAINERS = {
 }
 
 
-def _virtual(system):
-    """Hints of a container and of a virtual machine, which may both hide what the host decides."""
+def _virtual(system: System) -> dict[str, str | None]:
+    """Return hints of a container and of a virtual machine, in which the host decides about pages."""
     container = None
     for path, name in (("run/.containerenv", "Podman"), (".dockerenv", "Docker or alike")):
         if os.path.exists(system.root / path):
@@ -129,8 +131,8 @@ def _virtual(system):
     return {"container": container, "machine": vendor if cpu and vendor else ("yes" if cpu else None)}
 
 
-def _thp_disabled(system):
-    """Whether this process, or one it descends from, turned transparent hugepages off for itself."""
+def _thp_disabled(system: System) -> bool | None:
+    """Return whether this process, or an ancestor of it, turned transparent hugepages off for itself."""
     if system.is_real:
         try:
             answer = ctypes.CDLL(None, use_errno=True).prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0)

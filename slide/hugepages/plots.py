@@ -1,28 +1,21 @@
-"""Each command's result as a figure; matplotlib is an extra (``plots``)."""
+"""Each command's result as a figure, drawn by matplotlib (the extra ``plots``)."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from slide.hugepages.bench import MODES
 from slide.hugepages.text import size
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 def save(command: str, result: dict, path: str | os.PathLike) -> None:
-    """Draw a command's result.
+    """Draw the result of a command into a file, in the format that its name ends in.
 
-    Parameters
-    ----------
-    command : str
-        Whose result it is.
-    result : dict
-    path : path-like
-        File to write, in the format that its name ends in.
-
-    Raises
-    ------
-    ValueError
-        There is no matplotlib, or nothing to draw.
+    Raises ValueError if there is no matplotlib, or nothing to draw.
     """
     try:
         from matplotlib.figure import Figure
@@ -33,7 +26,7 @@ def save(command: str, result: dict, path: str | os.PathLike) -> None:
     figure.savefig(path)
 
 
-def _status(axes, result):
+def _status(axes: Axes, result: dict) -> None:
     blocks = result["facts"].get("free_blocks")
     if not blocks:
         raise ValueError("there is nothing to draw: the sizes of free blocks are not known here")
@@ -43,13 +36,13 @@ def _status(axes, result):
     axes.tick_params(axis="x", rotation=45)
 
 
-def _probe(axes, result):
+def _probe(axes: Axes, result: dict) -> None:
     rows = result["buffers"]
     axes.bar([row["mode"] for row in rows], [row["seconds"] / row["bytes"] * 2**30 for row in rows])
-    axes.set(title="first touch", ylabel="seconds a GiB")
+    axes.set(title="first touch", ylabel="seconds per GiB")
 
 
-def _bench(axes, result):
+def _bench(axes: Axes, result: dict) -> None:
     rows = result["results"]
     modes = [mode for mode in MODES if mode != "off" and any(mode in row["speedup"] for row in rows)]
     width = 0.8 / len(modes)
@@ -63,7 +56,7 @@ def _bench(axes, result):
     axes.legend()
 
 
-def _watched(axes, result):
+def _watched(axes: Axes, result: dict) -> None:
     samples = result["samples"]
     if not samples:
         raise ValueError("there is nothing to draw: the process was never seen")

@@ -1,4 +1,4 @@
-"""Allocates buffers as the package does, touches them, and sees what became of them."""
+"""Allocates buffers as the package does, touches them, and looks which pages they got."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from slide.system import smaps
 from slide.system.proc import System
 
 VMSTAT = ("thp_fault_alloc", "thp_fault_fallback", "thp_collapse_alloc", "compact_stall", "compact_fail")
-"""System-wide counts that say why a fault was or was not answered with a hugepage."""
+"""System-wide counts that show why page faults did or did not get hugepages."""
 
 
 def probe(nbytes: int = 256 << 20, *, modes: tuple[str, ...] | None = None) -> dict:
-    """Touch a buffer with each kind of advice, one after the other, and return what they became.
+    """Touch a buffer of each kind of pages, one after the other, and return which pages they got.
 
     Parameters
     ----------
     nbytes : int
-        Of each buffer.
+        Size of each buffer.
     modes : tuple of str, optional
-        Of `slide.kernels.memory.MODES`; by default without and with advice and, where there is a pool, reserved pages.
+        Kinds of pages, from `slide.kernels.memory.MODES`. By default small pages, advised ones and, if the system's
+        pool has enough, reserved ones.
     """
     if modes is None:
         modes = ("off", "auto", "hugetlb") if free_reserved() * HUGEPAGE >= nbytes else ("off", "auto")
@@ -35,7 +36,7 @@ def free_reserved() -> int:
     return max(0, (system.number(f"{pool}/free_hugepages") or 0) - (system.number(f"{pool}/resv_hugepages") or 0))
 
 
-def _touch(nbytes, mode):
+def _touch(nbytes: int, mode: str) -> dict:
     from slide.kernels.memory import HugeBuffer
     from slide.kernels.pagebench import touch
 

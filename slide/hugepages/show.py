@@ -1,4 +1,4 @@
-"""Each command's result in words and tables."""
+"""Each command's result as text and tables."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def status(result: dict) -> str:
     return "\n".join(lines).strip()
 
 
-def _wrap(text, indent):
+def _wrap(text: str, indent: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
 
 
-def _facts(known):
+def _facts(known: dict) -> list[str]:
     thp, memory, group, virtual = known["thp"], known["memory"], known["cgroup"], known["virtual"]
     daemon = ", ".join(f"{name} {value}" for name, value in thp["khugepaged"].items() if value is not None)
     own = ", ".join(f"{size(page)} {mode}" for page, mode in thp["sizes"].items() if mode not in (None, "never"))
@@ -58,17 +58,17 @@ def _facts(known):
     return [f"{name.ljust(width)}  {value}" for name, value in rows]
 
 
-def _pools(pools):
+def _pools(pools: list[dict]) -> str:
     if not pools:
         return "this kernel has none"
     return ", ".join(f"{size(pool['page'])}: {pool['nr']} ({pool['free']} free)" for pool in pools)
 
 
-def _blocks(blocks):
+def _blocks(blocks: dict | None) -> str:
     return UNAVAILABLE if blocks is None else f"{size(blocks['in_hugepages'])} of {size(blocks['free'])} free"
 
 
-def _group(group):
+def _group(group: dict) -> str:
     if group["version"] is None:
         return "none that limits memory was found"
     if group["limit"] is None:
@@ -91,11 +91,11 @@ def probe(result: dict) -> str:
         )
         for row in result["buffers"]
     ]
-    header = ("asked", "answer", "size", "in hugepages", "faulting", "a GiB", "minor faults", "major")
+    header = ("asked", "answer", "size", "in hugepages", "faulting", "per GiB", "minor faults", "major")
     lines = [table(header, rows)]
     for row in result["buffers"]:
         events = ", ".join(f"{name} {count:,}" for name, count in row["system"].items() if count)
-        lines.append(f"{row['mode']}: system-wide meanwhile: {events or 'no hugepage events'}")
+        lines.append(f"{row['mode']}: in the whole system meanwhile: {events or 'no hugepage events'}")
     return "\n".join(lines)
 
 
@@ -103,7 +103,7 @@ def bench(result: dict) -> str:
     """Return the text of ``bench``."""
     modes = [mode for mode in MODES if any(mode in row["seconds"] for row in result["results"])]
     header = ["operation", "row", "working set"]
-    header += [f"{MODES[mode]}, ns a row" for mode in modes] + [f"{MODES[mode]} faster" for mode in modes[1:]]
+    header += [f"{MODES[mode]}, ns per row" for mode in modes] + [f"{MODES[mode]} faster" for mode in modes[1:]]
     rows = []
     for row in result["results"]:
         times, ratios = row["seconds"], row["speedup"]
@@ -112,13 +112,13 @@ def bench(result: dict) -> str:
         rows.append([row["operation"], size(row["row_bytes"]), size(row["working_set"]), *nanoseconds, *ratios])
     lines = [table(header, rows), f"medians of {result['rounds']} interleaved rounds"]
     lines += _coverage(result["results"])
-    # Of the kernel's own events nothing but the memory's are about pages.
+    # Context switches are left out, because they say nothing about pages.
     events = {name for row in result["results"] for found in row["events_per_row"].values() for name in found}
     events -= {"context switches"}
     counted = [(row, mode) for row in result["results"] for mode in modes]
     shown = [name for name in sorted(events) if any(_count(row, mode, name) >= 5e-4 for row, mode in counted)]
     if shown:
-        lines += ["", "events a row:"]
+        lines += ["", "events per row:"]
         cells = [
             [row["operation"], size(row["row_bytes"]), size(row["working_set"])]
             + [" / ".join(f"{_count(row, mode, name):.3f}" for mode in modes) for name in shown]
@@ -129,12 +129,12 @@ def bench(result: dict) -> str:
     return "\n".join([*lines, *_counters(result["counters_missing"])])
 
 
-def _count(row, mode, name):
+def _count(row: dict, mode: str, name: str) -> float:
     return row["events_per_row"].get(mode, {}).get(name, 0.0)
 
 
-def _coverage(results):
-    """A warning where what was to be huge is not, or where it could not be seen."""
+def _coverage(results: list[dict]) -> list[str]:
+    """Return a warning if the advised buffers are not in hugepages, or if that cannot be seen."""
     shares = [row["huge_share"].get("auto") for row in results]
     if any(found is None for found in shares):
         return ["whether the advised buffers really are in hugepages cannot be seen here"]
@@ -142,8 +142,8 @@ def _coverage(results):
     return [] if low > 0.95 else [f"only {low:.0%} of an advised buffer is in hugepages: `status` says why"]
 
 
-def _counters(missing):
-    """The counters that there are not, those with the same reason together."""
+def _counters(missing: dict[str, str]) -> list[str]:
+    """Return a line for each reason, with the counters that are missing for it."""
     reasons: dict[str, list[str]] = {}
     for name, why in missing.items():
         reasons.setdefault(why, []).append(name)
@@ -155,25 +155,18 @@ def sample(one: dict) -> str:
     rate = one["minor_faults_per_second"]
     faults = ""
     if rate is not None:
-        faults = f", {rate:,.0f} minor and {one['major_faults_per_second']:,.0f} major faults a second"
+        faults = f", {rate:,.0f} minor and {one['major_faults_per_second']:,.0f} major faults per second"
     huge = UNAVAILABLE if one["huge"] is None else f"{size(one['huge'])} ({share(one['huge'], one['resident'])})"
     return f"{one['seconds']:8.1f} s: {size(one['resident'])} resident, {huge} in hugepages{faults}"
 
 
-def _short(label, most=60):
-    """The end of a long label, which tells more of a file than the beginning."""
+def _short(label: str, most: int = 60) -> str:
+    """Return the end of a long label, which tells more about a file than the beginning."""
     return label if len(label) <= most else f"...{label[3 - most:]}"
 
 
 def watched(result: dict, *, most: int = 20) -> str:
-    """Return the text of ``watch`` and ``run``, less the lines that were shown on the way.
-
-    Parameters
-    ----------
-    result : dict
-    most : int
-        Mappings to show.
-    """
+    """Return the text of ``watch`` and ``run`` after their last look, with the `most` largest mappings."""
     lines = []
     if result["samples"]:
         peak = max(result["samples"], key=lambda one: one["resident"])

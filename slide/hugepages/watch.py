@@ -1,4 +1,4 @@
-"""How much of a process is in hugepages, over time."""
+"""Watches how much of a process's memory is in hugepages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slide.hugepages.counters import Counters
@@ -17,9 +17,9 @@ from slide.system import smaps
 from slide.system.proc import System
 
 BUFFER_LOG = "SLIDE_BUFFER_LOG"
-"""Environment variable that has the package write down where its buffers are."""
+"""Environment variable with the name of a file to which the package writes where its buffers are."""
 
-# The program waits for its counters before it becomes the command.
+# The launcher waits until its counters are open before it becomes the command.
 _LAUNCHER = (
     "import os, sys; ready = int(sys.argv[1]); os.read(ready, 1); os.close(ready); os.execvp(sys.argv[2], sys.argv[2:])"
 )
@@ -30,17 +30,19 @@ class Watcher:
 
     Parameters
     ----------
-    pid : int
     names : path-like, optional
-        File in which a process of this package writes where its buffers are.
+        File to which a process of this package writes where its buffers are.
 
     Attributes
     ----------
     samples : list of dict
-        Seconds since the first look, resident and huge bytes, and the rate of page faults since the look before.
+        One for each look: seconds since the first look, resident and huge bytes, and page faults per second since the
+        look before.
     mappings : list of dict
-        Of the look at which most was resident, those with one label together: size, resident and huge bytes, largest
-        first.
+        Size, resident and huge bytes of the mappings with the same label, largest first, at the look with the most
+        resident memory.
+    missing : dict
+        Path -> reason, for each file that could not be read.
 
     Raises
     ------
@@ -64,14 +66,14 @@ class Watcher:
         self.missing: dict[str, str] = {}
 
     def look(self) -> dict | None:
-        """Take a sample and return it; None once the process is gone."""
+        """Take a sample and return it; None if the process has ended."""
         system = System()
         try:
             resident = self._process.memory_info().rss
             found = smaps.mappings(system, self._process.pid)
         except self._gone:
             return None
-        # A process that has ended and was not waited for has no memory left to speak of.
+        # A process that has ended but was not waited for has no memory left.
         if not resident or found == []:
             return None
         now = time.monotonic()
@@ -87,8 +89,8 @@ class Watcher:
         self.samples.append(sample)
         return sample
 
-    def _fault_rates(self, system, now):
-        """Page faults a second since the last look, of each kind; None at the first."""
+    def _fault_rates(self, system: System, now: float) -> tuple[float | None, float | None]:
+        """Return minor and major page faults per second since the last look; None at the first look."""
         text = system.text(f"proc/{self._process.pid}/stat")
         if text is None:
             return None, None
@@ -97,9 +99,11 @@ class Watcher:
         before, self._last = self._last, (now, minor, major)
         if before is None or now <= before[0]:
             return None, None
-        return tuple((count - old) / (now - before[0]) for count, old in zip((minor, major), before[1:], strict=True))
+        seconds = now - before[0]
+        return (minor - before[1]) / seconds, (major - before[2]) / seconds
 
-    def _largest(self, found):
+    def _largest(self, found: list[smaps.Mapping]) -> list[dict]:
+        """Return the mappings, those with the same label together, largest first."""
         buffers = self._buffers()
         parts = [*smaps.of_ranges(buffers, found)]
         for part, name in zip(parts, buffers.values(), strict=True):
@@ -107,14 +111,14 @@ class Watcher:
         rest = [mapping for mapping in found if not any(a < mapping.end and mapping.start < b for a, b in buffers)]
         lines: dict[str, dict] = {}
         for mapping in (*parts, *rest):
-            empty = {"label": _label(mapping.label), "size": 0, "resident": 0, "huge": 0}
-            line = lines.setdefault(empty["label"], empty)
+            label = _label(mapping.label)
+            line = lines.setdefault(label, {"label": label, "size": 0, "resident": 0, "huge": 0})
             for what in ("size", "resident", "huge"):
                 line[what] += getattr(mapping, what)
         return sorted((line for line in lines.values() if line["resident"]), key=lambda line: -line["resident"])
 
-    def _buffers(self):
-        """Names of the package's buffers by their addresses, of buffers in one place the last."""
+    def _buffers(self) -> dict[tuple[int, int], str]:
+        """Return the names of the package's buffers by their addresses; the last one if several had the same place."""
         buffers: dict[tuple[int, int], str] = {}
         text = ""
         if self._names is not None:
@@ -130,43 +134,27 @@ class Watcher:
         return buffers
 
 
-def _label(label):
+def _label(label: str) -> str:
     named = re.fullmatch(r"\[anon:slide (.*)\]", label)
     return f"slide: {named.group(1)}" if named else label or "anonymous"
 
 
-def watch(pid: int, *, interval: float = 1.0, count: int | None = None, seen=None) -> dict:
-    """Look at a process until it ends, or so many times.
+def watch(
+    pid: int, *, interval: float = 1.0, count: int | None = None, seen: Callable[[dict], object] | None = None
+) -> dict:
+    """Look at a process every `interval` seconds until it ends, or `count` times.
 
-    Parameters
-    ----------
-    pid : int
-    interval : float
-        Seconds.
-    count : int, optional
-    seen : callable, optional
-        Called with each sample.
+    `seen` is called with each sample.
     """
     watcher = Watcher(pid)
     _follow(watcher, interval, count, seen, lambda: True)
     return _report(watcher, pid=pid)
 
 
-def run(command: Sequence[str], *, interval: float = 0.5, seen=None) -> dict:
-    """Run a command and look at it until it ends; return what was seen and its exit status.
+def run(command: Sequence[str], *, interval: float = 0.5, seen: Callable[[dict], object] | None = None) -> dict:
+    """Start a command and look at it every `interval` seconds until it ends; return the samples and its exit status.
 
-    Parameters
-    ----------
-    command : sequence of str
-    interval : float
-        Seconds.
-    seen : callable, optional
-        Called with each sample.
-
-    Raises
-    ------
-    OSError
-        The command cannot be started.
+    `seen` is called with each sample. Raises OSError if the command cannot be started.
     """
     ready, go = os.pipe()
     with tempfile.TemporaryDirectory() as folder:
@@ -190,8 +178,14 @@ def run(command: Sequence[str], *, interval: float = 0.5, seen=None) -> dict:
     return {**report, "events": events, "counters_missing": counters.missing}
 
 
-def _follow(watcher, interval, count, seen, alive):
-    """Look until the process is gone, ever so many times; the first looks come sooner, for short commands."""
+def _follow(
+    watcher: Watcher,
+    interval: float,
+    count: int | None,
+    seen: Callable[[dict], object] | None,
+    alive: Callable[[], bool],
+) -> None:
+    """Look until the process has ended, or `count` times; the first looks come sooner, for short commands."""
     pause = min(interval, 0.05)
     while alive() and (count is None or len(watcher.samples) < count):
         sample = watcher.look()
@@ -205,5 +199,5 @@ def _follow(watcher, interval, count, seen, alive):
         pause = min(interval, 2 * pause)
 
 
-def _report(watcher, **about):
+def _report(watcher: Watcher, **about: object) -> dict:
     return {**about, "samples": watcher.samples, "mappings": watcher.mappings, "missing": watcher.missing}

@@ -1,4 +1,4 @@
-"""The active sets of a batch: the neurons that all its samples share, and where labels stand in the sets."""
+"""The active sets of a batch: the neurons that all its samples share, and the places of labels in the sets."""
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -8,7 +8,7 @@ cdef extern from "rng.h" nogil:
     uint64_t slide_key(uint64_t seed, uint64_t a, uint64_t b)
     uint32_t slide_below(uint64_t r, uint32_t n)
 
-# Other draws have the same (seed, iteration); this keeps them apart.
+# Keeps these draws apart from others with the same (seed, iteration).
 cdef uint64_t STREAM = 0x7461696C64726177
 
 cdef enum:
@@ -21,11 +21,10 @@ def draw_uniform(int32_t[::1] out, int64_t n_rows, uint64_t seed, uint64_t itera
 
     Parameters
     ----------
-    out : int32 array
+    out : int32 array [draws]
         Written.
     n_rows : int
         Rows to draw from, 1 to 2^31 - 1.
-    seed, iteration : int
 
     Raises
     ------
@@ -46,10 +45,10 @@ def sorted_unique(int32_t[::1] ids, int32_t[::1] scratch, int64_t n_rows):
     Parameters
     ----------
     ids : int32 array [n]
-        What is behind the ids that are left is undefined.
+        The distinct ids come first; the rest is undefined.
     scratch : int32 array [at least n]
     n_rows : int
-        Ids lie below it.
+        All ids are below it.
 
     Raises
     ------
@@ -106,15 +105,15 @@ def label_places(const int32_t[::1] shared, const int64_t[::1] label_ptr, const 
                  int32_t[::1] out):
     """Find where labels stand in their samples' active sets: the shared neurons first, then a sample's own.
 
-    Labels that are not shared are at the head of their sample's own neurons, in the order they are in here.
+    Labels that are not shared come first among their sample's own neurons, in the order of `labels`.
 
     Parameters
     ----------
-    shared : int32 array
+    shared : int32 array [n]
         Ascending.
     label_ptr : int64 array [samples + 1]
-    labels : int32 array
-        Sample s's are ``labels[label_ptr[s]:label_ptr[s + 1]]``.
+    labels : int32 array [label_ptr[-1]]
+        Sample s has the labels ``labels[label_ptr[s]:label_ptr[s + 1]]``.
     out : int32 array, as long as `labels`
         Written.
 

@@ -1,8 +1,8 @@
 """The k best of many (score, id), for any k: a buffer that is cut back to its best k whenever it is full.
 
-An entry is one integer, its key: keys compare like scores and, of equal scores, the smaller id is the larger key. No
-two entries are equal, so the best k are the same in whatever order entries come. A cut costs a selection of linear
-time and happens after k entries or more that were each above the last cut's k-th: nothing here is of order k for each.
+An entry is one integer, its key: keys compare like scores and, where scores are equal, the smaller id has the larger
+key. No two entries are equal, so the best k are the same in whatever order entries come. A cut costs a selection of
+linear time and happens after k entries or more, each above the last cut's k-th: no entry costs time that grows with k.
 """
 
 from libc.math cimport INFINITY, nextafterf
@@ -10,14 +10,14 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
-    BEST_ROOM = 12         # entries a buffer has room for beside twice k: more would let the bar of a small k lag
+    BEST_ROOM = 12         # entries that a buffer has room for beside twice k: more would let a small k's bar lag
 
 ctypedef struct BestK:
     uint64_t *keys         # [best_room(k)]
     int64_t count
     int64_t k
     uint64_t bar           # what a new entry's key must exceed
-    float scan             # scores above this may: where a scan for candidates stops
+    float scan             # a score above this may be taken: a scan for candidates stops there
 
 
 cdef inline int64_t best_room(int64_t k) noexcept nogil:
@@ -48,14 +48,19 @@ cdef inline void best_start(BestK *best, uint64_t *keys, int64_t k) noexcept nog
     best.keys = keys
     best.count = 0
     best.k = k
-    best.bar = key_of(-INFINITY, 0)    # the largest key of that score: minus infinity is never among the best
-    best.scan = -INFINITY
+    best_above(best, -INFINITY)
+
+
+cdef inline void best_above(BestK *best, float score) noexcept nogil:
+    """Take nothing from now on but scores above this one."""
+    best.bar = key_of(score, 0)    # the largest key of that score
+    best.scan = score
 
 
 cdef inline int64_t _partition(uint64_t *keys, int64_t low, int64_t high) noexcept nogil:
     """Bring one of keys[low..high] to the place that it has in descending order; return the place.
 
-    Without branches on keys, which no processor could predict.
+    There are no branches on keys, which no processor could predict.
     """
     cdef int64_t middle = low + (high - low) // 2, i, place = low
     cdef uint64_t pivot, key
@@ -91,7 +96,7 @@ cdef inline void select_largest(uint64_t *keys, int64_t n, int64_t k) noexcept n
 
 
 cdef inline void sort_descending(uint64_t *keys, int64_t n) noexcept nogil:
-    cdef int64_t bounds[128]    # what is left to sort: the shorter part goes first, so that 64 pairs are enough
+    cdef int64_t bounds[128]    # parts that are left to sort: the shorter goes first, so that 64 pairs are enough
     cdef int64_t depth = 1, low, high, place, i, j
     cdef uint64_t key
     bounds[0] = 0
@@ -131,7 +136,7 @@ cdef inline void best_cut(BestK *best) noexcept nogil:
 
 
 cdef inline void best_restart(BestK *best, int64_t k) noexcept nogil:
-    """Empty a buffer whose best so far become the bar, if it has as many as it should, to have room for another k."""
+    """Empty a buffer for another k; if it has its old k, the k-th of them becomes the bar."""
     best_cut(best)
     if best.count < best.k:
         best_start(best, best.keys, k)

@@ -1,6 +1,6 @@
 """BFloat16View: float32 numbers that are stored as bfloat16, for everything that is not a hot loop.
 
-NumPy has no bfloat16. The view is indexed like an array: reading returns float32 copies, writing rounds to nearest.
+NumPy has no bfloat16. The view is indexed like an array: reads return float32 copies, writes round to nearest.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 BLOCK = 1 << 20
-"""Numbers that are converted at a time where all are: what a conversion needs beside its result stays small."""
+"""Numbers that are converted at a time, so that a conversion needs little memory beside its result."""
 
 
 class BFloat16View:
     """A writable view of bfloat16 numbers that are read and written as float32.
 
-    Sums and products are made of ``np.asarray(view)`` or of some of its rows, ``view[rows]``.
+    For sums and products take ``np.asarray(view)``, or some of its rows, ``view[rows]``.
 
     Parameters
     ----------
@@ -24,14 +24,14 @@ class BFloat16View:
     """
 
     dtype = np.dtype(np.float32)
-    """Of what is read."""
+    """Dtype of what is read."""
 
     def __init__(self, bits: NDArray[np.uint16]):
         self.bits = bits
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the numbers, as an array's."""
+        """Shape of the numbers, as an array's."""
         return self.bits.shape
 
     @property
@@ -74,7 +74,7 @@ class BFloat16View:
 
 
 def blocks(shape: tuple[int, ...], numbers: int = BLOCK) -> list[slice]:
-    """Return slices of an array's first axis, of about so many numbers each."""
+    """Return slices of an array's first axis that have about `numbers` numbers each."""
     size = max(1, numbers // max(1, int(np.prod(shape[1:]))))
     return [slice(first, min(shape[0], first + size)) for first in range(0, shape[0], size)]
 

@@ -1,7 +1,7 @@
-"""What rows owe for the steps that skipped them, and how they pay it.
+"""Rows that skipped steps are behind; how they catch up.
 
-Rows pay right before they are read: in the kernel that reads each once (``sparse.sddmm``, ``dense.shared_logits``), or
-in a visit of their own (``catch_up``).
+Rows catch up right before they are read: in the kernel that reads each once (``sparse.sddmm``,
+``dense.shared_logits``), or in a visit of their own (``catch_up``).
 """
 
 cimport cython
@@ -21,17 +21,17 @@ cdef enum:
 
 @cython.final
 cdef class Owed:
-    """What the rows of a network owe for the steps that skipped them; see `slide.rows.optimizer` for the arrays' meaning.
+    """The steps that a network's rows may be behind by; `slide.rows.optimizer` says what the arrays mean.
 
     Parameters
     ----------
     step : int
-        Rows are brought to where they are at the end of it.
+        Rows catch up to the end of this step.
     first : int
-        The step at whose end no row owed anything; a row that was not stepped since owes from there on. The arrays
+        No row was behind at the end of this step: a row that was not stepped since is behind from there on. The arrays
         have an entry for every step since.
     log_keep : float64 array [>= step - first + 1] or [0]
-        Sum of the logarithms of the weight decay's factors up to the end of each step; empty without weight decay.
+        Sums of the logarithms of the weight decay's factors up to the end of each step; empty without weight decay.
     decay : tuple of float or None
         beta1 and beta2 where moments decay.
     motion : tuple or None
@@ -73,18 +73,15 @@ cdef class Owed:
         self.arrays = log_keep, motion
 
 
-def catch_up(RowTable table, const int32_t[::1] ids, Owed owed, int num_threads):
-    """Let rows pay what they owe: afterwards they are as if every step up to ``owed``'s had reached them.
+def catch_up(RowTable table, const int32_t[::1] ids, Owed owed, int threads):
+    """Let rows catch up: afterwards they are as if every step up to the one of `owed` had reached them.
 
-    Rows that owe nothing are left alone.
+    Rows that are not behind stay as they are. With `ids` None all rows catch up, which settles the table.
 
     Parameters
     ----------
-    table : RowTable
     ids : int32 array [n] or None
         Ascending, without repetition; None for all rows.
-    owed : Owed
-    num_threads : int
 
     Raises
     ------
@@ -102,14 +99,14 @@ def catch_up(RowTable table, const int32_t[::1] ids, Owed owed, int num_threads)
             return
         id_ = &ids[0]
     cdef int64_t tasks = (n + _ROWS_A_TASK - 1) // _ROWS_A_TASK
-    cdef int threads = threads_for(num_threads, n * table.padded_dim, 1 << 16)
+    threads = threads_for(threads, n * table.padded_dim, 1 << 16)
     for p in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         KERNELS.catch_up(&table.table, id_, p * _ROWS_A_TASK, min((p + 1) * _ROWS_A_TASK, n), &owed.owed)
 
 
 def add_step(double[::1] first_root, double[:, :, ::1] measures, const double[::1] fading, const double[::1] narrowing,
              double rate, double root, double decay, double root_beta2, float[:, ::1] nodes):
-    """Add a step to the measures of what rows owe, one for each step that they may have been stepped at last.
+    """Add a step to the measures of how far rows are behind, one for each step that may have been their last.
 
     ``slide.rows.optimizer`` says what is measured and why two nodes sum it up.
 
@@ -124,7 +121,7 @@ def add_step(double[::1] first_root, double[:, :, ::1] measures, const double[::
     fading, narrowing : float64 arrays [window]
         What is left of the moments m, and of the root of v, after the steps of the window.
     rate, root, decay, root_beta2 : float
-        Of the step, as in ``slide.rows.optimizer``.
+        The step's, as in ``slide.rows.optimizer``.
     nodes : float32 array [at most window, 8]
         Written: two nodes, (a1, b1, a2, b2) for weights, then for biases, for the newest steps of the window.
 
@@ -173,11 +170,11 @@ def add_step(double[::1] first_root, double[:, :, ::1] measures, const double[::
 
 
 cdef void _two_nodes(const double *moments, double unit, float *out) noexcept nogil:
-    """The Gauss quadrature of a measure with moments 0 to 3 about 1, in units of b."""
+    """Write the Gauss quadrature of a measure with moments 0 to 3 about 1, in units of b."""
     cdef double total = moments[0], mass = total if total > 0 else 1.0
     cdef double mean = moments[1] / mass, second = moments[2] / mass, third = moments[3] / mass
     cdef double variance = max(second - mean * mean, 0.0), skew = 0.0, distance, share
-    # Otherwise there is a single term, or there are several in one place but for rounding.
+    # Otherwise the measure is a single term, or several in one place but for rounding.
     if variance > 1e-12 * mean * mean:
         skew = (third - 3 * mean * second + 2 * mean * mean * mean) / variance
     distance = sqrt(skew * skew + 4 * variance)

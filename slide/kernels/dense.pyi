@@ -12,7 +12,7 @@ def shared_logits(
     offsets: NDArray[np.float32],
     hidden: NDArray[np.float32],
     out: NDArray[np.float32],
-    num_threads: int,
+    threads: int,
     owed: Owed | None = None,
 ) -> None: ...
 def shared_step(
@@ -22,7 +22,7 @@ def shared_step(
     hidden: NDArray[np.float32],
     gradient: SampleGradient,
     rule: StepRule,
-    num_threads: int,
+    threads: int,
 ) -> None: ...
 def shared_gradients(
     table: RowTable,
@@ -32,5 +32,5 @@ def shared_gradients(
     to_hidden: NDArray[np.float32] | None,
     out: NDArray[np.float32] | None,
     bias_out: NDArray[np.float32] | None,
-    num_threads: int,
+    threads: int,
 ) -> None: ...

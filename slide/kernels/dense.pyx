@@ -1,7 +1,7 @@
 """Dense products against a row table: candidates that the whole batch shares.
 
-With AVX-512 the products are our own; otherwise they are BLAS's, called through SciPy from inside our own parallel
-loops; the caller limits BLAS to one thread around them. Blocks have fixed sizes, so that results do not depend on the
+The products are our own with AVX-512 and BLAS's otherwise. BLAS is called through SciPy from inside our own parallel
+loops; the caller limits it to one thread around them. Blocks have fixed sizes, so that results do not depend on the
 number of threads.
 """
 
@@ -74,32 +74,30 @@ cdef _check_shared(RowTable table, const int32_t[::1] ids, const float[:, ::1] h
         low = min(low, ids[i])
         high = max(high, ids[i])
         if ascending and i and ids[i] <= ids[i - 1]:
-            raise ValueError(f"ids must ascend where rows pay what they owe, got {ids[i]} after {ids[i - 1]}")
+            raise ValueError(f"ids must ascend where rows catch up, got {ids[i]} after {ids[i - 1]}")
     if low < 0 or high >= table.n_rows:
         raise ValueError(f"ids must lie in 0..{table.n_rows - 1}, got {low}..{high}")
 
 
 def shared_logits(RowTable table, const int32_t[::1] ids, const float[::1] offsets, const float[:, ::1] hidden,
-                  float[:, ::1] out, int num_threads, Owed owed=None):
+                  float[:, ::1] out, int threads, Owed owed=None):
     """Score rows against every sample: ``out[:, :n] = hidden @ table.weights[ids].T + table.bias[ids] + offsets``.
 
     Parameters
     ----------
-    table : RowTable
     ids : int32 array [n]
     offsets : float32 array [n] or [0]
         Added to the logits, such as the logQ correction of sampled rows; empty for none.
     hidden : float32 array [samples, padded_dim]
     out : float32 array [>= samples, >= n]
         Written.
-    num_threads : int
     owed : Owed, optional
-        What the rows pay before they are read; `ids` must then ascend.
+        Rows that are behind catch up before they are read; `ids` must then ascend.
 
     Raises
     ------
     ValueError
-        Shapes do not fit, or an id is out of range or, where rows pay, of order.
+        Shapes do not fit, an id is out of range, or `ids` do not ascend where rows catch up.
     """
     _check_shared(table, ids, hidden, out, owed is not None)
     if owed is not None:
@@ -110,18 +108,18 @@ def shared_logits(RowTable table, const int32_t[::1] ids, const float[::1] offse
     if n == 0 or samples == 0:
         return
     cdef int64_t chunks = (n + _CHUNK - 1) // _CHUNK, slot = (_CHUNK + SLIDE_PANEL) * (table.padded_dim + 1)
-    cdef int threads = threads_for(num_threads, n * samples * table.padded_dim, 1 << 21)
+    threads = threads_for(threads, n * samples * table.padded_dim, 1 << 21)
     cdef Scratch scratch = Scratch(threads * slot * 4)
     cdef float *work = <float *>scratch.data
     cdef const int32_t *id_ = &ids[0]
     cdef const float *h = &hidden[0, 0]
     cdef const float *offset = &offsets[0] if offsets.shape[0] else NULL
     cdef float *logits = &out[0, 0]
-    cdef const slide_owed *debts = NULL if owed is None else &owed.owed
+    cdef const slide_owed *missed = NULL if owed is None else &owed.owed
     cdef int64_t ld = out.shape[1]
     for c in prange(chunks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         _score_chunk(&table.table, id_ + c * _CHUNK, <const float *>NULL if offset == NULL else offset + c * _CHUNK,
-                     min(n - c * _CHUNK, _CHUNK), debts, h, samples, work + threadid() * slot, logits + c * _CHUNK, ld)
+                     min(n - c * _CHUNK, _CHUNK), missed, h, samples, work + threadid() * slot, logits + c * _CHUNK, ld)
 
 
 cdef void _score_chunk(const slide_table *table, const int32_t *ids, const float *offset, int64_t n,
@@ -155,20 +153,16 @@ cdef void _score_chunk(const slide_table *table, const int32_t *ids, const float
 
 
 def shared_step(RowTable table, const int32_t[::1] ids, const float[:, ::1] deltas, const float[:, ::1] hidden,
-                SampleGradient gradient, StepRule rule, int num_threads):
+                SampleGradient gradient, StepRule rule, int threads):
     """Step the rows `ids`, each for ``deltas[:, i] @ hidden``, and add ``deltas @ weights`` to the samples' gradient.
 
     Parameters
     ----------
-    table : RowTable
     ids : int32 array [n]
         Without repetition.
     deltas : float32 array [>= samples, >= n]
         Gradients with respect to the logits of ``shared_logits``.
     hidden : float32 array [samples, padded_dim]
-    gradient : SampleGradient
-    rule : StepRule
-    num_threads : int
 
     Raises
     ------
@@ -185,7 +179,7 @@ def shared_step(RowTable table, const int32_t[::1] ids, const float[:, ::1] delt
     cdef int64_t chunks = (n + _CHUNK - 1) // _CHUNK
     cdef int64_t parts = min(chunks, _SHARED_PARTS), part_floats = gradient.n_samples * gradient.dim
     cdef int64_t slot = 2 * _CHUNK * table.padded_dim + _CHUNK
-    cdef int threads = threads_for(num_threads, n * samples * table.padded_dim, 1 << 21)
+    threads = threads_for(threads, n * samples * table.padded_dim, 1 << 21)
     cdef Scratch scratch = Scratch(threads * slot * 4)
     cdef float *work = <float *>scratch.data
     cdef float *dhidden = gradient.add_parts(parts)
@@ -223,12 +217,11 @@ cdef double _step_part(const slide_table *table, const int32_t *ids, int64_t n, 
 
 
 def shared_gradients(RowTable table, const int32_t[::1] ids, const float[:, ::1] deltas, const float[:, ::1] hidden,
-                     float[:, ::1] to_hidden, float[:, ::1] out, float[::1] bias_out, int num_threads):
+                     float[:, ::1] to_hidden, float[:, ::1] out, float[::1] bias_out, int threads):
     """Write what ``shared_step`` would step the rows `ids` by, and the samples' gradient, and step nothing.
 
     Parameters
     ----------
-    table : RowTable
     ids : int32 array [n]
     deltas : float32 array [>= samples, >= n]
         Gradients with respect to the logits of ``shared_logits``.
@@ -239,7 +232,6 @@ def shared_gradients(RowTable table, const int32_t[::1] ids, const float[:, ::1]
         Written: a row ``deltas[:, i] @ hidden`` for each of `ids`.
     bias_out : float32 array [>= n] or None
         Written: the sums of `deltas` over the samples. None with `out`.
-    num_threads : int
 
     Raises
     ------
@@ -266,7 +258,7 @@ def shared_gradients(RowTable table, const int32_t[::1] ids, const float[:, ::1]
             memset(&out[0, 0], 0, n * dp * sizeof(float))
             memset(&bias_out[0], 0, n * sizeof(float))
         return
-    cdef int threads = threads_for(num_threads, n * samples * dp, 1 << 21)
+    threads = threads_for(threads, n * samples * dp, 1 << 21)
     cdef const int32_t *id_ = &ids[0]
     cdef const float *delta = &deltas[0, 0]
     cdef const float *h = &hidden[0, 0]
@@ -298,7 +290,7 @@ def shared_gradients(RowTable table, const int32_t[::1] ids, const float[:, ::1]
 
 cdef void _row_chunk(const float *deltas, int64_t ld, const float *hidden, int64_t samples, int64_t dp, int64_t n,
                      float *out, float *bias) noexcept nogil:
-    """``deltas.T @ hidden`` for a chunk of rows, and the sums of the deltas."""
+    """Write ``deltas.T @ hidden`` for a chunk of rows, and the sums of the deltas."""
     cdef int rows = <int>n, count = <int>samples, k = <int>dp, ldb = <int>ld
     cdef float one = 1.0, zero = 0.0
     cdef int64_t s, i
@@ -316,7 +308,7 @@ cdef void _row_chunk(const float *deltas, int64_t ld, const float *hidden, int64
 
 cdef void _sample_block(const float *deltas, int64_t ld, const float *packed, int64_t dp, int64_t n, int64_t samples,
                         bint adds, float *out) noexcept nogil:
-    """``deltas @ packed`` for a block of samples, added to what is there or in place of it."""
+    """Write ``deltas @ packed`` for a block of samples, or add it to what is there."""
     cdef int rows = <int>n, count = <int>samples, k = <int>dp, ldb = <int>ld
     cdef float one = 1.0, keep = 1.0 if adds else 0.0
     cdef slide_product product

@@ -1,7 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-def drop_units(values: NDArray[np.float32], p: float, seed: int, iteration: int, num_threads: int) -> None: ...
+def drop_units(values: NDArray[np.float32], p: float, seed: int, iteration: int, threads: int) -> None: ...
 def drop_pairs(
     values: NDArray[np.float32],
     ids: NDArray[np.int32],
@@ -10,7 +10,7 @@ def drop_pairs(
     p: float,
     seed: int,
     iteration: int,
-    num_threads: int,
+    threads: int,
 ) -> None: ...
 def drop_entries(
     indptr: NDArray[np.int64],

@@ -14,12 +14,12 @@ cdef extern from "rng.h" nogil:
     uint64_t slide_mix(uint64_t x)
     uint64_t slide_key(uint64_t seed, uint64_t a, uint64_t b)
 
-# Sampling draws from the same (seed, iteration, sample); this keeps the two apart.
+# Keeps these draws apart from those of sampling, which have the same (seed, iteration, sample).
 cdef uint64_t STREAM = 0x64726F706F757421
 
 
 cdef uint64_t _threshold(double p) except? 1:
-    """The draws below it are dropped: a share p of all 64-bit numbers."""
+    """Return the number below which draws are dropped: a share p of all 64-bit numbers are below it."""
     if not 0.0 <= p < 1.0:
         raise ValueError(f"p must be from 0 to below 1, got {p}")
     return <uint64_t>(p * 18446744073709551616.0)
@@ -29,7 +29,7 @@ cdef inline float _dropped(float value, uint64_t key, int64_t column, uint64_t t
     return value * scale if slide_mix(key ^ <uint64_t>column) >= threshold else <float>0.0
 
 
-def drop_units(float[:, ::1] values, double p, uint64_t seed, uint64_t iteration, int num_threads):
+def drop_units(float[:, ::1] values, double p, uint64_t seed, uint64_t iteration, int threads):
     """Set each value to zero with probability p and divide the others by 1 - p.
 
     Parameters
@@ -40,7 +40,6 @@ def drop_units(float[:, ::1] values, double p, uint64_t seed, uint64_t iteration
         From 0 to below 1.
     seed, iteration : int
         Key the draws, with the sample and the column.
-    num_threads : int
 
     Raises
     ------
@@ -53,7 +52,7 @@ def drop_units(float[:, ::1] values, double p, uint64_t seed, uint64_t iteration
     cdef float *row
     if n == 0 or columns == 0 or p == 0.0:
         return
-    cdef int threads = threads_for(num_threads, n * columns, 1 << 14)
+    threads = threads_for(threads, n * columns, 1 << 14)
     for s in prange(n, nogil=True, num_threads=threads, schedule="static"):
         key = slide_key(seed ^ STREAM, iteration, s)
         row = &values[s, 0]
@@ -62,16 +61,16 @@ def drop_units(float[:, ::1] values, double p, uint64_t seed, uint64_t iteration
 
 
 def drop_pairs(float[::1] values, const int32_t[::1] ids, const int64_t[::1] begin, const int64_t[::1] end, double p,
-               uint64_t seed, uint64_t iteration, int num_threads):
+               uint64_t seed, uint64_t iteration, int threads):
     """``drop_units`` on the columns ``ids[begin[s]..end[s]]`` of each sample s alone, with the same draws.
 
     Parameters
     ----------
-    values : float32 array
+    values : float32 array [n]
         Parallel to `ids`; overwritten.
-    ids : int32 array
+    ids : int32 array [n]
     begin, end : int64 arrays [samples]
-    p, seed, iteration, num_threads
+    p, seed, iteration
         As for ``drop_units``.
 
     Raises
@@ -90,7 +89,7 @@ def drop_pairs(float[::1] values, const int32_t[::1] ids, const int64_t[::1] beg
         total += end[s] - begin[s]
     if total == 0 or p == 0.0:
         return
-    cdef int threads = threads_for(num_threads, total, 1 << 14)
+    threads = threads_for(threads, total, 1 << 14)
     for s in prange(n, nogil=True, num_threads=threads, schedule="static"):
         key = slide_key(seed ^ STREAM, iteration, s)
         for i in range(begin[s], end[s]):
@@ -131,7 +130,7 @@ def drop_entries(const int64_t[::1] indptr, const int32_t[::1] indices, const fl
         for s in range(n):
             key = slide_key(seed ^ STREAM, iteration, s)
             for i in range(indptr[s], indptr[s + 1]):
-                # Without a branch: written in any case, and overwritten by the next entry if dropped.
+                # An entry is always written, and the next one overwrites it if it is dropped: no branch.
                 out_indices[kept] = indices[i]
                 out_values[kept] = values[i] * scale
                 kept += slide_mix(key ^ <uint64_t>indices[i]) >= threshold

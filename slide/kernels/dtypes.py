@@ -1,4 +1,4 @@
-"""NumPy dtypes of the arrays the kernels read and write; ``types.pxd`` beside it has the matching C types."""
+"""NumPy dtypes of the arrays that the kernels read and write: float, int32_t, int64_t and uint32_t in their source."""
 
 import numpy as np
 

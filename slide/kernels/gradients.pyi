@@ -11,7 +11,7 @@ def row_gradients(
     hidden: NDArray[np.float32],
     out: NDArray[np.float32],
     bias_out: NDArray[np.float32],
-    num_threads: int,
+    threads: int,
 ) -> None: ...
 def step_rows(
     table: RowTable,
@@ -19,5 +19,5 @@ def step_rows(
     gradients: NDArray[np.float32],
     bias_gradients: NDArray[np.float32],
     rule: StepRule,
-    num_threads: int,
+    threads: int,
 ) -> None: ...

@@ -1,7 +1,7 @@
 """Rows' gradients as arrays, and the step by gradients that come as arrays.
 
-Where `optim` makes a row's gradient and steps the row in one visit, here the two are apart, for those that do something
-in between: send gradients to other processes and add up what comes back, or give them to an optimiser that is not ours.
+`optim` makes a row's gradient and steps the row in one visit. Here the two are apart, for callers that do something in
+between: send gradients to other processes and add up what comes back, or give them to an optimizer that is not ours.
 """
 
 from cython.parallel cimport prange
@@ -20,15 +20,14 @@ cdef enum:
 
 
 def row_gradients(PairGroups groups, const float[::1] coefficients, const float[:, ::1] hidden, float[:, ::1] out,
-                  float[::1] bias_out, int num_threads):
+                  float[::1] bias_out, int threads):
     """Write every grouped row's gradient, the sum over its pairs of ``coefficient * hidden[sample]``.
 
     These are, to the bit, the gradients that ``optim.step_groups`` steps by.
 
     Parameters
     ----------
-    groups : PairGroups
-    coefficients : float32 array
+    coefficients : float32 array [slots]
         Read at the pairs' slots.
     hidden : float32 array [samples, padded_dim]
         `padded_dim` is a multiple of 16.
@@ -36,7 +35,6 @@ def row_gradients(PairGroups groups, const float[::1] coefficients, const float[
         Written: a row for each of ``groups.rows``, in their order.
     bias_out : float32 array [groups.n_groups or more]
         Written: the sums of the coefficients, the gradients of the rows' biases.
-    num_threads : int
 
     Raises
     ------
@@ -62,26 +60,23 @@ def row_gradients(PairGroups groups, const float[::1] coefficients, const float[
     cdef const float *h = &hidden[0, 0]
     cdef float *to = &out[0, 0]
     cdef float *bias = &bias_out[0]
-    cdef int threads = threads_for(num_threads, groups.n_pairs * dp, 1 << 18)
+    threads = threads_for(threads, groups.n_pairs * dp, 1 << 18)
     for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         KERNELS.group_gradients(&view, groups.part_ptr[p], groups.part_ptr[p + 1], coef, h, dp, to, bias)
 
 
 def step_rows(RowTable table, const int32_t[::1] rows, const float[:, ::1] gradients, const float[::1] bias_gradients,
-              StepRule rule, int num_threads):
+              StepRule rule, int threads):
     """Step rows by given gradients, each once.
 
     Parameters
     ----------
-    table : RowTable
     rows : int32 array [n]
-        Ascending, without repetition; they owe nothing for steps that skipped them (`slide.kernels.catch_up`).
+        Ascending, without repetition, and not behind (`slide.kernels.catch_up`).
     gradients : float32 array [n or more, padded_dim]
         Zero in the columns past ``table.dim``.
     bias_gradients : float32 array [n or more]
         Read if the table has biases.
-    rule : StepRule
-    num_threads : int
 
     Raises
     ------
@@ -103,11 +98,11 @@ def step_rows(RowTable table, const int32_t[::1] rows, const float[:, ::1] gradi
     cdef const int32_t *row = &rows[0]
     cdef const float *grad = &gradients[0, 0]
     cdef const float *bias = &bias_gradients[0]
-    # At most so many tasks, whose squares are summed in order: the same norm at any number of threads.
+    # Each task's squares are summed in order, so that the norm is the same at any number of threads.
     cdef int64_t size = max(<int64_t>_ROWS_A_TASK, (n + _MOST_TASKS - 1) // _MOST_TASKS)
     cdef int64_t tasks = (n + size - 1) // size
     cdef double square[_MOST_TASKS]
-    cdef int threads = threads_for(num_threads, n * dp, 1 << 16)
+    threads = threads_for(threads, n * dp, 1 << 16)
     for p in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         first = p * size
         square[p] = KERNELS.step_gradients(&table.table, row + first, min(size, n - first), grad + first * dp,

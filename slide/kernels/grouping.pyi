@@ -44,7 +44,7 @@ class PairGroups:
         begin: NDArray[np.int64],
         end: NDArray[np.int64],
         n_rows: int,
-        num_threads: int = 1,
+        threads: int = 1,
     ) -> None: ...
 
 def check_grouped(table: RowTable, groups: PairGroups, hidden: NDArray[np.float32], slots: int) -> None: ...

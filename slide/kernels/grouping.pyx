@@ -1,9 +1,9 @@
 """The (sample, row) pairs of a batch, grouped by row.
 
-A batch touches few rows of a parameter table. Grouped by row, each touched row is visited once for all the samples that
-want it, by one thread: no locks, no races, and sums in an order that does not depend on the number of threads.
+A batch touches few rows of a parameter table. The pairs are grouped by row, so that one thread visits each touched row
+once, for all samples that want it: no locks, no races, and sums whose order does not depend on the number of threads.
 
-Grouping is a stable sort, so that there is one right result and any number of threads may look for it. A few pairs are
+Grouping is a stable sort, so that there is one right result, whatever the number of threads. A few pairs are
 sorted digit by digit. Many are spread over buckets of neighbouring rows, blocks of samples side by side, and each
 bucket, which fits into a cache, is sorted by itself.
 """
@@ -22,7 +22,7 @@ from slide.kernels.rows cimport RowTable, slide_groups
 cdef enum:
     _RADIX_BITS = 11
     _RADIX = 1 << 11
-    _FEW_BITS = 5          # of a row's id that choose its bucket, at least, where rows are few
+    _FEW_BITS = 5          # at least so many bits of a row's id choose its bucket where rows are few
     _PAIRS_A_PART = 1024
     _FEW_PAIRS = 1 << 15   # fewer are sorted by one thread, digit by digit
     _MOST_BLOCKS = 16
@@ -30,13 +30,13 @@ cdef enum:
 MOST_PARTS = _MOST_PARTS
 """The most tasks a batch's grouped pairs are cut into, and so the most threads that can share them."""
 
-# The samples of a batch cut into blocks, each spread over the buckets by one thread, and what was found wrong.
+# The samples of a batch cut into blocks, each spread over the buckets by one thread, and the range of their rows.
 cdef struct Spread:
     const int32_t *ids
     const int64_t *begin
     const int64_t *end
     int64_t n_rows
-    int low_bits                      # of a row's id, which order it within its bucket
+    int low_bits                      # low bits of a row's id, which order it within its bucket
     int64_t n_buckets
     int64_t n_blocks
     int64_t block[_MOST_BLOCKS + 1]   # first sample of each
@@ -48,8 +48,8 @@ cdef struct Spread:
 cdef class PairGroups:
     """The (sample, row) pairs of a batch, grouped by row; its memory is allocated once and used for every batch.
 
-    Within a group pairs are in slot order. Groups are also cut into ``n_parts`` runs of similar work; the cut depends
-    on the pairs alone, which is what keeps sums over parts the same at any number of threads. One thread at a time.
+    Pairs are in slot order within a group. Groups are also cut into ``n_parts`` runs of similar work; the cut depends
+    on the pairs alone, so that sums over parts are the same at any number of threads. One thread at a time may use it.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ cdef class PairGroups:
     Attributes
     ----------
     n_samples, n_pairs, n_groups, n_parts : int
-        Of the batch last grouped.
+        Sizes of the batch that was grouped last.
     """
 
     def __cinit__(self, int64_t capacity, *, hugepages=True):
@@ -109,7 +109,7 @@ cdef class PairGroups:
 
     @property
     def rows_in_place(self):
-        """Int32 view [n_groups] of the same, valid until the next batch is grouped."""
+        """Int32 view [n_groups] of the same rows, valid until the next batch is grouped."""
         return self._view(<size_t>self.group_row, self.n_groups, np.int32)
 
     @property
@@ -139,17 +139,17 @@ cdef class PairGroups:
         return np.frombuffer(self.buffer, dtype, count, address - <size_t>self.buffer.data)
 
     def group(self, const int32_t[::1] ids, const int64_t[::1] begin, const int64_t[::1] end, int64_t n_rows,
-              int num_threads=1):
+              int threads=1):
         """Group pairs (s, ids[i]) for every sample s and every i in ``begin[s]..end[s]``; i is the pair's slot.
 
         Parameters
         ----------
-        ids : int32 array
+        ids : int32 array [slots]
         begin, end : int64 arrays [samples]
             Runs of `ids` that do not overlap and rise with the sample.
         n_rows : int
-            Ids lie below it.
-        num_threads : int
+            All ids are below it.
+        threads : int
             The groups do not depend on it.
 
         Raises
@@ -177,7 +177,7 @@ cdef class PairGroups:
             return
         cdef Spread spread
         cdef bint few = pairs < _FEW_PAIRS
-        cdef int threads = 1 if few else min(threads_for(num_threads, pairs, 1 << 15), <int>_MOST_BLOCKS)
+        threads = 1 if few else min(threads_for(threads, pairs, 1 << 15), <int>_MOST_BLOCKS)
         cdef int64_t b
         _plan(&spread, &ids[0], &begin[0], &end[0], samples, pairs, n_rows, threads)
         if few:
@@ -275,7 +275,7 @@ cdef void _plan(Spread *spread, const int32_t *ids, const int64_t *begin, const 
 
 
 cdef void _make_keys(PairGroups groups, Spread *spread) noexcept nogil:
-    """A key for each pair: its row, then its slot."""
+    """Write a key for each pair: its row, then its slot."""
     cdef int64_t s, i, n = 0
     cdef int32_t row, lowest = 0, highest = -1
     for s in range(groups.n_samples):
@@ -291,7 +291,7 @@ cdef void _make_keys(PairGroups groups, Spread *spread) noexcept nogil:
 
 
 cdef void _count_block(PairGroups groups, Spread *spread, int64_t block) noexcept nogil:
-    """How many pairs of the block each bucket will get; and the range of their rows, which may be out of bounds."""
+    """Count the block's pairs for each bucket, and find the range of their rows, which may be out of bounds."""
     cdef int32_t *count = groups.counts + block * _RADIX
     cdef int64_t s, i
     cdef int32_t row, lowest = 0, highest = -1
@@ -377,9 +377,9 @@ cdef void _sort_digit(const uint64_t *keys, uint64_t *to, int64_t n, int shift, 
 
 
 cdef int64_t _emit(PairGroups groups, const uint64_t *keys, int64_t begin, int64_t n) noexcept nogil:
-    """Write the pairs from `begin` on, of n sorted keys; and row and first pair of each group to `keys_to`, from there.
+    """Write the pairs of n sorted keys from `begin` on, and each group's row and first pair to `keys_to` from there on.
 
-    The keys may stand in that place themselves: there are no more groups than keys read.
+    The keys may be in `keys_to` themselves, since there are never more groups than keys read.
     """
     cdef uint64_t *found = groups.keys_to + begin
     cdef int64_t i, g = 0
@@ -399,7 +399,7 @@ cdef int64_t _emit(PairGroups groups, const uint64_t *keys, int64_t begin, int64
 
 
 def check_grouped(RowTable table, PairGroups groups, hidden, slots):
-    """Raise ValueError unless the grouped pairs fit the table, the hidden vectors and an array of so many slots."""
+    """Raise ValueError unless the grouped pairs fit the table, the hidden vectors and an array of `slots` entries."""
     if hidden.shape[1] != table.padded_dim or hidden.shape[0] < groups.n_samples:
         raise ValueError(
             f"hidden must be [{groups.n_samples} or more, {table.padded_dim}], "

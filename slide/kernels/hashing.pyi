@@ -29,7 +29,7 @@ class _BlockHasher(_Coded):
         self,
         x: NDArray[np.float32],
         out: NDArray[np.uint32],
-        num_threads: int,
+        threads: int,
         rows: NDArray[np.int32] | None = None,
     ) -> None: ...
     def hash_sparse(
@@ -38,7 +38,7 @@ class _BlockHasher(_Coded):
         indices: NDArray[np.int32],
         values: NDArray[np.float32],
         out: NDArray[np.uint32],
-        num_threads: int,
+        threads: int,
     ) -> None: ...
 
 class HadamardSimHash(_BlockHasher):

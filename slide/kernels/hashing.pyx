@@ -1,7 +1,7 @@
 """Locality-sensitive hash families: SimHash (two forms), WTA, DWTA and MinHash.
 
-A hasher turns vectors into `l` bucket indices each, every index made of `k` hash codes. All randomness is in the arrays
-and seeds it is made with. Hashers are immutable and may be used from several threads.
+A hasher turns each vector into `l` bucket indices, and makes each index of `k` hash codes. All randomness is in the
+arrays and seeds that it is made with. Hashers are immutable and may be used from several threads.
 """
 
 cimport cython
@@ -39,7 +39,7 @@ cdef struct _SparseRows:
 
 
 cdef class _Coded:
-    """How many codes there are, and how those of a table become a bucket index."""
+    """The numbers of codes, tables and buckets."""
 
     cdef slide_code_shape shape
 
@@ -82,7 +82,7 @@ cdef class _Coded:
 
     @property
     def bucket_bits(self):
-        """Bits of a bucket index: what was asked for, or fewer where there are not so many combinations of codes."""
+        """Bits of a bucket index: as many as were asked for, or fewer where codes have fewer combinations."""
         return self.shape.bucket_bits
 
 
@@ -116,8 +116,9 @@ cdef class CodeCombiner(_Coded):
         Parameters
         ----------
         codes : int32 array [n, k * l]
-            Those of table t are in columns ``t * k`` to ``t * k + k - 1``.
+            Columns ``t * k`` to ``t * k + k - 1`` have the codes of table t.
         out : uint32 array [l, n]
+            Written.
 
         Raises
         ------
@@ -148,11 +149,11 @@ cdef class CodeCombiner(_Coded):
 
 
 cdef class _BlockHasher(_Coded):
-    """What the families share: the road from rows of floats to bucket indices, sixteen rows at a time."""
+    """The base of the families: turns rows of floats into bucket indices, sixteen rows at a time."""
 
     cdef int kind
     cdef readonly int64_t dim
-    cdef int64_t coordinates       # of a dense block: dim, or dim rounded up to a power of two
+    cdef int64_t coordinates       # a dense block's: dim, or dim rounded up to a power of two
     cdef int64_t scratch_floats    # per thread, behind the block
     cdef object _kept              # the arrays the pointers below look into
     cdef const float *signs
@@ -195,7 +196,7 @@ cdef class _BlockHasher(_Coded):
         self.bin_size = places.shape[1]
         self.scratch_floats = places.shape[0] * _LANES
 
-    def hash(self, const float[:, :] x, uint32_t[:, ::1] out, int num_threads, const int32_t[::1] rows=None):
+    def hash(self, const float[:, :] x, uint32_t[:, ::1] out, int threads, const int32_t[::1] rows=None):
         """Hash rows of `x` into bucket indices.
 
         Parameters
@@ -203,8 +204,7 @@ cdef class _BlockHasher(_Coded):
         x : float32 array [n, >= dim]
             Unit stride along a row; the first `dim` columns are hashed.
         out : uint32 array [l, >= n]
-            ``out[t, i]`` becomes row i's bucket in table t.
-        num_threads : int
+            Written: ``out[t, i]`` becomes row i's bucket in table t.
         rows : int32 array, optional
             Hash these rows alone; the others' columns of `out` stay as they are.
 
@@ -227,7 +227,7 @@ cdef class _BlockHasher(_Coded):
         if rows is not None and (np.min(rows) < 0 or np.max(rows) >= x.shape[0]):
             raise ValueError(f"rows must lie in 0..{x.shape[0] - 1}, got {np.min(rows)}..{np.max(rows)}")
         cdef int64_t blocks = (n + _LANES - 1) // _LANES
-        cdef int threads = threads_for(num_threads, blocks, 4)
+        threads = threads_for(threads, blocks, 4)
         cdef int64_t block_floats = self.coordinates * _LANES
         cdef int64_t slot = (block_floats + self.scratch_floats + self.shape.l * _LANES + 31) // 16 * 16
         cdef Scratch scratch = Scratch(threads * slot * 4)
@@ -242,20 +242,20 @@ cdef class _BlockHasher(_Coded):
             self._hash_rows(base, stride, ids, b * _LANES, n, work + threadid() * slot, codes, ld)
 
     def hash_sparse(self, const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] values,
-                    uint32_t[:, ::1] out, int num_threads):
+                    uint32_t[:, ::1] out, int threads):
         """Hash sparse rows in CSR form: the bucket indices that ``hash`` gives for the same rows as a dense array.
 
-        The time is that of a row's non-zeros and of the hash functions, not of the dimension, but for HadamardSimHash,
-        whose rotations are dense.
+        The time depends on a row's non-zeros and on the hash functions, not on the dimension, except for
+        HadamardSimHash, whose rotations are dense.
 
         Parameters
         ----------
         indptr : int64 array [n + 1]
-        indices : int32 array
+        indices : int32 array [entries]
             Columns, in any order; values of the same column of a row are added up.
-        values : float32 array
+        values : float32 array [entries]
         out : uint32 array [l, >= n]
-        num_threads : int
+            Written.
 
         Raises
         ------
@@ -278,7 +278,7 @@ cdef class _BlockHasher(_Coded):
         used = np.asarray(indices)[indptr[0] : indptr[n]]
         _check_coordinates(used, self.dim)
         cdef int64_t blocks = (n + _LANES - 1) // _LANES
-        cdef int threads = threads_for(num_threads, blocks, 4)
+        threads = threads_for(threads, blocks, 4)
         starts = np.asarray(indptr)[:n:_LANES]
         cdef int64_t most = np.diff(starts, append=indptr[n]).max()
         cdef _SparseRows rows
@@ -308,7 +308,7 @@ cdef class _BlockHasher(_Coded):
             self._hash_sparse_rows(&rows, b * _LANES, work + threadid() * slot, codes, ld)
 
     cdef _terms(self):
-        """Return what ``_terms_by_coordinate`` makes: once, whichever thread comes first."""
+        """Return what ``_terms_by_coordinate`` makes, once, on the thread that comes first."""
         with _TERMS_LOCK:
             terms = self._by_coordinate
         if terms is None:
@@ -398,7 +398,7 @@ cdef class HadamardSimHash(_BlockHasher):
     dim, k, l : int
         Dimension, codes per table, tables.
     signs : float32 array [rotations, 3, p]
-        Of +1 and -1; p is `dim` rounded up to a power of two, and ``rotations * p >= k * l``.
+        Each is +1 or -1; p is `dim` rounded up to a power of two, and ``rotations * p >= k * l``.
     bucket_bits : int
         Most bits a bucket index may have.
     """
@@ -426,8 +426,8 @@ cdef class SparseSimHash(_BlockHasher):
     ----------
     dim, k, l : int
         Dimension, codes per table, tables.
-    index : int32 array
-        Coordinates of all functions, those added before those subtracted.
+    index : int32 array [ptr[-1]]
+        Coordinates of all functions; each function has those that it adds before those that it subtracts.
     ptr : int64 array [2 * k * l + 1]
         Function f adds ``index[ptr[2f]:ptr[2f+1]]`` and subtracts ``index[ptr[2f+1]:ptr[2f+2]]``.
     bucket_bits : int

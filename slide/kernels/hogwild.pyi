@@ -12,7 +12,7 @@ def touched_rows(
     stamps: NDArray[np.int32],
     stamp: int,
     out: NDArray[np.int32],
-    num_threads: int,
+    threads: int,
 ) -> int: ...
 def sddmm(
     table: RowTable,
@@ -21,7 +21,7 @@ def sddmm(
     end: NDArray[np.int64],
     hidden: NDArray[np.float32],
     out: NDArray[np.float32],
-    num_threads: int,
+    threads: int,
 ) -> None: ...
 def step_rows(
     table: RowTable,
@@ -34,5 +34,5 @@ def step_rows(
     hidden: NDArray[np.float32],
     gradient: SampleGradient | None,
     rule: StepRule,
-    num_threads: int,
+    threads: int,
 ) -> None: ...

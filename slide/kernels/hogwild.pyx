@@ -1,10 +1,10 @@
 """Training without locks: samples in parallel, each adding to the gradients of its rows as they stand.
 
-The way of SLIDE itself, after Hogwild! (Niu et al., NIPS 2011). Where `sparse` and `optim` group a batch's pairs by
-row, so that one thread makes a row's gradient, here every thread takes samples and adds to the gradients of whatever
-rows they have, which are kept in a table of their own. Two threads that add to one row at the same moment may lose one
-of the two terms. All else is as it is there: the forward pass and the samples' gradient read the weights before the
-step, each row that the batch touched takes one step, by one thread, and on one thread nothing is lost.
+SLIDE itself trains so, after Hogwild! (Niu et al., NIPS 2011). `sparse` and `optim` group a batch's pairs by row, so
+that one thread makes a row's gradient. Here each thread takes samples and adds to the gradients of whatever rows they
+have; these gradients are in a table of their own. Two threads that add to one row at the same moment may lose one of
+the two terms. The rest is the same: the forward pass and the samples' gradient read the weights before the step, one
+thread steps each row that the batch touched, once, and a single thread loses nothing.
 
 Those additions (`slide_add_gradients` in ``simd/hogwild_impl.h``) are the package's only data race. The stamps of
 touched rows are shared as well, but atomic; everything else is one thread's own until a loop has ended.
@@ -51,7 +51,7 @@ cdef struct Pairs:
 
 
 cdef Pairs _pairs(const int32_t[::1] ids, const int64_t[::1] begin, const int64_t[::1] end, int64_t n_rows) except *:
-    """Check the pairs at the door and return them as pointers."""
+    """Check the pairs and return them as pointers."""
     cdef Pairs pairs
     cdef int64_t n = begin.shape[0], s, i, last = 0
     cdef int32_t highest = -1, lowest = 0
@@ -76,7 +76,7 @@ cdef Pairs _pairs(const int32_t[::1] ids, const int64_t[::1] begin, const int64_
 
 
 def _check_slots(RowTable table, const float[:, ::1] hidden, n_samples, slots, n_ids):
-    """Raise ValueError unless the rows are float32, and the samples' vectors and so many slots fit the pairs."""
+    """Raise ValueError unless the rows are float32, and the samples' vectors and `slots` entries fit the pairs."""
     if table.table.format == SLIDE_BF16:
         raise ValueError("rows must have float32 weights, these are bfloat16")
     if hidden.shape[1] != table.padded_dim or hidden.shape[0] < n_samples:
@@ -88,26 +88,25 @@ def _check_slots(RowTable table, const float[:, ::1] hidden, n_samples, slots, n
 
 
 def touched_rows(const int32_t[::1] ids, const int64_t[::1] begin, const int64_t[::1] end, int32_t[::1] stamps,
-                 int32_t stamp, int32_t[::1] out, int num_threads):
+                 int32_t stamp, int32_t[::1] out, int threads):
     """Find the distinct rows of a batch's pairs: those of ``ids[begin[s]:end[s]]`` of every sample s.
 
     Parameters
     ----------
-    ids : int32 array
+    ids : int32 array [slots]
     begin, end : int64 arrays [samples]
         Runs of `ids` that do not overlap and rise with the sample.
     stamps : int32 array [n_rows]
         Kept from batch to batch; the touched rows' become `stamp`.
     stamp : int
-        One that no row has.
+        A stamp that no row has yet.
     out : int32 array, as long as `ids`
-        Written: the rows come first, ascending; what is behind them is of no use.
-    num_threads : int
+        Written: the rows come first, ascending; the rest is undefined.
 
     Returns
     -------
     int
-        How many rows there are. They and their order do not depend on the threads.
+        The number of rows. The rows and their order do not depend on the threads.
 
     Raises
     ------
@@ -122,8 +121,8 @@ def touched_rows(const int32_t[::1] ids, const int64_t[::1] begin, const int64_t
         return 0
     cdef int32_t *row = &out[0]
     cdef int32_t *marks = &stamps[0]
-    cdef int threads = threads_for(num_threads, pairs.n_pairs, 1 << 14)
-    # Each sample lists the rows that it was first to touch where its pairs stand; which sample that is, is chance.
+    threads = threads_for(threads, pairs.n_pairs, 1 << 14)
+    # Each sample lists the rows that it was first to touch where its pairs are; chance decides which sample is first.
     for s in prange(pairs.n_samples, nogil=True, num_threads=threads, schedule="static"):
         for i in range(pairs.begin[s], pairs.end[s]):
             row[i] = pairs.ids[i] if slide_first_touch(marks + pairs.ids[i], stamp) else -1
@@ -137,23 +136,21 @@ def touched_rows(const int32_t[::1] ids, const int64_t[::1] begin, const int64_t
 
 
 def sddmm(RowTable table, const int32_t[::1] ids, const int64_t[::1] begin, const int64_t[::1] end,
-          const float[:, ::1] hidden, float[::1] out, int num_threads):
+          const float[:, ::1] hidden, float[::1] out, int threads):
     """SDDMM, sample by sample: ``out[i] = weights[ids[i]] . hidden[s] + bias[ids[i]]`` for i in ``begin[s]..end[s]``.
 
     Parameters
     ----------
-    table : RowTable
     ids, begin, end : arrays
         The pairs, as in ``touched_rows``.
     hidden : float32 array [samples, padded_dim]
     out : float32 array, as long as `ids`
         Written at the pairs' slots alone.
-    num_threads : int
 
     Raises
     ------
     ValueError
-        As of ``touched_rows``.
+        As for ``touched_rows``.
     """
     cdef Pairs pairs = _pairs(ids, begin, end, table.n_rows)
     _check_slots(table, hidden, pairs.n_samples, out.shape[0], ids.shape[0])
@@ -162,7 +159,7 @@ def sddmm(RowTable table, const int32_t[::1] ids, const int64_t[::1] begin, cons
     cdef const float *h = &hidden[0, 0]
     cdef float *logits = &out[0]
     cdef int64_t s, dp = table.padded_dim
-    cdef int threads = threads_for(num_threads, pairs.n_pairs * dp, 1 << 18)
+    threads = threads_for(threads, pairs.n_pairs * dp, 1 << 18)
     for s in prange(pairs.n_samples, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         KERNELS.score_rows(&table.table, pairs.ids + pairs.begin[s], pairs.end[s] - pairs.begin[s], h + s * dp,
                            logits + pairs.begin[s])
@@ -170,20 +167,19 @@ def sddmm(RowTable table, const int32_t[::1] ids, const int64_t[::1] begin, cons
 
 def step_rows(RowTable table, RowTable sums, const int32_t[::1] rows, const int32_t[::1] ids, const int64_t[::1] begin,
               const int64_t[::1] end, const float[::1] coefficients, const float[:, ::1] hidden,
-              SampleGradient gradient, StepRule rule, int num_threads):
+              SampleGradient gradient, StepRule rule, int threads):
     """Add every pair's ``coefficient * hidden[sample]`` to its row's gradient, without locks; then step the rows.
 
-    On several threads the additions race, and a term may be lost where two threads add to one row at the same moment;
-    the step, in a loop after that, is one thread's for each row.
+    The additions of several threads race, and a term may be lost where two threads add to one row at the same moment.
+    The steps follow in a loop of their own, in which each row is one thread's.
 
     The bias, if the table has any, steps for the sum of the coefficients. With `gradient`, ``coefficient * w[row]`` of
     the weights before the step is added to each pair's sample, which is one thread's alone.
 
     Parameters
     ----------
-    table : RowTable
     sums : RowTable
-        Of the same shape, without moments: the gradients, zero before and after.
+        The gradients, zero before and after: a table of the same shape, without moments.
     rows : int32 array [n]
         The rows to step: those of all pairs, ascending, as ``touched_rows`` finds them.
     ids, begin, end : arrays
@@ -192,13 +188,11 @@ def step_rows(RowTable table, RowTable sums, const int32_t[::1] rows, const int3
         Read at the pairs' slots.
     hidden : float32 array [samples, padded_dim]
     gradient : SampleGradient or None
-    rule : StepRule
-    num_threads : int
 
     Raises
     ------
     ValueError
-        As of ``touched_rows``, or the rows or one of the tables are not what is expected.
+        As for ``touched_rows``, or the rows or one of the tables are not what is expected.
     """
     cdef Pairs pairs = _pairs(ids, begin, end, table.n_rows)
     cdef int64_t n = rows.shape[0], dp = table.padded_dim, k, s, p, count, first
@@ -225,8 +219,8 @@ def step_rows(RowTable table, RowTable sums, const int32_t[::1] rows, const int3
     cdef const float *h = &hidden[0, 0]
     cdef const float *coef = &coefficients[0]
     cdef const int32_t *row = &rows[0]
-    cdef int threads = threads_for(num_threads, pairs.n_pairs * dp, 1 << 18)
-    for s in prange(pairs.n_samples, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+    cdef int used = threads_for(threads, pairs.n_pairs * dp, 1 << 18)
+    for s in prange(pairs.n_samples, nogil=True, num_threads=used, schedule="dynamic", chunksize=1):
         first = pairs.begin[s]
         count = pairs.end[s] - first
         KERNELS.add_gradients(&sums.table, pairs.ids + first, count, coef + first, h + s * dp, table.table.biased)
@@ -234,15 +228,15 @@ def step_rows(RowTable table, RowTable sums, const int32_t[::1] rows, const int3
             dsample = dhidden + s * dp
             KERNELS.spmm(&table.table, pairs.ids + first, coef + first, count, dsample)
     cdef int64_t tasks = (n + _ROWS_A_TASK - 1) // _ROWS_A_TASK
-    threads = threads_for(num_threads, n * dp, 1 << 16)
-    for p in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+    used = threads_for(threads, n * dp, 1 << 16)
+    for p in prange(tasks, nogil=True, num_threads=used, schedule="dynamic", chunksize=1):
         square += _step(&table.table, &sums.table, row, p * _ROWS_A_TASK, min((p + 1) * _ROWS_A_TASK, n), &rule.rule)
     rule.measured(square)
 
 
 cdef double _step(const slide_table *table, const slide_table *sums, const int32_t *rows, int64_t first, int64_t last,
                   const slide_rule *rule) noexcept nogil:
-    """Step some rows by their gradients, which are zero then; return their squares if the rule measures those."""
+    """Step some rows by their gradients and set these to zero; return their squares if the rule measures them."""
     cdef double square = 0.0
     cdef float *g
     cdef int64_t k

@@ -1,29 +1,25 @@
-"""Losses whose neurons are in several places, each with a part of every sample's active set.
+"""Losses whose neurons are in several shards, each with a part of every sample's active set.
 
-``softmax_terms`` and ``softmax_gradients`` do what ``losses.softmax_cross_entropy`` does, with an exchange of a few
-numbers a sample between them. One-vs-all losses are sums of their parts, which ``losses.logistic_cross_entropy`` makes;
-only whose logit is the largest takes a word from every place.
+``softmax_terms`` and ``softmax_gradients`` together do what ``losses.softmax_cross_entropy`` does; between them the
+shards exchange a few numbers for each sample. One-vs-all losses are sums of parts, and
+``losses.logistic_cross_entropy`` computes each part; the shards exchange only their ``largest_logits``, to find hits.
 """
 
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int64_t
 
 from slide.kernels.losses cimport (
     ActiveSets,
+    SampleSets,
     logit_at,
-    make_scratch,
     restore_weights,
     sample_weights,
-    scratch_slot,
     smoothed_sums,
-    view_sets,
 )
-from slide.kernels.memory cimport Scratch
-from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport KERNELS
 
-# What `softmax_terms` writes of a sample.
+# What `softmax_terms` writes for a sample.
 cdef enum:
     _TOP
     _BEST
@@ -35,145 +31,98 @@ cdef enum:
     _N_TERMS
 
 TERMS = _N_TERMS
-"""Numbers that ``softmax_terms`` writes of each sample."""
+"""Numbers that ``softmax_terms`` writes for each sample."""
 
 
-def softmax_terms(
-    float[:, ::1] shared,
-    int64_t n_shared,
-    float[::1] own,
-    const int64_t[::1] begin,
-    const int64_t[::1] end,
-    const int64_t[::1] label_ptr,
-    const int32_t[::1] label_place,
-    const float[::1] target,
-    double[:, ::1] terms,
-    int num_threads,
-    *,
-    float smoothing=0.0,
-    const float[::1] weight=None,
-    certain=None,
-):
-    """Write what the samples' softmax losses need of these neurons, where others are elsewhere.
+def softmax_terms(ActiveSets sets not None, double[:, ::1] terms, int threads):
+    """Write what the samples' softmax losses need from this shard's neurons.
 
-    The logits become their exponentials, each sample's largest one's 1, which is what ``softmax_gradients`` takes.
+    Each logit x becomes ``exp(x - largest)``, which ``softmax_gradients`` takes.
 
     Parameters
     ----------
+    sets : ActiveSets
+        Its logits are overwritten.
     terms : float64 array [samples, TERMS]
-        Written: the largest logit, that of a label, the sum of the exponentials of all less the largest, the sum of
-        the labels' logits times their targets, that of the targets and, with `smoothing`, the sum of all logits and how
-        many neurons they stand for. Of no neurons, or labels, the largest is minus infinity.
-    shared, n_shared, own, begin, end, label_ptr, label_place, target, num_threads, smoothing, weight, certain
-        As of ``losses.softmax_cross_entropy``.
+        Written: the largest logit; the largest of a label; the sum of ``exp(x - largest)`` over all logits; the sum of
+        the labels' logits times their targets; the sum of the targets; and, with smoothing, the sum of all logits and
+        the number of neurons that they stand for. The largest of no logits is minus infinity.
 
     Raises
     ------
     ValueError
-        As of ``losses.softmax_cross_entropy``.
+        `terms` has another shape.
     """
-    cdef int64_t samples = terms.shape[0], s
-    cdef ActiveSets sets
-    if smoothing == 0:
-        weight = None
-    if terms.shape[1] != _N_TERMS:
-        raise ValueError(f"terms must have {_N_TERMS} columns, got {terms.shape[1]}")
-    view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, smoothing,
-              weight, certain, samples, samples)
-    if samples == 0:
-        return
-    cdef int64_t slot = scratch_slot(&sets, 0)
-    cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 18)
-    cdef Scratch scratch = make_scratch(&sets, threads, slot)
-    cdef float *work = <float *>scratch.data
-    for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
-        _terms_of_one(&sets, s, smoothing, work + threadid() * slot, &terms[s, 0])
+    cdef const SampleSets *p = &sets.pointers
+    cdef int64_t s
+    if terms.shape[0] != p.samples or terms.shape[1] != _N_TERMS:
+        raise ValueError(f"terms must be [{p.samples}, {_N_TERMS}], got [{terms.shape[0]}, {terms.shape[1]}]")
+    threads = sets.prepare(threads, 1 << 18)
+    for s in prange(p.samples, nogil=True, num_threads=threads, schedule="static"):
+        _terms_of_one(p, s, p.work + threadid() * p.slot, &terms[s, 0])
 
 
-def softmax_gradients(
-    float[:, ::1] shared,
-    int64_t n_shared,
-    float[::1] own,
-    const int64_t[::1] begin,
-    const int64_t[::1] end,
-    const int64_t[::1] label_ptr,
-    const int32_t[::1] label_place,
-    const float[::1] target,
-    const float[::1] factor,
-    const float[::1] share,
-    float scale,
-    int num_threads,
-    *,
-    float smoothing=0.0,
-    const float[::1] weight=None,
-    certain=None,
-):
+def softmax_gradients(ActiveSets sets not None, const float[::1] factor, const float[::1] share, float scale,
+                      int threads):
     """Turn what ``softmax_terms`` left in place of the logits into the gradients of the loss, in place.
 
     Parameters
     ----------
+    sets : ActiveSets
+        What ``softmax_terms`` was given.
     factor : float32 array [samples]
-        What a sample's exponentials are multiplied by: `scale` times the sum of its targets, over the sum of the
-        exponentials of all neurons less the largest logit here.
+        Multiplies a sample's exponentials: `scale` times the sum of its targets, divided by the sum of
+        ``exp(x - largest here)`` over the logits of all shards.
     share : float32 array [samples]
-        With `smoothing`: what is taken from each neuron for every one that it stands for.
-    shared, n_shared, own, begin, end, label_ptr, label_place, target, scale, num_threads, smoothing, weight, certain
-        As of ``losses.softmax_cross_entropy``.
+        With smoothing, subtracted from each neuron's gradient for every neuron that it stands for.
+    scale : float
+        The gradients' factor, usually 1 / samples.
 
     Raises
     ------
     ValueError
-        As of ``losses.softmax_cross_entropy``.
+        `factor` or `share` does not have an entry for each sample.
     """
-    cdef int64_t samples = factor.shape[0], s
-    cdef ActiveSets sets
-    if smoothing == 0:
-        weight = None
-    view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, smoothing,
-              weight, certain, samples, share.shape[0])
-    if samples == 0:
-        return
-    cdef int64_t slot = scratch_slot(&sets, 0)
-    cdef int threads = threads_for(num_threads, samples * n_shared + end[samples - 1] - begin[0], 1 << 18)
-    cdef Scratch scratch = make_scratch(&sets, threads, slot)
-    cdef float *work = <float *>scratch.data
-    for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
-        _gradients_of_one(&sets, s, smoothing, scale, factor[s], share[s], work + threadid() * slot)
+    cdef const SampleSets *p = &sets.pointers
+    cdef int64_t s
+    if factor.shape[0] != p.samples or share.shape[0] != p.samples:
+        raise ValueError(
+            f"factor and share must have {p.samples} entries each, got {factor.shape[0]} and {share.shape[0]}"
+        )
+    threads = sets.prepare(threads, 1 << 18)
+    for s in prange(p.samples, nogil=True, num_threads=threads, schedule="static"):
+        _gradients_of_one(p, s, factor[s], share[s], scale, p.work + threadid() * p.slot)
 
 
-def largest_logits(float[:, ::1] shared, int64_t n_shared, float[::1] own, const int64_t[::1] begin,
-                   const int64_t[::1] end, const int64_t[::1] label_ptr, const int32_t[::1] label_place,
-                   const float[::1] target, double[:, ::1] out):
-    """Write each sample's largest logit and that of a label, minus infinity where there is none: `out` [samples, 2].
+def largest_logits(ActiveSets sets not None, double[:, ::1] out):
+    """Write each sample's largest logit and that of a label, minus infinity where there is none.
 
     Parameters
     ----------
-    shared, n_shared, own, begin, end, label_ptr, label_place, target
-        As of ``losses.softmax_cross_entropy``.
     out : float64 array [samples, 2]
+        Written.
 
     Raises
     ------
     ValueError
-        As of ``losses.softmax_cross_entropy``.
+        `out` has another shape.
     """
-    cdef int64_t samples = out.shape[0], s, i
-    cdef ActiveSets sets
+    cdef const SampleSets *p = &sets.pointers
+    cdef int64_t s, i
+    cdef float *shared
+    cdef float *own
     cdef float best
-    if out.shape[1] != 2:
-        raise ValueError(f"out must have 2 columns, got {out.shape[1]}")
-    view_sets(&sets, shared, n_shared, own, begin, end, label_ptr, label_place, target, 0.0, None, None, samples,
-              samples)
-    for s in range(samples):
-        best = -INFINITY
-        for i in range(label_ptr[s], label_ptr[s + 1]):
-            best = max(best, logit_at(sets.shared + s * sets.stride, n_shared, sets.own + begin[s], label_place[i])[0])
-        out[s, 0] = KERNELS.max(sets.own + begin[s], end[s] - begin[s],
-                                KERNELS.max(sets.shared + s * sets.stride, n_shared, best))
+    if out.shape[0] != p.samples or out.shape[1] != 2:
+        raise ValueError(f"out must be [{p.samples}, 2], got [{out.shape[0]}, {out.shape[1]}]")
+    for s in range(p.samples):
+        shared, own, best = p.shared + s * p.stride, p.own + p.begin[s], -INFINITY
+        for i in range(p.label_ptr[s], p.label_ptr[s + 1]):
+            best = max(best, logit_at(shared, p.n_shared, own, p.label_place[i])[0])
+        out[s, 0] = KERNELS.max(own, p.end[s] - p.begin[s], KERNELS.max(shared, p.n_shared, best))
         out[s, 1] = best
 
 
-cdef void _terms_of_one(const ActiveSets *sets, int64_t s, float smoothing, float *work, double *terms) noexcept nogil:
+cdef void _terms_of_one(const SampleSets *sets, int64_t s, float *work, double *terms) noexcept nogil:
     cdef int64_t n_shared = sets.n_shared, n_own = sets.end[s] - sets.begin[s], i
     cdef float *shared = sets.shared + s * sets.stride
     cdef float *own = sets.own + sets.begin[s]
@@ -188,7 +137,7 @@ cdef void _terms_of_one(const ActiveSets *sets, int64_t s, float smoothing, floa
             best = x
     terms[_BEST] = best
     terms[_TOP] = KERNELS.max(own, n_own, KERNELS.max(shared, n_shared, best))
-    if smoothing > 0:
+    if sets.smoothing > 0:
         weight = sample_weights(sets, s, work)
         smoothed_sums(sets, s, shared, own, weight, &terms[_ALL], &terms[_STANDS_FOR])
         restore_weights(sets, s, work)
@@ -196,13 +145,13 @@ cdef void _terms_of_one(const ActiveSets *sets, int64_t s, float smoothing, floa
     terms[_TOTAL] += KERNELS.exp_sum(own, n_own, <float>terms[_TOP])
 
 
-cdef void _gradients_of_one(const ActiveSets *sets, int64_t s, float smoothing, float scale, float factor, float share,
+cdef void _gradients_of_one(const SampleSets *sets, int64_t s, float factor, float share, float scale,
                             float *work) noexcept nogil:
     cdef int64_t n_shared = sets.n_shared, n_own = sets.end[s] - sets.begin[s], i
     cdef float *shared = sets.shared + s * sets.stride
     cdef float *own = sets.own + sets.begin[s]
     cdef float *weight
-    if smoothing > 0:
+    if sets.smoothing > 0:
         weight = sample_weights(sets, s, work)
         KERNELS.scale_less(shared, weight, n_shared, factor, share)
         KERNELS.scale_less(own, NULL, n_own, factor, share)
@@ -211,4 +160,4 @@ cdef void _gradients_of_one(const ActiveSets *sets, int64_t s, float smoothing, 
         KERNELS.scale(shared, n_shared, factor)
         KERNELS.scale(own, n_own, factor)
     for i in range(sets.label_ptr[s], sets.label_ptr[s + 1]):
-        logit_at(shared, n_shared, own, sets.label_place[i])[0] -= scale * (1.0 - smoothing) * sets.target[i]
+        logit_at(shared, n_shared, own, sets.label_place[i])[0] -= scale * (1.0 - sets.smoothing) * sets.target[i]

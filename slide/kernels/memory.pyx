@@ -1,10 +1,10 @@
 """HugeBuffer: the one owner of large memory.
 
-Parameter tables, hash tables and what a batch needs all live in one of these; no other kernel allocates, and what a
-call needs only while it runs is `Scratch`, which calls hand on to each other. The memory is an
-anonymous mapping aligned to 2 MiB and advised for transparent hugepages, or on request taken from the system's pool of
-reserved ones. Where the kernel does not give hugepages the buffer works all the same, and says so. Nothing is ever
-locked in memory, and nothing touched: a page is placed where the thread runs that first writes to it.
+Parameter tables, hash tables and what a batch needs are all in one of these. No other kernel allocates: memory that a
+call needs only while it runs is `Scratch`, which calls hand on to each other. The memory is an anonymous mapping
+aligned to 2 MiB and advised for transparent hugepages, or on request taken from the system's pool of reserved ones.
+Where the kernel does not give hugepages the buffer works all the same, and says so. Nothing is ever locked in memory,
+and nothing touched: the thread that first writes to a page decides where it is placed.
 """
 
 import os
@@ -98,14 +98,14 @@ HUGEPAGE = 2 << 20
 """Size and alignment of a transparent hugepage, in bytes."""
 
 MODES = ("auto", "off", "require", "hugetlb")
-"""What may be asked of a buffer; True and False stand for the first two."""
+"""Values of a buffer's `hugepages`; True and False stand for the first two."""
 
 cdef enum:
     _HUGEPAGE = 2 << 20
 
 cdef size_t _PAGE = sysconf(_SC_PAGESIZE)
 
-# What `slide hugepages run` gives the command that it watches, to learn what its buffers are called.
+# `slide hugepages run` sets it for the command that it watches, to learn the names of its buffers.
 _LOG = os.environ.get("SLIDE_BUFFER_LOG")
 
 
@@ -115,7 +115,7 @@ def memory_nodes(root="/"):
     Parameters
     ----------
     root : str
-        Of the tree that has ``sys``.
+        Root of the tree that has ``sys``.
     """
     try:
         with open(os.path.join(root, "sys/devices/system/node/has_memory")) as file:
@@ -141,12 +141,11 @@ cdef class HugeBuffer:
     nbytes : int
         Size in bytes, 0 or more.
     name : str
-        What it holds, for memory reports. Where the kernel keeps names, ``/proc/PID/smaps`` shows it too.
+        The name in memory reports. Where the kernel keeps names, ``/proc/PID/smaps`` shows it too.
     hugepages : bool or str
-        ``"auto"`` or True: ask the kernel for transparent hugepages. ``"off"`` or False: have
-        4 KiB pages. ``"require"``: refuse
-        to exist if the kernel does not take the advice. ``"hugetlb"``: take them from the pool of reserved 2 MiB pages
-        if it has enough left, else as ``"auto"``. Buffers under 2 MiB never ask.
+        ``"auto"`` or True: ask the kernel for transparent hugepages. ``"off"`` or False: have 4 KiB pages.
+        ``"require"``: refuse to exist if the kernel does not take the advice. ``"hugetlb"``: take reserved 2 MiB pages
+        if the pool has enough left, else as ``"auto"``. Buffers under 2 MiB never ask.
     interleave : bool
         Spread the pages over all NUMA nodes that have memory: for rows that every thread visits at random. Without it,
         and where there is one node, a page is placed by the thread that first touches it.
@@ -158,7 +157,7 @@ cdef class HugeBuffer:
         none were asked for, ``"refused: <reason>"`` or ``"unsupported"`` otherwise. What really became huge is in
         `slide.system.buffers.Buffers.report`.
     mapped : int
-        Bytes of address space from the first on: `nbytes` rounded up to whole pages.
+        Bytes of address space: `nbytes` rounded up to whole pages.
     interleaved : bool
         Whether the pages are spread over NUMA nodes.
 
@@ -308,9 +307,9 @@ cdef class HugeBuffer:
         return np.frombuffer(self, dtype=dtype, count=count).reshape(shape)
 
 
-# What no kernel is using, and the most that is kept of it: the largest any thread asked for, a few times.
+# Buffers that no kernel is using; at most so many are kept, none of them larger than the limit.
 cdef list _SPARE = []
-# Held for a few pointers, never while anything is allocated or freed: Pythons without a GIL have no other.
+# Held for a few pointers, never while anything is allocated or freed. Without a GIL there is no other lock.
 cdef cython.pymutex _SPARE_LOCK
 cdef enum:
     _MOST_SPARE = 16
@@ -320,22 +319,22 @@ cdef enum:
 @cython.final
 @cython.no_gc_clear
 cdef class Scratch:
-    """Memory for the time of one kernel call, aligned to whole pages: that of an earlier call where there is some.
+    """Memory for one kernel call, or for a few with the same arrays; aligned to whole pages.
 
-    To map memory anew for every call costs system calls, page faults and a word to every other core when it goes. A
-    call has its scratch to itself, and gives it back by letting go of this object.
+    Memory of an earlier call is used again where there is some: new mappings cost system calls, page faults, and an
+    interrupt of every other core when they go. Nobody else has the memory until this object is gone.
 
     Parameters
     ----------
     nbytes : int
         Size in bytes, 0 or more.
     zeroed : bool
-        Whether the memory must be zero; otherwise it holds anything.
+        Whether the memory must be zero; otherwise its content is undefined.
 
     Attributes
     ----------
     address : int
-        Of the first byte.
+        Address of the first byte.
 
     Raises
     ------

@@ -25,7 +25,7 @@ def nearest(
     values: NDArray[np.float32],
     out_ids: NDArray[np.int32],
     out_scores: NDArray[np.float32],
-    num_threads: int,
+    threads: int,
 ) -> None: ...
 def best_of_rows(
     indptr: NDArray[np.int64],

@@ -1,7 +1,7 @@
 """Exact nearest neighbours among sparse vectors, and the best of what they vote for.
 
-The vectors are kept transposed, a list of (point, value) for each feature, ascending by point. A query adds the lists
-of its features, each times its value, into an array of scores over the points. It goes through the points block by
+The vectors are kept transposed, a list of (sample, value) for each feature, ascending by sample. A query adds the lists
+of its features, each times its value, into an array of scores over the samples. It goes through the samples block by
 block, with a cursor in every list: the scores of a block stay in the cache, where the additions, the clearing and the
 search for the best find them.
 """
@@ -9,32 +9,33 @@ search for the best find them.
 cimport cython
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memset
 
 import numpy as np
 
+from slide.kernels.best cimport BestK, best_above, best_add, best_finish, best_room, best_start, best_takes
 from slide.kernels.memory cimport Scratch
 from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport KERNELS
-from slide.kernels.topk cimport insert_best
 
 cdef enum:
-    _POINT_BLOCK = 1 << 16  # points whose scores are worked on at a time: 256 KiB, for the second-level cache
+    _POINT_BLOCK = 1 << 16  # samples whose scores are worked on at a time: 256 KiB, for the second-level cache
 
 
 @cython.final
 cdef class Postings:
-    """Sparse vectors, transposed: which points have a feature, and at what value.
+    """Sparse vectors of samples, transposed: the samples that have a feature, and its values.
 
     Parameters
     ----------
     feature_ptr : int64 array [features + 1]
-    points : int32 array
-        The points that have feature f, ascending, are ``points[feature_ptr[f]:feature_ptr[f + 1]]``.
-    values : float32 array
+    points : int32 array [entries]
+        The samples that have feature f, ascending, are ``points[feature_ptr[f]:feature_ptr[f + 1]]``.
+    values : float32 array [entries]
         Parallel to `points`.
     n_points : int
+        The number of samples.
 
     Attributes
     ----------
@@ -43,7 +44,7 @@ cdef class Postings:
     Raises
     ------
     ValueError
-        The arrays do not fit each other, a point is out of range, or a list is not ascending without repetition.
+        The arrays do not fit each other, a sample is out of range, or a list is not ascending without repetition.
     """
 
     cdef const int64_t[::1] feature_ptr
@@ -56,7 +57,7 @@ cdef class Postings:
                   int64_t n_points):
         if feature_ptr.shape[0] < 1 or not 0 <= n_points < 2**31:
             raise ValueError(
-                f"expected an offset or more and fewer than 2**31 points, got {feature_ptr.shape[0]} and {n_points}"
+                f"expected an offset or more and fewer than 2**31 samples, got {feature_ptr.shape[0]} and {n_points}"
             )
         cdef int64_t f, i, last = -1, n = feature_ptr.shape[0] - 1
         _check_ptr("feature_ptr", feature_ptr, points.shape[0], values.shape[0])
@@ -65,7 +66,7 @@ cdef class Postings:
             for i in range(feature_ptr[f], feature_ptr[f + 1]):
                 if not last < points[i] < n_points:
                     raise ValueError(
-                        f"the points of feature {f} must rise within 0..{n_points - 1}, got {points[i]} after {last}"
+                        f"the samples of feature {f} must rise within 0..{n_points - 1}, got {points[i]} after {last}"
                     )
                 last = points[i]
         self.feature_ptr, self.points, self.values = feature_ptr, points, values
@@ -79,26 +80,25 @@ cdef _check_ptr(name, const int64_t[::1] ptr, int64_t ids, int64_t values):
 
 
 def nearest(Postings postings, const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] values,
-            int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int num_threads):
-    """Find for every query the k points of largest inner product with it, exactly.
+            int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int threads):
+    """Find for every query the k samples of largest inner product with it, exactly.
 
-    Equal products are ordered by id. Points whose product is not above zero are no neighbours: the rest of `out_ids`
+    Equal products are ordered by id. Samples whose product is not above zero are no neighbours: the rest of `out_ids`
     is then -1 and of `out_scores` zero.
 
     Parameters
     ----------
     postings : Postings
-        Of rows of unit length, for cosines.
+        The samples' vectors; of unit length, if products are to be cosines.
     indptr : int64 array [queries + 1]
-    indices : int32 array
-        Features of query q are ``indices[indptr[q]:indptr[q + 1]]``; products are summed in their order.
-    values : float32 array
+    indices : int32 array [entries]
+        Query q has the features ``indices[indptr[q]:indptr[q + 1]]``; products are summed in their order.
+    values : float32 array [entries]
         Parallel to `indices`.
     out_ids : int32 array [queries, k]
         Written, nearest first.
     out_scores : float32 array [queries, k]
         Written: the products.
-    num_threads : int
 
     Raises
     ------
@@ -124,27 +124,28 @@ def nearest(Postings postings, const int64_t[::1] indptr, const int32_t[::1] ind
     cdef const float *value = &values[0] if indices.shape[0] else NULL
     cdef int64_t n_points = postings.n_points
     # Slots are whole cache lines, and a line lies between two threads' slots.
-    cdef int64_t slot = (min(n_points, _POINT_BLOCK) + 2 * most + 31) // 16 * 16
-    cdef int threads = threads_for(num_threads, work + n * n_points // 16, 1 << 14)
+    cdef int64_t block = (min(n_points, _POINT_BLOCK) + 15) // 16 * 16
+    cdef int64_t slot = (block + 2 * best_room(k) + 2 * most + 31) // 16 * 16
+    threads = threads_for(threads, work + n * n_points // 16, 1 << 14)
     cdef Scratch scratch = Scratch(threads * slot * 4)
     cdef float *room = <float *>scratch.data
     for q in prange(n, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         _search(ptr, points, weights, n_points, <const int32_t *>NULL if feature == NULL else feature + indptr[q],
                 <const float *>NULL if value == NULL else value + indptr[q], indptr[q + 1] - indptr[q],
-                room + threadid() * slot, most, k, &out_ids[q, 0], &out_scores[q, 0])
+                room + threadid() * slot, block, k, &out_ids[q, 0], &out_scores[q, 0])
 
 
 cdef void _search(const int64_t *ptr, const int32_t *points, const float *weights, int64_t n_points,
-                  const int32_t *feature, const float *value, int64_t length, float *room, int64_t most, int64_t k,
+                  const int32_t *feature, const float *value, int64_t length, float *line, int64_t size, int64_t k,
                   int32_t *ids, float *scores) noexcept nogil:
-    """Nearest points of one query; `room` has `most` cursors, then a block of scores."""
-    cdef int64_t *cursor = <int64_t *>room
-    cdef float *line = room + 2 * most
+    """Find one query's nearest samples; `line` has room for a block of `size` scores, the best and the cursors."""
+    cdef uint64_t *keys = <uint64_t *>(line + size)
+    cdef int64_t *cursor = <int64_t *>(keys + best_room(k))
     cdef float x
     cdef int64_t block, first, count, i, c, end, touched
-    for i in range(k):
-        ids[i] = -1
-        scores[i] = 0.0
+    cdef BestK best
+    best_start(&best, keys, k)
+    best_above(&best, 0.0)
     for i in range(length):
         cursor[i] = ptr[feature[i]]
     for block in range((n_points + _POINT_BLOCK - 1) // _POINT_BLOCK):
@@ -164,26 +165,30 @@ cdef void _search(const int64_t *ptr, const int32_t *points, const float *weight
             cursor[i] = c
         if touched == 0:
             continue
-        i = KERNELS.above(line, 0, count, scores[k - 1])
+        i = KERNELS.above(line, 0, count, best.scan)
         while i < count:
-            insert_best(ids, scores, k, <int32_t>(first + i), line[i])
-            i = KERNELS.above(line, i + 1, count, scores[k - 1])
+            if best_takes(&best, line[i], <int32_t>(first + i)):
+                best_add(&best, line[i], <int32_t>(first + i))
+            i = KERNELS.above(line, i + 1, count, best.scan)
+    best_finish(&best, ids, scores)
+    for i in range(best.count, k):
+        scores[i] = 0.0
 
 
 def best_of_rows(const int64_t[::1] indptr, const int32_t[::1] ids, const double[::1] scores,
                  const int32_t[:, ::1] more_ids, const double[:, ::1] more_scores, int32_t[:, ::1] out_ids,
                  double[:, ::1] out_scores):
-    """Find the k best entries of each row of a CSR matrix, with further entries that count unless the row has them.
+    """Find the k best entries of each row of a CSR matrix, and of further entries that count unless the row has them.
 
-    Equal scores are ordered by id. Where a row has fewer than k entries the rest of `out_ids` is -1 and of `out_scores`
-    zero.
+    Equal scores are ordered by id. Where a row has fewer than k entries, the rest of `out_ids` is -1 and of
+    `out_scores` zero.
 
     Parameters
     ----------
     indptr : int64 array [rows + 1]
-    ids : int32 array
+    ids : int32 array [entries]
         Ascending within a row, without repetition.
-    scores : float64 array
+    scores : float64 array [entries]
         Parallel to `ids`.
     more_ids : int32 array [rows, any]
         Further ids; -1 for none.

@@ -45,7 +45,7 @@ def step_groups(
     hidden: NDArray[np.float32],
     gradient: SampleGradient | None,
     rule: StepRule,
-    num_threads: int,
+    threads: int,
 ) -> None: ...
 def step_vector(
     w: NDArray[np.float32],

@@ -1,8 +1,8 @@
-"""The optimiser on touched rows: a row's gradient and its step in one visit.
+"""The optimizer on touched rows: a row's gradient and its step in one visit.
 
-Only rows that a batch touches are read or written. What a skipped row misses - in dense Adam its moments decay, its
-momentum moves the weights, and weight decay shrinks them - is what it owes; a rule says how much of that is ever paid:
-nothing, the moments' decay with the row's next step, or all of it before the row is next read (`catch_up`).
+Only rows that a batch touches are read or written. A skipped row falls behind dense Adam, where its moments would
+decay, its momentum would move the weights, and weight decay would shrink them. A rule says how far the row catches up:
+not at all, in its moments' decay with its next step, or entirely before it is next read (`catch_up`).
 """
 
 cimport cython
@@ -31,14 +31,14 @@ from slide.kernels.rows import check_writable
 
 @cython.final
 cdef class StepRule:
-    """One step of one optimiser; made anew for each batch by ``sgd``, ``adam``, ``adagrad`` or ``measure``.
+    """One step of one optimizer; made anew for each batch by ``sgd``, ``adam``, ``adagrad`` or ``measure``.
 
     Attributes
     ----------
     owed : Owed or None
-        What rows owe before they are read for this step; None if they may be read as they are.
+        The steps that rows catch up on before they are read for this step; None if rows may be read as they are.
     squared_norm : float
-        Of all gradients that this rule has seen; of ``measure`` only, 0 for the others.
+        The sum of the squares of all gradients that the rule of ``measure`` has seen; 0 for other rules.
     """
 
     @property
@@ -53,7 +53,7 @@ cdef class StepRule:
 
     @property
     def whole_rows(self):
-        """Whether a step changes also those columns of a row in which the gradient is zero."""
+        """Whether a step also changes the columns of a row in which the gradient is zero."""
         return self.owed is not None or self.rule.decays != 0 or self.rule.decay != 0.0
 
     cdef void measured(self, double square):
@@ -66,10 +66,9 @@ def sgd(double lr, int step, *, double weight_decay=0.0, Owed owed=None):
     Parameters
     ----------
     lr : float
+        Learning rate.
     step : int
         1 for the first batch; rows remember the last step that touched them.
-    weight_decay : float
-    owed : Owed, optional
     """
     if step < 1:
         raise ValueError(f"step counts from 1, got {step}")
@@ -88,14 +87,12 @@ def adam(double lr, double beta1, double beta2, double eps, int step, *, double 
 
     Parameters
     ----------
-    lr, beta1, beta2, eps : float
     step : int
         1 for the first batch: the exponent of the bias corrections.
     weight_decay : float
         Decoupled (Loshchilov and Hutter, ICLR 2019): weights are multiplied by ``1 - lr * weight_decay``, biases not.
     decay_moments : bool
         The moments of a row that was skipped decay for the skipped steps as well.
-    owed : Owed, optional
     """
     if step < 1:
         raise ValueError(f"step counts from 1, got {step}")
@@ -122,12 +119,10 @@ def adagrad(double lr, double eps, int step, *, double weight_decay=0.0, Owed ow
 
     Parameters
     ----------
-    lr, eps : float
     step : int
         1 for the first batch; rows remember the last step that touched them.
     weight_decay : float
         Decoupled: weights are multiplied by ``1 - lr * weight_decay``, biases not.
-    owed : Owed, optional
     """
     if step < 1:
         raise ValueError(f"step counts from 1, got {step}")
@@ -158,7 +153,7 @@ def check_moments(RowTable table, StepRule rule):
 
 
 def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients, const float[:, ::1] hidden,
-                SampleGradient gradient, StepRule rule, int num_threads):
+                SampleGradient gradient, StepRule rule, int threads):
     """Step every grouped row, once, for ``g[row] = sum over its pairs of coefficient * hidden[sample]``.
 
     The bias, if the table has any, steps for the sum of the coefficients. With `gradient`, ``coefficient * w[row]`` of
@@ -166,14 +161,10 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
 
     Parameters
     ----------
-    table : RowTable
-    groups : PairGroups
-    coefficients : float32 array
+    coefficients : float32 array [slots]
         Read at the pairs' slots.
     hidden : float32 array [samples, padded_dim]
     gradient : SampleGradient or None
-    rule : StepRule
-    num_threads : int
 
     Raises
     ------
@@ -196,7 +187,7 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
     cdef const float *coef = &coefficients[0]
     cdef int64_t p
     cdef double square[_MOST_PARTS]
-    cdef int threads = threads_for(num_threads, (groups.n_pairs + groups.n_groups) * table.padded_dim, 1 << 18)
+    threads = threads_for(threads, (groups.n_pairs + groups.n_groups) * table.padded_dim, 1 << 18)
     for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         if dhidden != NULL:
             memset(dhidden + p * part_floats, 0, part_floats * sizeof(float))
@@ -213,8 +204,7 @@ def step_vector(float[::1] w, float[::1] m, float[::1] v, const float[::1] grad,
     ----------
     w, grad : float32 arrays [n], n a multiple of 16
     m, v : float32 arrays [n] or [0]
-        The moments; empty where the rule keeps none. For Adagrad v alone, what each bias has accumulated.
-    rule : StepRule
+        The moments; empty where the rule keeps none. Adagrad has v alone, which each bias accumulates.
 
     Raises
     ------

@@ -12,7 +12,6 @@ def touch(unsigned char[::1] memory, int64_t stride=4096):
 
     Parameters
     ----------
-    memory : buffer of bytes
     stride : int
         Bytes from one write to the next.
 
@@ -41,18 +40,18 @@ cdef _check(const float[:, ::1] rows, const int64_t[::1] order, int64_t width):
 
 
 def gather(const float[:, ::1] rows, const int64_t[::1] order, float[::1] out):
-    """Add the rows of some numbers, in that order, to `out`.
+    """Add the rows that `order` names, in its order, to `out`.
 
     Parameters
     ----------
     rows : float32 array [n, dim]
-    order : int64 array
+    order : int64 array [any]
     out : float32 array [dim]
 
     Raises
     ------
     ValueError
-        Shapes that do not fit, or a row that is not there.
+        Shapes do not fit, or there is no such row.
     """
     _check(rows, order, out.shape[0])
     cdef int64_t i, j, dim = out.shape[0]
@@ -69,12 +68,12 @@ def gather(const float[:, ::1] rows, const int64_t[::1] order, float[::1] out):
 
 
 def scatter(float[:, ::1] rows, const int64_t[::1] order, const float[::1] values):
-    """Add `values` to the rows of some numbers, in that order.
+    """Add `values` to the rows that `order` names, in its order.
 
     Parameters
     ----------
     rows : float32 array [n, dim]
-    order : int64 array
+    order : int64 array [any]
     values : float32 array [dim]
 
     Raises
@@ -107,7 +106,7 @@ def stream(const float[:, ::1] rows, float[::1] out):
     Raises
     ------
     ValueError
-        Shapes that do not fit.
+        Shapes do not fit.
     """
     if out.shape[0] != rows.shape[1]:
         raise ValueError(f"out must have {rows.shape[1]} places, got {out.shape[0]}")

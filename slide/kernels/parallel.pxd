@@ -2,4 +2,4 @@ cdef extern from "isa.h" nogil:
     int slide_isa_level()
 
 
-cdef int threads_for(int num_threads, long long work, long long grain) noexcept nogil
+cdef int threads_for(int threads, long long work, long long grain) noexcept nogil

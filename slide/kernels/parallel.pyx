@@ -37,25 +37,25 @@ cdef extern from "isa.h" nogil:
 _ISA_NAMES = ("baseline", "avx2", "avx512")
 
 
-cdef int threads_for(int num_threads, long long work, long long grain) noexcept nogil:
-    """As many of `num_threads` as have `grain` units of `work` each, and one at least: small loops stay serial.
+cdef int threads_for(int threads, long long work, long long grain) noexcept nogil:
+    """Return how many of `threads` have `grain` units of `work` each, at least one: small loops stay serial.
 
-    A grain is worth some twenty microseconds: a loop that is shorter gains nothing from a second thread, and where the
-    cores are busy it waits for one.
+    A grain takes some twenty microseconds: a shorter loop gains nothing from a second thread, and waits for it where
+    the cores are busy.
     """
-    cdef long long useful = min((work if SLIDE_ALWAYS_SHARE else work // grain) + 1, <long long>num_threads)
+    cdef long long useful = min((work if SLIDE_ALWAYS_SHARE else work // grain) + 1, <long long>threads)
     return <int>max(useful, 1)
 
 
 def openmp_version():
-    """Return the OpenMP specification's date the kernels were built with, such as 201511, or 0 without OpenMP."""
+    """Return the date of the OpenMP specification that the kernels were built with, as 201511; 0 without OpenMP."""
     return slide_openmp()
 
 
 def end_threads():
     """End the threads that wait for the calling thread's next parallel loop, which makes new ones.
 
-    Called before every fork: the child has a copy of the forking thread alone, and where GCC's OpenMP remembers other
+    Every fork calls it first: the child has a copy of the forking thread alone, and where GCC's OpenMP remembers other
     threads it waits for them forever.
     """
     slide_end_threads()
@@ -84,7 +84,7 @@ def cpu_quota(root="/sys/fs/cgroup"):
     Parameters
     ----------
     root : str
-        Where the cgroup file system is mounted; version 2 is looked for first, then version 1.
+        Where the cgroup file system is mounted; version 2 is tried first, then version 1.
     """
     try:
         with open(os.path.join(root, "cpu.max")) as file:

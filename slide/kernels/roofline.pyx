@@ -1,6 +1,7 @@
 """The memory's limits, measured: rows read, or read and written back, in any order, with nothing else done to them.
 
-What a row kernel could reach at best. A few rows are asked for ahead of the one that is read, as the row kernels do.
+They are the best that a row kernel could reach. Rows are prefetched a few ahead of the one that is read, as the row
+kernels do.
 """
 
 from cython.parallel cimport prange
@@ -63,23 +64,22 @@ cdef _check(const uint64_t[:, ::1] table, const int32_t[::1] ids, int64_t ahead)
         raise ValueError(f"ahead must be 0 or more, got {ahead}")
 
 
-def read_rows(const uint64_t[:, ::1] table, const int32_t[::1] ids, int64_t ahead, int num_threads):
+def read_rows(const uint64_t[:, ::1] table, const int32_t[::1] ids, int64_t ahead, int threads):
     """Read some rows, one after the other.
 
     Parameters
     ----------
     table : uint64 array [rows, words]
-        Rows of whole cache lines, from the beginning of one, are asked for in the fewest requests.
+        Rows of whole cache lines, from the beginning of one, are prefetched in the fewest requests.
     ids : int32 array [n]
         Each thread reads a run of them.
     ahead : int
-        How many rows ahead a row is asked for; 0 leaves it to the processor.
-    num_threads : int
+        How many rows ahead a row is prefetched; 0 leaves it to the processor.
 
     Returns
     -------
     int
-        The sum of all words read, modulo 2**64: nobody can leave the reading out.
+        The sum of all words read, modulo 2**64, so that no compiler leaves the reading out.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def read_rows(const uint64_t[:, ::1] table, const int32_t[::1] ids, int64_t ahea
     cdef int64_t n = ids.shape[0], words = table.shape[1], t
     if n == 0 or words == 0:
         return 0
-    cdef int threads = threads_for(num_threads, n * words, 1 << 12)
+    threads = threads_for(threads, n * words, 1 << 12)
     cdef const uint64_t *rows = &table[0, 0]
     cdef const int32_t *wanted = &ids[0]
     cdef uint64_t total = 0
@@ -99,7 +99,7 @@ def read_rows(const uint64_t[:, ::1] table, const int32_t[::1] ids, int64_t ahea
     return total
 
 
-def update_rows(uint64_t[:, ::1] table, const int32_t[::1] ids, int64_t ahead, int num_threads):
+def update_rows(uint64_t[:, ::1] table, const int32_t[::1] ids, int64_t ahead, int threads):
     """Add one to every word of some rows.
 
     Parameters
@@ -107,9 +107,9 @@ def update_rows(uint64_t[:, ::1] table, const int32_t[::1] ids, int64_t ahead, i
     table : uint64 array [rows, words]
         Modulo 2**64.
     ids : int32 array [n]
-        As of ``read_rows``. Of a row that is named twice, to two threads, an addition may be lost.
-    ahead, num_threads : int
-        As of ``read_rows``.
+        As for ``read_rows``. If two threads get the same row, one of their additions to it may be lost.
+    ahead : int
+        As for ``read_rows``.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def update_rows(uint64_t[:, ::1] table, const int32_t[::1] ids, int64_t ahead, i
     cdef int64_t n = ids.shape[0], words = table.shape[1], t
     if n == 0 or words == 0:
         return
-    cdef int threads = threads_for(num_threads, n * words, 1 << 12)
+    threads = threads_for(threads, n * words, 1 << 12)
     cdef uint64_t *rows = &table[0, 0]
     cdef const int32_t *wanted = &ids[0]
     for t in prange(threads, nogil=True, num_threads=threads, schedule="static"):

@@ -1,6 +1,6 @@
 """RowTable: the parameters of one layer, a row for each feature or neuron.
 
-A row is ``[header | w | m | v]``: bias and last step in the header, then the weights and the optimiser's moments side
+A row is ``[header | w | m | v]``: bias and last step in the header, then the weights and the optimizer's moments side
 by side, so that a visit to a row is one stream from one page. Each part is padded to 64 bytes and the padding stays
 zero. Weights and moments are float32 or bfloat16 (``simd/bf16.h``), the header is float32, and so is all arithmetic.
 The layout is spelled out in ``simd/rows.h``; nothing outside this class and those kernels depends on it.
@@ -29,38 +29,38 @@ cdef extern from "row_kernels.h" nogil:
 KERNELS = slide_rows_for(slide_isa_level())
 
 PRECISIONS = ("fp32", "bf16-moments", "bf16")
-"""What a table's weights and moments may be stored as, by what rounds least first."""
+"""Types that a table's weights and moments may be stored in, the most exact first."""
 
 
 @cython.final
 cdef class RowTable:
-    """Parameters of `n_rows` rows of `dim` weights, a bias each, and their optimiser state, all zero.
+    """Parameters of `n_rows` rows, each with `dim` weights and a bias, and their optimizer state; all zero.
 
     Parameters
     ----------
     n_rows, dim : int
         1 or more rows and dimensions.
     moments : int
-        How many moment vectors the optimiser keeps beside the weights: 0 (SGD) to 2 (Adam).
+        How many moment vectors the optimizer keeps beside the weights: 0 (SGD) to 2 (Adam).
     name : str
-        For memory reports.
+        The name in memory reports.
     hugepages : bool or str
         As for `HugeBuffer`. The rows are spread over all NUMA nodes: any thread may visit any row.
     biased : bool
         Whether rows have biases. If not, those in the table stay zero.
     accumulates : bool
-        Whether the optimiser (Adagrad) accumulates the squares of each row's gradients. Their place in the header is
-        there in any case; this makes them a part of ``state``.
+        Whether the optimizer (Adagrad) accumulates the squares of each row's gradients. The header has room for them in
+        any case; this makes them a part of ``state``.
     precision : str
         ``"fp32"``, ``"bf16-moments"`` (weights float32, moments bfloat16) or ``"bf16"`` (both bfloat16).
     records : array [n_rows] of ``record_dtype(dim, precision)``, optional
-        Rows without moments that are there already, such as those of a mapped file, to read in place of memory of the
-        table's own. Contiguous and aligned to 64 bytes; nothing is ever written to them.
+        Existing rows without moments, such as those of a mapped file, to read in place of memory of the table's own.
+        Contiguous and aligned to 64 bytes; nothing is ever written to them.
 
     Attributes
     ----------
     buffer : HugeBuffer or array
-        The memory all views below look at.
+        The memory of all views below.
     read_only : bool
         Whether the rows are somebody else's `records`. Kernels that would write to them refuse, and views are not
         writable.
@@ -119,13 +119,7 @@ cdef class RowTable:
 
     @staticmethod
     def record_dtype(dim, precision="fp32"):
-        """Return the dtype of a row without moments: fields ``bias`` and ``weights``, bfloat16 as uint16.
-
-        Parameters
-        ----------
-        dim : int
-        precision : str
-        """
+        """Return the dtype of a row without moments: fields ``bias`` and ``weights``, bfloat16 as uint16."""
         weights = (np.uint16 if precision == "bf16" else np.float32, (dim,))
         size = (SLIDE_HEADER + _part_floats(dim, precision)[0]) * 4
         return np.dtype({"names": ["bias", "weights"], "formats": [np.float32, weights],
@@ -135,7 +129,7 @@ cdef class RowTable:
         """Return the address of somebody else's rows, if they can be read where they are."""
         dtype = self.record_dtype(dim, precision)
         if optimizes:
-            raise ValueError("records have no room for what an optimiser keeps")
+            raise ValueError("records have no room for what an optimizer keeps")
         if records.dtype != dtype or records.shape != (n_rows,):
             raise ValueError(f"records must be [{n_rows}] of {dtype}, got {list(records.shape)} of {records.dtype}")
         address = records.ctypes.data
@@ -144,7 +138,7 @@ cdef class RowTable:
         return address
 
     def _columns(self, first, count, dtype=np.float32):
-        """View of `count` columns of a type, from so many floats after the beginning of each row on."""
+        """Return a view of `count` columns of a type, from `first` floats after the beginning of each row on."""
         return np.ndarray((self.n_rows, count), dtype, buffer=self.buffer, offset=first * 4,
                           strides=(self.table.stride * 4, np.dtype(dtype).itemsize))
 
@@ -153,23 +147,23 @@ cdef class RowTable:
 
     @property
     def weights(self):
-        """View [n_rows, dim], writable: a float32 array or, of bfloat16 weights, a `BFloat16View`."""
+        """Writable view [n_rows, dim]: a float32 array or, where weights are bfloat16, a `BFloat16View`."""
         return self._part(SLIDE_HEADER, self.table.format == SLIDE_BF16)
 
     @property
     def bias(self):
-        """Float32 view [n_rows], writable."""
+        """Writable float32 view [n_rows]."""
         return self._columns(SLIDE_BIAS, 1)[:, 0]
 
     @property
     def last_step(self):
-        """Int32 view [n_rows]: the optimiser step that last updated each row, 0 for never."""
+        """Int32 view [n_rows]: the optimizer step that last updated each row, 0 for never."""
         return self._columns(SLIDE_LAST_STEP, 1, np.int32)[:, 0]
 
     def state(self):
         """Return writable views of everything a checkpoint keeps, by name: weights, bias and the moments of both.
 
-        What is stored as bfloat16 is a `BFloat16View`, everything else an array.
+        Views of bfloat16 numbers are `BFloat16View`, all others arrays.
         """
         views = {"weights": self.weights, "bias": self.bias, "last_step": self.last_step}
         names = ("m", "v")[: self.moments]
@@ -181,11 +175,11 @@ cdef class RowTable:
             views["bias_accumulator"] = self._columns(SLIDE_BIAS_V, 1)[:, 0]
         return views
 
-    def fill_uniform(self, float limit, uint64_t seed, int num_threads, int64_t first=0, int64_t distance=1):
+    def fill_uniform(self, float limit, uint64_t seed, int threads, int64_t first=0, int64_t distance=1):
         """Set every weight to a uniform draw from [-limit, limit), a function of (seed, row, column) alone.
 
-        Bfloat16 weights are the same draws, rounded to nearest. Of a table that has some rows of a larger one, row i
-        gets what row ``first + i * distance`` of that one would.
+        Bfloat16 weights are the same draws, rounded to nearest. Where the table has some rows of a larger one, its row
+        i gets what row ``first + i * distance`` of the larger one would.
 
         Raises
         ------
@@ -195,7 +189,7 @@ cdef class RowTable:
         check_writable(self)
         cdef int64_t row, column, n_rows = self.n_rows, dim = self.dim
         cdef slide_table table = self.table
-        cdef int threads = threads_for(num_threads, n_rows * dim, 1 << 16)
+        threads = threads_for(threads, n_rows * dim, 1 << 16)
         cdef float *w
         cdef float x
         for row in prange(n_rows, nogil=True, num_threads=threads, schedule="static"):
@@ -207,18 +201,17 @@ cdef class RowTable:
                 else:
                     w[column] = x
 
-    def first_not_finite(self, int num_threads, *, bint moments=True):
+    def first_not_finite(self, int threads, *, bint moments=True):
         """Return the first row that has a number which is NaN or infinite, -1 if there is none.
 
         Parameters
         ----------
-        num_threads : int
         moments : bool
-            Whether what the optimiser keeps counts, beside weights and biases.
+            Whether what the optimizer keeps counts, beside weights and biases.
         """
         cdef slide_table table = self.table
         cdef int64_t n_rows = self.n_rows, n_blocks = (n_rows + _ROWS_A_BLOCK - 1) // _ROWS_A_BLOCK, block
-        cdef int threads = threads_for(num_threads, n_rows * table.stride, 1 << 16)
+        threads = threads_for(threads, n_rows * table.stride, 1 << 16)
         cdef int64_t[::1] found = np.full(n_blocks, -1, np.int64)
         for block in prange(n_blocks, nogil=True, num_threads=threads, schedule="static"):
             found[block] = _first_bad(&table, block * _ROWS_A_BLOCK, min(n_rows, (block + 1) * _ROWS_A_BLOCK), moments)
@@ -250,7 +243,7 @@ cdef int64_t _first_bad(const slide_table *table, int64_t first, int64_t last, b
 
 
 cdef inline uint32_t _not_finite(const float *part, int64_t n, bint narrow) noexcept nogil:
-    """Whether any of n words has an exponent of ones, in both halves where it is two bfloat16."""
+    """Return nonzero if any of n words has an exponent of ones; each half of a word counts where it is two bfloat16."""
     cdef const uint32_t *word = <const uint32_t *>part
     cdef uint32_t bad = 0
     cdef int64_t i
@@ -264,7 +257,7 @@ cdef inline uint32_t _not_finite(const float *part, int64_t n, bint narrow) noex
 
 
 def check_writable(RowTable table):
-    """Raise ValueError if a table's rows are somebody else's, to be read only."""
+    """Raise ValueError if a table's rows are somebody else's, and read-only."""
     if table.read_only:
         raise ValueError("the table's rows are read where they lie, such as in a mapped file; they cannot be changed")
 
@@ -274,7 +267,7 @@ cdef int64_t _padded(int64_t dim):
 
 
 def _part_floats(dim, precision):
-    """Room for a row's weights, and for one of its moments, in floats."""
+    """Return the room, in floats, for a row's weights and for one of its moments."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     wide, narrow = int(_padded(dim)), int(_padded((dim + 1) // 2))

@@ -13,7 +13,7 @@ def vanilla(
     iteration: int,
     out_ids: NDArray[np.int32],
     out_counts: NDArray[np.int64],
-    num_threads: int,
+    threads: int,
     *,
     fill: bool = False,
 ) -> None: ...
@@ -29,7 +29,7 @@ def ranked(
     iteration: int,
     out_ids: NDArray[np.int32],
     out_counts: NDArray[np.int64],
-    num_threads: int,
+    threads: int,
     *,
     min_tables: int = 1,
     fill: bool = False,
@@ -40,5 +40,5 @@ def split_shared(
     counts: NDArray[np.int64],
     out_places: NDArray[np.int32],
     out_counts: NDArray[np.int64],
-    num_threads: int,
+    threads: int,
 ) -> None: ...

@@ -63,13 +63,13 @@ def vanilla(
     uint64_t iteration,
     int32_t[:, ::1] out_ids,
     int64_t[::1] out_counts,
-    int num_threads,
+    int threads,
     *,
     bint fill=False,
 ):
     """Probe the tables in random order until the budget is met: the paper's vanilla sampling.
 
-    A sample has an order of the tables of its own, and reads each bucket from a random place in it, so that a
+    Each sample has its own order of the tables, and reads each bucket from a random place in it, so that a
     bucket that is read in part favours nobody.
 
     Parameters
@@ -80,18 +80,18 @@ def vanilla(
     ids : int32 array [l, >= ids kept]
         The tables, as ``tables.build`` leaves them.
     n : int
-        Ids are below it.
+        All ids are below it.
     forced_ptr : int64 array [samples + 1]
-    forced_ids : int32 array
-        Sample s's forced ids, without repetition, are ``forced_ids[forced_ptr[s]:forced_ptr[s + 1]]``.
+    forced_ids : int32 array [forced_ptr[-1] or more]
+        Sample s has the forced ids ``forced_ids[forced_ptr[s]:forced_ptr[s + 1]]``, without repetition.
     budget : int
+        The most ids of a set that does not have more forced ones.
     seed, iteration : int
-        Keys of the draws.
+        Key the draws.
     out_ids : int32 array [samples, capacity]
         Written; the capacity is at least the budget and the most forced ids of any sample.
     out_counts : int64 array [samples]
         Written: the size of each set.
-    num_threads : int
     fill : bool
         Fill sets below the budget with uniform draws, as far as there are ids.
 
@@ -105,7 +105,7 @@ def vanilla(
     cdef Sets sets
     view_tables(&tables, codes, offsets, ids, samples)
     _view_sets(&sets, n, forced_ptr, forced_ids, budget, fill, out_ids, out_counts)
-    cdef int threads = threads_for(num_threads, samples, 4)
+    threads = threads_for(threads, samples, 4)
     cdef int64_t size = <int64_t>1 << (32 - slots_shift(sets.capacity))
     cdef int64_t slot = ((size + tables.n_tables) * sizeof(int32_t) + _LINE) // _LINE * _LINE
     cdef Scratch scratch = Scratch(threads * slot)
@@ -127,7 +127,7 @@ def ranked(
     uint64_t iteration,
     int32_t[:, ::1] out_ids,
     int64_t[::1] out_counts,
-    int num_threads,
+    int threads,
     *,
     int64_t min_tables=1,
     bint fill=False,
@@ -135,16 +135,16 @@ def ranked(
     """Take the ids found in the most tables, of those found in `min_tables` or more: top-K, hard threshold.
 
     Ids come in falling order of the number of tables they were found in. Where the budget cuts through ids of
-    equal number, which of them stay is drawn at random.
+    equal number, random ones stay.
 
     Parameters
     ----------
-    codes, offsets, ids, n, forced_ptr, forced_ids, budget, seed, iteration, out_ids, out_counts, num_threads
-        As of ``vanilla``.
+    codes, offsets, ids, n, forced_ptr, forced_ids, budget, seed, iteration, out_ids, out_counts
+        As for ``vanilla``.
     min_tables : int
         1 for top-K; more for the hard threshold.
     fill : bool
-        As of ``vanilla``; ids found in too few tables may be drawn.
+        As for ``vanilla``; ids found in too few tables may be drawn.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def ranked(
         most = max(most, bucket_total(&tables, s))
     # A counter holds the forced ids beside those found; the same slots serve as the set that is filled.
     most += sets.capacity
-    cdef int threads = threads_for(num_threads, samples, 4)
+    threads = threads_for(threads, samples, 4)
     cdef int64_t slots = <int64_t>1 << (32 - slots_shift(most))
     cdef int64_t slot = slots * sizeof(Slot) + (2 * most + tables.n_tables + 1) * sizeof(int32_t)
     slot = (slot + _LINE) // _LINE * _LINE
@@ -176,7 +176,7 @@ def ranked(
 cdef int _view_sets(Sets *sets, int64_t n, const int64_t[::1] forced_ptr, const int32_t[::1] forced_ids,
                     int64_t budget, bint fill, int32_t[:, ::1] out_ids,
                     const int64_t[::1] out_counts) except -1:
-    """Check what the policies have in common, and look into it."""
+    """Check the arrays that all policies take, and point to them."""
     cdef int64_t samples = out_ids.shape[0], most_forced = 0, s, i
     sets.capacity = out_ids.shape[1]
     sets.n = n
@@ -271,7 +271,7 @@ cdef int64_t _ranked_one(const Tables *tables, const Sets *sets, int64_t sample,
     counter_add(&counter, sets.forced_ids + first, forced)
     count_buckets(tables, sample, &counter)
 
-    # Candidates stand behind the forced ids. starts[c] counts those found in c tables, and then is where they
+    # Candidates come after the forced ids. starts[c] counts those found in c tables, and then says where they
     # go.
     memset(starts, 0, (tables.n_tables + 1) * sizeof(int32_t))
     for i in range(forced, counter.size):
@@ -284,7 +284,7 @@ cdef int64_t _ranked_one(const Tables *tables, const Sets *sets, int64_t sample,
         spare = starts[cut]
         starts[cut] = <int32_t>above
         above += spare
-    # All that were found more often than `cut` are in; of those found `cut` times, `left` are.
+    # All ids that were found more often than `cut` are in, and `left` of those that were found `cut` times.
     left = spare - max(0, above - room)
     cdef int32_t *tied = <int32_t *>work  # the slots are done with
     spare = 0
@@ -320,7 +320,7 @@ cdef int64_t _ranked_one(const Tables *tables, const Sets *sets, int64_t sample,
 
 
 cdef int64_t _fill(const Sets *sets, Seen *seen, int32_t *out, int64_t found, uint64_t key) noexcept nogil:
-    """Fill a set with uniform draws up to the budget, or to all ids there are; return its size."""
+    """Fill a set with uniform draws up to the budget, or with all ids there are; return its size."""
     cdef int64_t goal = min(sets.budget, sets.n)
     cdef int32_t id_
     while found < goal:
@@ -339,7 +339,7 @@ cdef inline void _seen_clear(Seen *seen, int32_t *slots, int64_t size) noexcept 
 
 
 cdef inline bint _seen_add(Seen *seen, int32_t id_) noexcept nogil:
-    """Put the id into the set; False where it was there already. The set is never more than half full."""
+    """Put the id into the set; return False if it was there already. The set is never more than half full."""
     cdef uint32_t place = (<uint32_t>id_ * 0x9E3779B1u) & seen.mask
     while seen.slots[place] != -1:
         if seen.slots[place] == id_:
@@ -350,20 +350,19 @@ cdef inline bint _seen_add(Seen *seen, int32_t id_) noexcept nogil:
 
 
 def split_shared(const int32_t[::1] place, int32_t[:, ::1] ids, int64_t[::1] counts,
-                 int32_t[:, ::1] out_places, int64_t[::1] out_counts, int num_threads):
+                 int32_t[:, ::1] out_places, int64_t[::1] out_counts, int threads):
     """Take the ids that the whole batch shares out of every sample's active set.
 
     Parameters
     ----------
     place : int32 array [n]
-        Where an id stands among the shared ones, -1 for ids that are not shared.
+        An id's place among the shared ones, -1 for ids that are not shared.
     ids : int32 array [samples, capacity]
     counts : int64 array [samples]
-        The active sets; changed to what is left of them, in the same order.
+        The active sets; changed to the ids that are left, in the same order.
     out_places : int32 array [samples, capacity]
     out_counts : int64 array [samples]
-        Written: the places of what was taken out.
-    num_threads : int
+        Written: the places of the ids that were taken out.
 
     Raises
     ------
@@ -379,7 +378,7 @@ def split_shared(const int32_t[::1] place, int32_t[:, ::1] ids, int64_t[::1] cou
     for s in range(samples):
         if not 0 <= counts[s] <= capacity:
             raise ValueError(f"sample {s} has {counts[s]} ids, with room for {capacity}")
-    cdef int threads = threads_for(num_threads, samples * capacity, 1 << 16)
+    threads = threads_for(threads, samples * capacity, 1 << 16)
     for s in prange(samples, nogil=True, num_threads=threads, schedule="static"):
         bad += _split_one(place, ids, s, &counts[s], out_places, &out_counts[s])
     if bad:

@@ -11,7 +11,7 @@ def exact_topk(
     exclude_ids: NDArray[np.int32],
     out_ids: NDArray[np.int32],
     out_scores: NDArray[np.float32],
-    num_threads: int,
+    threads: int,
     log_partition: NDArray[np.float32] | None = None,
 ) -> None: ...
 def sketch_topk(
@@ -21,7 +21,7 @@ def sketch_topk(
     exclude_ids: NDArray[np.int32],
     out_ids: NDArray[np.int32],
     out_scores: NDArray[np.float32],
-    num_threads: int,
+    threads: int,
 ) -> None: ...
 def candidates_topk(
     table: RowTable,
@@ -32,5 +32,5 @@ def candidates_topk(
     exclude_ids: NDArray[np.int32],
     out_ids: NDArray[np.int32],
     out_scores: NDArray[np.float32],
-    num_threads: int,
+    threads: int,
 ) -> None: ...

@@ -1,9 +1,9 @@
 """Top-k search over the rows of a table: among all of them, exactly or by their sketches, and among candidates.
 
-With AVX-512 scores stay in registers and are compared there; otherwise, and where their exponentials are to be summed,
-they are BLAS's products, called through SciPy from inside our own parallel loops; the caller limits BLAS to one thread
-around them. What is found does not depend on the number of threads: products have the same operands on any number, and
-the best of a set are the same in any order.
+Scores stay in registers with AVX-512, and are compared there. Without it, and where their exponentials are summed, they
+are products by BLAS, called through SciPy from inside our own parallel loops; the caller limits BLAS to one thread
+around them. Results do not depend on the number of threads: products have the same operands on any number, and the best
+of a set are the same in any order.
 """
 
 from cython.parallel cimport prange, threadid
@@ -71,13 +71,13 @@ cdef slide_sketch_scorer SKETCH_SCORES = slide_sketch_scorer_for(slide_isa_level
 cdef enum:
     _SAMPLE_BLOCK = 128    # samples and rows of one product
     _ROW_BLOCK = 512
-    _FEW = 3               # samples that are quicker scored row by row: BLAS would copy the rows first
+    _FEW = 3               # so few samples are quicker scored row by row: BLAS would copy the rows first
     _SCAN_SAMPLES = 256    # samples that read a row while it is in the caches, and rows they read in turns
     _SCAN_ROWS = 192
     _SKETCH_PART = 32      # rows of every block that foretell a bar
     _TASKS = 16            # tasks a search among all rows is cut into, at least, if it has the row blocks
 
-ctypedef struct _LogSum:   # of exponentials: exp(top) * sum
+ctypedef struct _LogSum:   # a sum of exponentials: exp(top) * sum
     double top
     double sum
 
@@ -85,7 +85,7 @@ ctypedef struct _Exclusions:
     const int64_t *ptr     # NULL: none
     const int32_t *ids
 
-ctypedef struct _Source:   # what is searched, and for whom: either the first two or the last two
+ctypedef struct _Source:   # the rows that are searched and the samples: either the first two or the next two
     const slide_table *table
     const float *hidden
     const slide_sketch *sketch
@@ -95,7 +95,7 @@ ctypedef struct _Source:   # what is searched, and for whom: either the first tw
 
 
 cdef class _Counting:
-    """What makes a list of rows a group of pairs for each: rows by number, all pairs of one sample."""
+    """Groups that make a pair with one sample of each of up to _ROW_BLOCK rows, pair i of row i."""
 
     cdef HugeBuffer buffer
     cdef slide_groups groups
@@ -177,7 +177,7 @@ cdef inline bint _excluded(const _Exclusions *exclusions, int64_t sample, int32_
 
 cdef inline void _offer(BestK *best, const float *scores, const int32_t *rows, int64_t n,
                         const _Exclusions *exclusions, int64_t sample) noexcept nogil:
-    """Let a sample's buffer take what it wants of n scored rows, which is little once the bar is high."""
+    """Offer n scored rows to a sample's buffer, which takes few once the bar is high."""
     cdef int64_t i = KERNELS.above(scores, 0, n, best.scan), end
     while i < n:
         end = min(i + 16, n)
@@ -223,29 +223,27 @@ cdef void _merge(const BestK *parts, int64_t distance, int64_t n_parts, uint64_t
 
 
 def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] exclude_ptr,
-               const int32_t[::1] exclude_ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int num_threads,
+               const int32_t[::1] exclude_ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int threads,
                float[::1] log_partition=None):
     """Find each sample's k best rows among all, block by block: no [samples, rows] array exists at any time.
 
-    Equal scores are ordered by id. Where fewer than k rows may be chosen the rest of `out_ids` is -1 and of
+    Equal scores are ordered by id. Where fewer than k rows may be chosen, the rest of `out_ids` is -1 and of
     `out_scores` minus infinity.
 
     Parameters
     ----------
-    table : RowTable
     hidden : float32 array [samples, padded_dim]
     exclude_ptr : int64 array [samples + 1] or [0]
-    exclude_ids : int32 array
-        Ids that must not be chosen for sample s, ascending, are ``exclude_ids[exclude_ptr[s]:exclude_ptr[s + 1]]``;
-        those past the last row are ignored. An empty `exclude_ptr` excludes nothing.
+    exclude_ids : int32 array [exclude_ptr[-1] or more]
+        Sample s must not get the ids ``exclude_ids[exclude_ptr[s]:exclude_ptr[s + 1]]``, which ascend; ids past the
+        last row are ignored. An empty `exclude_ptr` excludes nothing.
     out_ids : int32 array [samples, k]
         Written, best first.
     out_scores : float32 array [samples, k]
         Written: ``hidden . weights + bias``.
-    num_threads : int
     log_partition : float32 array [samples], optional
-        Written: the logarithm of the sum of the exponentials of all rows' scores, excluded ones too; a score less this
-        is the logarithm of its softmax.
+        Written: the logarithm of the sum of the exponentials of all rows' scores, excluded ones too. Subtracted from a
+        score it gives the logarithm of its softmax.
 
     Raises
     ------
@@ -260,27 +258,27 @@ def exact_topk(RowTable table, const float[:, ::1] hidden, const int64_t[::1] ex
     if n == 0 or (out_ids.shape[1] == 0 and log_partition is None):
         return
     cdef _Source source = _Source(&table.table, &hidden[0, 0], NULL, NULL, table.n_rows, table.padded_dim)
-    _search_all(&source, &exclusions, out_ids, out_scores, log_partition, num_threads)
+    _search_all(&source, &exclusions, out_ids, out_scores, log_partition, threads)
 
 
 cdef _search_all(const _Source *source, const _Exclusions *exclusions, int32_t[:, ::1] out_ids,
-                 float[:, ::1] out_scores, float[::1] log_partition, int num_threads):
+                 float[:, ::1] out_scores, float[::1] log_partition, int threads):
     cdef int64_t n = out_ids.shape[0], k = out_ids.shape[1], i, j, t, block, place
     cdef bint with_sums = log_partition is not None
     cdef bint scans = SCORER != NULL and source.table != NULL and n > _FEW and not with_sums
     cdef int64_t width = _SCAN_SAMPLES if scans else _SAMPLE_BLOCK, height = _SCAN_ROWS if scans else _ROW_BLOCK
     cdef int64_t sample_blocks = (n + width - 1) // width
     cdef int64_t row_blocks = (source.n_rows + height - 1) // height
-    # Few samples: the rows are cut as well. The cut follows from the sizes alone, never from the thread count.
+    # Rows are cut as well where samples are few. The cut follows from the sizes alone, never from the thread count.
     cdef int64_t segments = min(row_blocks, (_TASKS + sample_blocks - 1) // sample_blocks)
     cdef bint widens = source.table != NULL and source.table.format == SLIDE_BF16
-    # Behind a slot's logits there is room for the rows that are widened.
+    # A slot has room for the rows that are widened after its logits.
     cdef int64_t tasks = sample_blocks * segments, slot = (width + (source.dp if widens else 0)) * height
     if scans:
         slot = width * (source.dp + 1) + (source.dp * height if widens else 0)
-    cdef int threads = threads_for(num_threads, n * source.n_rows * source.dp, 1 << 21)
+    threads = threads_for(threads, n * source.n_rows * source.dp, 1 << 21)
     cdef Scratch scratch = Scratch(threads * slot * 4)
-    # Where no rows are cut a block of samples is one task's, and done with at its end.
+    # Where no rows are cut, a block of samples is one task's, and finished at its end.
     cdef int64_t held = segments * n if segments > 1 else threads * width
     cdef Scratch buffers = Scratch(held * best_room(k) * 8)
     cdef Scratch heads = Scratch(held * sizeof(BestK))
@@ -356,9 +354,9 @@ cdef void _sketch_task(const _Source *source, int64_t first, int64_t last, int64
                        const _Exclusions *exclusions, int64_t k, BestK *best, uint64_t *keys) noexcept nogil:
     """Offer the rows of some blocks to samples first..last by their sketch.
 
-    Thousands of rows are among the best k so far before a bar has risen, each of which is kept and sorted out again. A
-    part of the rows tells first where the bar will be, or a little below; where it proves too high the sample is
-    searched once more.
+    Before a bar has risen, thousands of rows are among the best k so far, and each is kept and sorted out again. So a
+    part of the rows is scanned first, which foretells the bar, or one a little below it. A sample whose bar proves too
+    high is searched once more.
     """
     cdef int64_t n = last - first, s, block, rows
     cdef int64_t few = k * _SKETCH_PART // _ROW_BLOCK + <int64_t>(4 * sqrt(<double>k * _SKETCH_PART / _ROW_BLOCK)) + 4
@@ -386,7 +384,7 @@ cdef void _sketch_task(const _Source *source, int64_t first, int64_t last, int64
 
 cdef void _scan_sketch(const _Source *source, int64_t block, int64_t n, int64_t first, int64_t last,
                        const _Exclusions *exclusions, BestK *best) noexcept nogil:
-    """Offer a block of n rows to samples first..last by their sketch; store no scores but those that may count."""
+    """Offer a block of n rows to samples first..last by their sketch; store only scores that may count."""
     cdef slide_sketch_tile tile
     cdef float bars[8]
     cdef int64_t s = first, lanes = _ROW_BLOCK // SLIDE_LANES, b, r, end, row
@@ -409,7 +407,7 @@ cdef void _scan_sketch(const _Source *source, int64_t block, int64_t n, int64_t 
                         lane = __builtin_ctzll(above)
                         above = above & (above - 1)
                         row = (tile.first + r) * SLIDE_LANES + lane
-                        # What fills up the last block is no row.
+                        # The last block is filled up with what is no row.
                         if row < source.n_rows and best_takes(&best[s - first + i], tile.score[r][i][lane],
                                                               <int32_t>row) \
                                 and not _excluded(exclusions, s + i, <int32_t>row):
@@ -422,7 +420,7 @@ cdef void _scan_sketch(const _Source *source, int64_t block, int64_t n, int64_t 
 cdef void _scan_task(const _Source *source, int64_t first, int64_t last, int64_t first_block, int64_t last_block,
                      const _Exclusions *exclusions, int64_t k, float *work, BestK *best,
                      uint64_t *keys) noexcept nogil:
-    """Offer the rows of some blocks to samples first..last, storing no scores but those that may be wanted."""
+    """Offer the rows of some blocks to samples first..last; store only scores that may count."""
     cdef const slide_table *table = source.table
     cdef int64_t n = last - first, groups = (n + SLIDE_SCORE_SAMPLES - 1) // SLIDE_SCORE_SAMPLES, s, g, j, block
     cdef int64_t group_floats = table.dp * SLIDE_SCORE_SAMPLES, begin, end, row
@@ -431,7 +429,7 @@ cdef void _scan_task(const _Source *source, int64_t first, int64_t last, int64_t
     cdef const float *h
     cdef slide_score_rows rows
     cdef slide_score_tile tile
-    # Samples in lanes; lanes without a sample have a bar that nothing is above.
+    # Samples are in lanes; lanes without a sample have a bar that nothing is above.
     memset(work, 0, groups * group_floats * sizeof(float))
     for s in range(groups * SLIDE_SCORE_SAMPLES):
         bars[s] = INFINITY
@@ -498,15 +496,14 @@ cdef inline void _add_sum(_LogSum *total, double top, double value) noexcept nog
 
 
 def sketch_topk(Sketch sketch, const float[:, ::1] queries, const int64_t[::1] exclude_ptr,
-                const int32_t[::1] exclude_ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int num_threads):
-    """Find each sample's k best rows by a sketch of them; to be scored again by the rows themselves.
+                const int32_t[::1] exclude_ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int threads):
+    """Find each sample's k best rows by a sketch of them; the rows themselves should score these again.
 
     Parameters
     ----------
-    sketch : Sketch
     queries : float32 array [samples, dim]
         Samples in the dimensions of the sketch; rounded to eight bits each.
-    exclude_ptr, exclude_ids, out_ids, num_threads
+    exclude_ptr, exclude_ids, out_ids
         As for ``exact_topk``.
     out_scores : float32 array [samples, k]
         Written: approximations of ``queries . vectors + bias``.
@@ -538,22 +535,21 @@ def sketch_topk(Sketch sketch, const float[:, ::1] queries, const int64_t[::1] e
         start[s] = slide_sketch_start(codes + s * dp, dp)
     cdef slide_sketch_queries all_queries = slide_sketch_queries(codes, scale, start)
     cdef _Source source = _Source(NULL, NULL, &sketch.sketch, &all_queries, sketch.n_rows, dp)
-    _search_all(&source, &exclusions, out_ids, out_scores, None, num_threads)
+    _search_all(&source, &exclusions, out_ids, out_scores, None, threads)
 
 
 def candidates_topk(RowTable table, const float[:, ::1] hidden, const int32_t[:, ::1] candidates,
                     const int64_t[::1] counts, const int64_t[::1] exclude_ptr, const int32_t[::1] exclude_ids,
-                    int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int num_threads):
+                    int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int threads):
     """Find each sample's k best rows among its own candidates.
 
     Parameters
     ----------
-    table : RowTable
     hidden : float32 array [samples, padded_dim]
     candidates : int32 array [samples, any]
         Sample s has the first ``counts[s]`` of its row, without repetition.
     counts : int64 array [samples]
-    exclude_ptr, exclude_ids, out_ids, out_scores, num_threads
+    exclude_ptr, exclude_ids, out_ids, out_scores
         As for ``exact_topk``.
 
     Raises
@@ -577,7 +573,7 @@ def candidates_topk(RowTable table, const float[:, ::1] hidden, const int32_t[:,
         most = max(most, counts[s])
     if n == 0 or k == 0:
         return
-    cdef int threads = threads_for(num_threads, total * dp, 1 << 18)
+    threads = threads_for(threads, total * dp, 1 << 18)
     cdef Scratch scratch = Scratch(threads * _ROW_BLOCK * 4)
     cdef Scratch buffers = Scratch(threads * best_room(k) * 8)
     cdef uint64_t *keys = <uint64_t *>buffers.data

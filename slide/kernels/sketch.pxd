@@ -35,7 +35,7 @@ cdef extern from "sketch.h" nogil:
 
 
 cdef inline int code_of(float x, int most) noexcept nogil:
-    """To the nearest integer; 0 where that is beyond `most`, as where a scale is too small for its digits, or none."""
+    """Round to the nearest integer; return 0 if that is beyond `most`, as where a scale has too few digits or is 0."""
     return <int>rintf(x) if fabsf(x) < most + <float>0.5 else 0
 
 

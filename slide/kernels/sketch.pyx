@@ -16,19 +16,19 @@ cdef class Sketch:
     Parameters
     ----------
     vectors : float32 array [n_rows, dim]
-        What stands for the rows.
+        Vectors that stand for the rows.
     bias : float32 array [n_rows]
 
     Attributes
     ----------
     n_rows, dim : int
     nbytes : int
-        Memory of the sketch.
+        Bytes of memory.
 
     Raises
     ------
     ValueError
-        Shapes do not fit or there are no rows or dimensions.
+        Shapes do not fit, or there are no rows or dimensions.
     """
 
     def __cinit__(self, const float[:, ::1] vectors, const float[::1] bias):

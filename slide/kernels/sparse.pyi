@@ -22,7 +22,7 @@ class SampleGradient:
     def buffer_owner(self) -> HugeBuffer: ...
     def clear(self) -> None: ...
     def sum_into(
-        self, out: NDArray[np.float32], active: NDArray[np.float32] | None, num_threads: int
+        self, out: NDArray[np.float32], active: NDArray[np.float32] | None, threads: int
     ) -> None: ...
 
 def take_rows(
@@ -44,13 +44,13 @@ def spmm(
     bias: NDArray[np.float32],
     relu: bool,
     out: NDArray[np.float32],
-    num_threads: int,
+    threads: int,
 ) -> None: ...
 def sddmm(
     table: RowTable,
     groups: PairGroups,
     hidden: NDArray[np.float32],
     out: NDArray[np.float32],
-    num_threads: int,
+    threads: int,
     owed: Owed | None = None,
 ) -> None: ...

@@ -1,4 +1,4 @@
-"""Sparse-dense kernels on a batch of (sample, row) pairs: SpMM, SDDMM, and where the samples' gradient is gathered."""
+"""Sparse-dense kernels on a batch of (sample, row) pairs: SpMM, SDDMM, and the parts of the samples' gradient."""
 
 cimport cython
 from cython.parallel cimport prange
@@ -18,19 +18,19 @@ from slide.kernels.catch_up import check_owed
 from slide.kernels.grouping import check_grouped
 
 cdef enum:
-    _ROWS_A_BLOCK = 32  # that catch up and are read before the next do: they stay in the nearest cache
+    _ROWS_A_BLOCK = 32  # rows that catch up and are read before the next ones: they stay in the nearest cache
 
 
 @cython.final
 cdef class SampleGradient:
     """The batch's gradient with respect to its hidden vectors, gathered in parts and summed in a fixed order.
 
-    Each part is a [samples, dim] array that one task owns. One thread at a time.
+    Each part is a [samples, dim] array that one task owns. One thread at a time may use the object.
 
     Parameters
     ----------
     n_samples : int
-        Of a batch, at most.
+        The most samples of a batch.
     padded_dim : int
         A multiple of 16.
     hugepages : bool or str
@@ -60,18 +60,18 @@ cdef class SampleGradient:
         return first
 
     def clear(self):
-        """Forget all parts: a batch begins."""
+        """Forget all parts, as a batch begins."""
         self.n_parts = 0
 
-    def sum_into(self, float[:, ::1] out, const float[:, ::1] active, int num_threads):
-        """Write the sum of all parts, zero where the ReLU was off, and make ready for the next batch.
+    def sum_into(self, float[:, ::1] out, const float[:, ::1] active, int threads):
+        """Write the sum of all parts, zero where the ReLU was off, and forget them: the next batch may begin.
 
         Parameters
         ----------
         out : float32 array [samples, padded_dim]
+            Written.
         active : float32 array [samples, padded_dim] or None
             The hidden activations; where one is not positive the gradient is zero. None for a linear layer.
-        num_threads : int
 
         Raises
         ------
@@ -90,7 +90,7 @@ cdef class SampleGradient:
         if active is not None:
             on = &active[0, 0]
         cdef float *to = &out[0, 0]
-        cdef int threads = threads_for(num_threads, n * self.n_parts, 1 << 13)
+        threads = threads_for(threads, n * self.n_parts, 1 << 13)
         for s in prange(n, nogil=True, num_threads=threads, schedule="static"):
             KERNELS.sum_parts(self.data + s * dim, self.n_parts, distance,
                               <const float *>NULL if on == NULL else on + s * dim, to + s * dim, dim)
@@ -100,7 +100,7 @@ cdef class SampleGradient:
 def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] values, const float[::1] weights,
               const int64_t[::1] rows, bint normalize, int64_t[::1] out_indptr, int32_t[::1] out_indices,
               float[::1] out_values):
-    """Copy some rows of a CSR matrix, in the order given, and return how many entries that made.
+    """Copy some rows of a CSR matrix, in the order given, and return the number of entries copied.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float
         Multiplied into the values of each column; empty for none.
     rows : int64 array [n]
     normalize : bool
-        Scale each row, weighted, to unit Euclidean length; a row of zeros stays.
+        Scale each row, after weighting, to unit Euclidean length; a row of zeros stays as it is.
     out_indptr : int64 array [at least n + 1]
     out_indices, out_values : arrays
         Written.
@@ -166,23 +166,20 @@ def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float
 
 
 def spmm(RowTable table, const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] values,
-         const float[::1] bias, bint relu, float[:, ::1] out, int num_threads):
+         const float[::1] bias, bint relu, float[:, ::1] out, int threads):
     """SpMM: ``out[s] = bias + sum_i values[i] * weights[indices[i]]`` over sample s's entries, then ReLU if asked.
 
     With a sampled layer's deltas as values this is the transposed product that carries the gradient down.
 
     Parameters
     ----------
-    table : RowTable
     indptr : int64 array [samples + 1]
-    indices : int32 array
-    values : float32 array
+    indices : int32 array [indptr[-1] or more]
+    values : float32 array [indptr[-1] or more]
     bias : float32 array [padded_dim] or [0]
         Empty for none.
-    relu : bool
     out : float32 array [samples, padded_dim]
         Written.
-    num_threads : int
 
     Raises
     ------
@@ -207,7 +204,7 @@ def spmm(RowTable table, const int64_t[::1] indptr, const int32_t[::1] indices, 
     cdef const float *value = &values[0] if total else NULL
     cdef const float *start = &bias[0] if bias.shape[0] else NULL
     cdef float *row
-    cdef int threads = threads_for(num_threads, total * dp, 1 << 18)
+    threads = threads_for(threads, total * dp, 1 << 18)
     for s in prange(n, nogil=True, num_threads=threads, schedule="dynamic", chunksize=8):
         row = &out[s, 0]
         if start != NULL:
@@ -217,24 +214,21 @@ def spmm(RowTable table, const int64_t[::1] indptr, const int32_t[::1] indices, 
         KERNELS.spmm(&table.table, index + indptr[s], value + indptr[s], indptr[s + 1] - indptr[s], row)
         if relu:
             for j in range(dp):
-                # Written so that NaN passes through: a fault must reach the loss to be seen.
+                # The form lets NaN pass: a fault must reach the loss to be seen.
                 row[j] = 0.0 if row[j] < 0.0 else row[j]
 
 
-def sddmm(RowTable table, PairGroups groups, const float[:, ::1] hidden, float[::1] out, int num_threads,
+def sddmm(RowTable table, PairGroups groups, const float[:, ::1] hidden, float[::1] out, int threads,
           Owed owed=None):
     """SDDMM: ``out[slot] = table.weights[row] . hidden[sample] + table.bias[row]`` for every grouped pair.
 
     Parameters
     ----------
-    table : RowTable
-    groups : PairGroups
     hidden : float32 array [samples, padded_dim]
-    out : float32 array
+    out : float32 array [slots]
         Written at the pairs' slots alone.
-    num_threads : int
     owed : Owed, optional
-        What the rows pay before they are read.
+        Rows that are behind catch up before they are read.
 
     Raises
     ------
@@ -247,13 +241,13 @@ def sddmm(RowTable table, PairGroups groups, const float[:, ::1] hidden, float[:
     if groups.n_pairs == 0:
         return
     cdef slide_groups view = groups.view()
-    cdef const slide_owed *debts = NULL if owed is None else &owed.owed
+    cdef const slide_owed *missed = NULL if owed is None else &owed.owed
     cdef const float *h = &hidden[0, 0]
     cdef float *logits = &out[0]
     cdef int64_t p
-    cdef int threads = threads_for(num_threads, groups.n_pairs * table.padded_dim, 1 << 18)
+    threads = threads_for(threads, groups.n_pairs * table.padded_dim, 1 << 18)
     for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
-        _score_part(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], debts, h, logits)
+        _score_part(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], missed, h, logits)
 
 
 cdef void _score_part(const slide_table *table, const slide_groups *groups, int64_t first, int64_t last,

@@ -14,7 +14,7 @@ def sddmm(
     columns: NDArray[np.int32],
     values: NDArray[np.float32],
     out: NDArray[np.float32],
-    num_threads: int,
+    threads: int,
 ) -> None: ...
 def step_groups(
     table: RowTable,
@@ -27,5 +27,5 @@ def step_groups(
     gradient: SampleGradient | None,
     touched_only: bool,
     rule: StepRule,
-    num_threads: int,
+    threads: int,
 ) -> None: ...

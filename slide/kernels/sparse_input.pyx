@@ -1,7 +1,7 @@
 """SDDMM and the row step for samples that are sparse themselves: only their own columns of a row are read.
 
-The counterparts of ``sparse.sddmm`` and ``optim.step_groups`` where a sample is a CSR row (the features, or the active
-units of a sampled layer below) and not a dense vector.
+They are the counterparts of ``sparse.sddmm`` and ``optim.step_groups`` where a sample is a CSR row (the features, or
+the active units of a sampled layer below) and not a dense vector.
 """
 
 from cython.parallel cimport prange, threadid
@@ -45,7 +45,7 @@ cdef struct Samples:
 
 cdef Samples _samples(const int64_t[::1] begin, const int64_t[::1] end, const int32_t[::1] columns,
                       const float[::1] values, RowTable table, PairGroups groups, int64_t slots) except *:
-    """Check everything at the door and return the samples as pointers."""
+    """Check all arrays and return the samples as pointers."""
     cdef Samples samples
     cdef int64_t n = begin.shape[0], s, i, last = 0
     if end.shape[0] != n or n < groups.n_samples:
@@ -71,26 +71,23 @@ cdef Samples _samples(const int64_t[::1] begin, const int64_t[::1] end, const in
     return samples
 
 
-cdef int _threads(int num_threads, PairGroups groups, int64_t entries):
-    """Threads for as many multiplications as the pairs have entries, on average."""
-    return threads_for(num_threads, groups.n_pairs * (1 + entries // max(groups.n_samples, 1)), 1 << 14)
+cdef int _threads(int threads, PairGroups groups, int64_t entries):
+    """Return how many threads are worth it for the pairs' multiplications, by the mean number of a sample's entries."""
+    return threads_for(threads, groups.n_pairs * (1 + entries // max(groups.n_samples, 1)), 1 << 14)
 
 
 def sddmm(RowTable table, PairGroups groups, const int64_t[::1] begin, const int64_t[::1] end,
-          const int32_t[::1] columns, const float[::1] values, float[::1] out, int num_threads):
+          const int32_t[::1] columns, const float[::1] values, float[::1] out, int threads):
     """SDDMM with sparse samples: ``out[slot] = sum_i values[i] * weights[row, columns[i]] + bias[row]`` for each pair.
 
     Parameters
     ----------
-    table : RowTable
-    groups : PairGroups
     begin, end : int64 arrays [samples]
         Sample s has the entries ``begin[s]..end[s]``; runs do not overlap and rise with the sample.
-    columns : int32 array
-    values : float32 array
-    out : float32 array
+    columns : int32 array [entries]
+    values : float32 array [entries]
+    out : float32 array [slots]
         Written at the pairs' slots alone.
-    num_threads : int
 
     Raises
     ------
@@ -103,7 +100,7 @@ def sddmm(RowTable table, PairGroups groups, const int64_t[::1] begin, const int
     cdef slide_groups view = groups.view()
     cdef float *logits = &out[0]
     cdef int64_t p
-    cdef int threads = _threads(num_threads, groups, values.shape[0])
+    threads = _threads(threads, groups, values.shape[0])
     for p in prange(groups.n_parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
         _score(&table.table, &view, groups.part_ptr[p], groups.part_ptr[p + 1], &samples, logits)
 
@@ -125,14 +122,12 @@ cdef void _score(const slide_table *table, const slide_groups *groups, int64_t f
 
 def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients, const int64_t[::1] begin,
                 const int64_t[::1] end, const int32_t[::1] columns, const float[::1] values, SampleGradient gradient,
-                bint touched_only, StepRule rule, int num_threads):
+                bint touched_only, StepRule rule, int threads):
     """Step every grouped row, once, for ``g[row] = sum over its pairs of coefficient * sample``, the samples sparse.
 
     Parameters
     ----------
-    table : RowTable
-    groups : PairGroups
-    coefficients : float32 array
+    coefficients : float32 array [slots]
         Read at the pairs' slots.
     begin, end, columns, values : arrays
         The samples, as in ``sddmm``.
@@ -140,10 +135,8 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
         Receives ``coefficient * w[row]``, of the weights before the step, at the samples' own columns, which must not
         repeat within a sample then.
     touched_only : bool
-        Step the columns that some sample of the row has, and leave the others as they are, whatever they owe. Otherwise
-        the whole row takes the step, as it does with dense samples.
-    rule : StepRule
-    num_threads : int
+        Step the columns that some sample of the row has, and leave the others as they are, even if they are behind.
+        Otherwise the whole row takes the step, as it does with dense samples.
 
     Raises
     ------
@@ -163,7 +156,7 @@ def step_groups(RowTable table, PairGroups groups, const float[::1] coefficients
         return
     # A row's gradient, which is zero between rows, its touched columns, and the group that last touched each column.
     cdef int64_t slot = 3 * table.padded_dim
-    cdef int threads = _threads(num_threads, groups, values.shape[0])
+    threads = _threads(threads, groups, values.shape[0])
     cdef Scratch scratch = Scratch(threads * slot * 4, zeroed=True)
     cdef float *work = <float *>scratch.data
     cdef slide_groups view = groups.view()

@@ -29,20 +29,20 @@ cdef struct Counter:
 
 
 cdef inline const int32_t *bucket_ends(const Tables *tables, int64_t t, int64_t query) noexcept nogil:
-    """Where the offsets of a query's bucket in table t stand: of its first id, and behind its last."""
+    """Return where the offsets of a query's bucket in table t are: that of its first id, then that of its end."""
     return tables.offsets + t * (tables.n_buckets + 1) + tables.codes[t * tables.codes_ld + query]
 
 
 cdef inline const int32_t *bucket(const Tables *tables, int64_t t, int64_t query,
                                   int64_t *length) noexcept nogil:
-    """A query's bucket in table t, and how many ids it holds."""
+    """Return a query's bucket in table t, and how many ids it has."""
     cdef const int32_t *ends = bucket_ends(tables, t, query)
     length[0] = ends[1] - ends[0]
     return tables.ids + t * tables.ids_ld + ends[0]
 
 
 cdef inline void prefetch_bucket(const Tables *tables, int64_t t, int64_t query) noexcept nogil:
-    """Ask for the first lines of a bucket: the processor sees no pattern in where buckets lie."""
+    """Prefetch the first lines of a bucket: the processor sees no pattern in where buckets lie."""
     cdef int64_t length, i
     cdef const int32_t *ids = bucket(tables, t, query, &length)
     for i in range(0, min(length, 64), 16):
@@ -50,7 +50,7 @@ cdef inline void prefetch_bucket(const Tables *tables, int64_t t, int64_t query)
 
 
 cdef inline int32_t slots_shift(int64_t ids) noexcept nogil:
-    """The shift at which a hash map has at least 16 slots and twice as many as `ids`."""
+    """Return the shift at which a hash map has at least 16 slots and twice as many as `ids`."""
     cdef int32_t shift = 28
     while (<int64_t>1 << (32 - shift)) < 2 * ids:
         shift -= 1

@@ -6,7 +6,7 @@ def build(
     codes: NDArray[np.uint32],
     offsets: NDArray[np.int32],
     ids: NDArray[np.int32],
-    num_threads: int,
+    threads: int,
     *,
     capacity: int = 0,
     reservoir: bool = False,
@@ -19,7 +19,7 @@ def update(
     codes: NDArray[np.uint32],
     offsets: NDArray[np.int32],
     ids: NDArray[np.int32],
-    num_threads: int,
+    threads: int,
 ) -> None: ...
 def probe(
     codes: NDArray[np.uint32], offsets: NDArray[np.int32], ids: NDArray[np.int32]
@@ -29,5 +29,5 @@ def batch_probe(
     offsets: NDArray[np.int32],
     ids: NDArray[np.int32],
     queries: int,
-    num_threads: int,
+    threads: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]: ...

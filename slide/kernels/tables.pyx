@@ -1,8 +1,8 @@
 """Flat bucket tables: every table lists the ids it keeps once, bucket after bucket.
 
-``ids[t, offsets[t, b]:offsets[t, b + 1]]`` are the ids in bucket b of table t. Memory is one int32 for each
-id kept and each bucket of each table, whatever the occupancy. A table is a function of the ids' codes (and,
-with a reservoir, of a seed) alone: ``update`` leaves what ``build`` would.
+Bucket b of table t has the ids ``ids[t, offsets[t, b]:offsets[t, b + 1]]``. Memory is one int32 for each id
+kept and each bucket of each table, whatever the occupancy. A table is a function of the ids' codes (and, with
+a reservoir, of a seed) alone: ``update`` leaves what ``build`` would.
 """
 
 from cython.parallel cimport prange, threadid
@@ -22,7 +22,7 @@ cdef enum:
     _RADIX_BITS = 11
     _RADIX = 1 << 11
     _LINE = 64
-    _FEW = 32  # measured: where more than one id in 32 moves, a new table costs less than copying runs
+    _FEW = 32  # where more than one id in 32 moves, a new table costs less than copying runs, as measured
 
 
 def room(int64_t n, int64_t n_buckets, int64_t capacity=0):
@@ -34,7 +34,7 @@ def build(
     const uint32_t[:, ::1] codes,
     int32_t[:, ::1] offsets,
     int32_t[:, ::1] ids,
-    int num_threads,
+    int threads,
     *,
     int64_t capacity=0,
     bint reservoir=False,
@@ -56,16 +56,16 @@ def build(
         Written.
     ids : int32 array [l, >= room(n, n_buckets, capacity)]
         Written, up to ``offsets[t, n_buckets]`` in row t.
-    num_threads : int
-        Tables are built in parallel, one by one thread.
+    threads : int
+        Tables are built in parallel, each by one thread.
     capacity : int
         The most ids a bucket keeps; 0 for no limit.
     reservoir : bool
         Full buckets keep a reservoir rather than the last ids.
     seed : int
-        Of the reservoir.
+        Keys the reservoir's draws.
     dropped : int64 array [l], optional
-        Written: the ids each table did not keep.
+        Written: how many ids each table did not keep.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def build(
         if dropped is not None:
             dropped[:] = 0
         return
-    cdef int threads = threads_for(num_threads, n_tables * n, 1 << 14)
+    threads = threads_for(threads, n_tables * n, 1 << 14)
     cdef const uint32_t *code = &codes[0, 0]
     cdef int32_t *offset = &offsets[0, 0]
     cdef int32_t *id_ = &ids[0, 0]
@@ -187,7 +187,7 @@ cdef void _keep_reservoir(const uint32_t *codes, int64_t n, int64_t n_buckets, i
 
 
 def update(const int32_t[::1] rows, const uint32_t[:, ::1] old, const uint32_t[:, ::1] codes,
-           int32_t[:, ::1] offsets, int32_t[:, ::1] ids, int num_threads):
+           int32_t[:, ::1] offsets, int32_t[:, ::1] ids, int threads):
     """Move the ids whose code has changed; the tables are then those that ``build(codes, ...)`` would make.
 
     Where few ids of a table move, it is read and written once from front to back, in runs: what leaves and
@@ -206,8 +206,8 @@ def update(const int32_t[::1] rows, const uint32_t[:, ::1] old, const uint32_t[:
     offsets : int32 array [l, n_buckets + 1]
     ids : int32 array [l, n]
         The tables, changed.
-    num_threads : int
-        Tables are updated in parallel, one by one thread.
+    threads : int
+        Tables are updated in parallel, each by one thread.
 
     Raises
     ------
@@ -236,8 +236,8 @@ def update(const int32_t[::1] rows, const uint32_t[:, ::1] old, const uint32_t[:
     for t in range(n_tables):
         if offsets[t, n_buckets] != n:
             raise ValueError(f"table {t} holds {offsets[t, n_buckets]} of {n} ids: it can only be built")
-    cdef int threads = threads_for(num_threads, n_tables * n, 1 << 14)
-    # Per thread: two lists of keys and room to sort each, a histogram, and a table's ids with all arrivals
+    threads = threads_for(threads, n_tables * n, 1 << 14)
+    # A thread has two lists of keys and room to sort each, a histogram, and a table's ids with all arrivals
     # among them.
     cdef int64_t slot = (4 * (m + 1) * 8 + _RADIX * 4 + (n + m) * 4 + _LINE) // _LINE * _LINE
     cdef Scratch scratch = Scratch(threads * slot)
@@ -370,9 +370,9 @@ def probe(const uint32_t[::1] codes, const int32_t[:, ::1] offsets, const int32_
 
     Returns
     -------
-    ids : int32 array
+    ids : int32 array [found]
         The union of the query's buckets, in order of table and place.
-    counts : int32 array
+    counts : int32 array [found]
         In how many of the buckets each of them is.
 
     Raises
@@ -385,7 +385,7 @@ def probe(const uint32_t[::1] codes, const int32_t[:, ::1] offsets, const int32_
 
 
 def batch_probe(const uint32_t[:, ::1] codes, const int32_t[:, ::1] offsets, const int32_t[:, ::1] ids,
-                int64_t queries, int num_threads):
+                int64_t queries, int threads):
     """Look queries up in every table: a first pass counts what each finds, a second one lists it.
 
     Parameters
@@ -395,8 +395,6 @@ def batch_probe(const uint32_t[:, ::1] codes, const int32_t[:, ::1] offsets, con
     offsets : int32 array [l, n_buckets + 1]
     ids : int32 array [l, >= ids kept]
         The tables, as ``build`` leaves them.
-    queries : int
-    num_threads : int
 
     Returns
     -------
@@ -418,7 +416,7 @@ def batch_probe(const uint32_t[:, ::1] codes, const int32_t[:, ::1] offsets, con
     cdef int64_t most = 0, q
     for q in range(queries):
         most = max(most, bucket_total(&tables, q))
-    cdef int threads = threads_for(num_threads, queries, 4)
+    threads = threads_for(threads, queries, 4)
     cdef int64_t slots = <int64_t>1 << (32 - slots_shift(most))
     cdef int64_t slot = (slots * sizeof(Slot) + 2 * most * sizeof(int32_t) + _LINE) // _LINE * _LINE
     cdef Scratch scratch = Scratch(threads * slot)
@@ -454,7 +452,7 @@ cdef int64_t _probe_one(const Tables *tables, int64_t query, int64_t slots, int6
 
 cdef int view_tables(Tables *tables, const uint32_t[:, ::1] codes, const int32_t[:, ::1] offsets,
                      const int32_t[:, ::1] ids, int64_t queries) except -1:
-    """Check the tables and the queries' codes, and look into them; ValueError where they do not fit."""
+    """Check the tables and the queries' codes, and point to them; ValueError where they do not fit."""
     cdef int64_t t, q, most = 0
     tables.n_tables = codes.shape[0]
     tables.codes_ld = codes.shape[1]
@@ -478,7 +476,7 @@ cdef int view_tables(Tables *tables, const uint32_t[:, ::1] codes, const int32_t
 
 
 cdef int64_t bucket_total(const Tables *tables, int64_t query) noexcept nogil:
-    """Ids in the query's buckets, those in several of them counted each time."""
+    """Return the number of ids in the query's buckets; ids in several of them count each time."""
     cdef int64_t t, length, total = 0
     for t in range(tables.n_tables):
         bucket(tables, t, query, &length)

@@ -1,6 +1,6 @@
 """Parser of lines of labels and features: bytes in, flat arrays out.
 
-A line is ``label,label,... feature:value feature:value ...``. One that starts with a space or a tab has no
+A line is ``label,label,... feature:value feature:value ...``. A line that starts with a space or a tab has no
 label. Files, archives, headers and error messages are the business of :mod:`slide.data`; this module reports
 where it stopped and why.
 """
@@ -29,7 +29,7 @@ cpdef enum ParseStatus:
 
 
 class ParsedLines(NamedTuple):
-    """What :func:`parse_lines` read.
+    """The rows that :func:`parse_lines` read, and where it stopped.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ cdef inline bint is_blank(uint8_t byte) noexcept nogil:
 
 
 cdef inline const uint8_t* read_id(const uint8_t* at, const uint8_t* stop, int64_t* number) noexcept nogil:
-    """Read digits and return where they end: at `at` itself where there are none."""
+    """Read digits and return where they end, which is `at` itself where there are none."""
     cdef int64_t total = 0
     while at < stop and is_digit(at[0]):
         # Past int32 every id is out of range, so the rest of a long number need not count.
@@ -142,9 +142,9 @@ cdef bint read_any_double(const uint8_t* start, const uint8_t* stop, double* val
 cdef inline ParseStatus read_value(const uint8_t** where, const uint8_t* stop, float* value) noexcept nogil:
     """Read a decimal number, round it to double, then to float, and move `where` past it.
 
-    Method: Clinger, "How to Read Floating Point Numbers Accurately" (PLDI 1990), for up to 53 bits of
-    mantissa. Longer ones are computed with a small error, and kept if the whole interval of that error rounds
-    to one float.
+    The method for up to 53 bits of mantissa is Clinger's ("How to Read Floating Point Numbers Accurately", PLDI
+    1990). Longer ones are computed with a small error, and kept if the whole interval of that error rounds to
+    one float.
     """
     cdef const uint8_t* start = where[0]
     cdef const uint8_t* at = start

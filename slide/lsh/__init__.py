@@ -1,11 +1,11 @@
-"""Hash tables over the rows of a layer: which rows are similar to a vector.
+"""Hash tables over the rows of a layer: they find the rows that are similar to a vector.
 
 =============  ============================================================
 `families`     hash families by name: SimHash, WTA, DWTA, MinHash, and those that users register
-`policies`     sampling policies by name: which of the rows found a sample takes
+`policies`     sampling policies by name: which of the rows it finds a sample takes
 `schedule`     when tables are rebuilt
 `index`        ``NeuronIndex``: hash functions and tables over the rows of one layer
-`probability`  how probable a row is to be sampled
+`probability`  how probable it is that a row is sampled
 `diagnostics`  how well an index finds what it should, and at what cost
 `tuning`       the settings of an index, from measurements
 =============  ============================================================

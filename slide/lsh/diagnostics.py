@@ -1,7 +1,7 @@
-"""How well a layer's hash tables find what the layer would compute: recall against exact search, occupancy, cost.
+"""How well a layer's hash tables find the neurons of highest logit: recall against exact search, occupancy, cost.
 
-`diagnose`, which ``NeuronIndex.diagnose`` calls, makes an `IndexDiagnosis` from a sample of queries. What it is made of
-(`exact_top`, `draw`, `recall`) serves `slide.lsh.tuning` too.
+`diagnose` makes an `IndexDiagnosis` from some queries. `slide.lsh.tuning` uses its parts (`exact_top`, `draw`,
+`recall`) as well.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide.config import SamplingConfig
+from slide.files.tables import table as text_table
 from slide.kernels import dtypes, hashing, tables
 from slide.kernels.rows import RowTable
 from slide.kernels.search import exact_topk
@@ -26,13 +27,13 @@ from slide.rows.activations import Activations, Ragged
 from slide.system.blas import one_blas_thread
 
 REPEATS = 3
-"""Times a measurement of speed is taken; the fastest counts."""
+"""Number of times that a speed is measured; the fastest counts."""
 
 BLOCK_IDS = 1 << 24
-"""Candidates in memory at a time, where every bucket of every query is read."""
+"""Number of candidates in memory at a time, when all buckets of all queries are read."""
 
 CODES_TRIED = 1 << 22
-"""Combinations of hash codes looked at before the search for unreachable buckets is given up."""
+"""Largest number of combinations of hash codes that are tried in search of unreachable buckets."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class Retrieval:
     Attributes
     ----------
     budget : int or None
-        Neurons a query may take; None where it takes everything that its buckets hold.
+        Largest number of neurons that a query takes; None if it takes all that its buckets hold.
     recall : float
-        Share of the exact top neurons that are among them.
+        Share of the exact top neurons that are retrieved, from 0 to 1.
     mean, p5, p95 : float
-        Neurons retrieved: mean and percentiles over the queries.
+        Number of neurons retrieved: mean, 5th and 95th percentile over the queries.
     microseconds : float
-        Time of a query, its hashing not counted.
+        Time per query, without hashing.
     """
 
     budget: int | None
@@ -66,33 +67,39 @@ class IndexDiagnosis:
     Attributes
     ----------
     family, policy : str
+        Hash family and sampling policy.
     k, l : int
-        Codes in a bucket index; tables.
-    neurons, dim, buckets : int
-        Rows of the layer's table, their dimension, buckets of a hash table.
-    queries, top, threads : int
-        Queries measured; exact neurons to be found for each; threads that all times are measured on.
+        Number of hash codes in a bucket index; number of tables.
+    neurons, dim : int
+        Number of neurons and dimension of their weights.
+    buckets : int
+        Number of buckets of a hash table.
+    queries, top : int
+        Number of queries measured, and of exact top neurons to be found for each.
+    threads : int
+        Number of threads for all times.
     chosen : Retrieval
-        At the layer's budget.
+        Retrieval at the layer's budget.
     budgets : tuple of Retrieval
-        At other budgets, ascending.
+        Retrieval at other budgets, ascending.
     found : Retrieval
-        What all tables hold together: the most that any policy could retrieve.
+        What the query's buckets hold in all tables together, which is the most that any policy can retrieve.
     occupancy : tuple of int
-        Buckets by size: entry 0 counts the empty ones, entry i those with ``2**(i - 1)`` to ``2**i - 1`` neurons.
+        Number of buckets by size: entry 0 counts empty ones, entry i those with ``2**(i - 1)`` to ``2**i - 1`` neurons.
     empty : float
         Share of empty buckets.
     dropped : float
-        Share of neurons that a table turned away because their bucket was full.
+        Share of neurons that a table left out because their bucket was full.
     unreachable : int or None
-        Buckets of a table that no combination of hash codes leads to; None if that is not known.
+        Number of buckets of a table that no combination of hash codes leads to; None if unknown.
     drift : float
-        Share of bucket indices that the weights have left since the tables were built.
+        Share of bucket indices that have changed since the tables were built.
     hash_microseconds : float
         Time to hash a query.
     rebuild_ms : float
-        Time to hash all neurons and to build all tables.
+        Time in milliseconds to hash all neurons and to build all tables.
     table_bytes : int
+        Bytes of the tables.
     """
 
     family: str
@@ -118,7 +125,7 @@ class IndexDiagnosis:
     table_bytes: int
 
     def to_dict(self) -> dict:
-        """Return the fields as plain values, for JSON."""
+        """Return the fields as plain values for JSON, by name."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -128,33 +135,30 @@ class IndexDiagnosis:
             f"{self.table_bytes / 2**20:,.1f} MiB",
             "neurons": f"{self.neurons:,} of {self.dim:,} dimensions",
             "buckets": f"{self.empty:.1%} empty, {unreachable} unreachable; by size: {self._sizes()}",
-            "dropped": f"{self.dropped:.2%} of the neurons, by full buckets",
-            "drift": f"{self.drift:.2%} of the bucket indices since the last rebuild",
+            "dropped": f"{self.dropped:.2%} of the neurons, because of full buckets",
+            "drift": f"{self.drift:.2%} of the bucket indices have changed since the last rebuild",
             "rebuild": f"{self.rebuild_ms:,.1f} ms",
-            "hashing": f"{self.hash_microseconds:,.1f} us a query",
+            "hashing": f"{self.hash_microseconds:,.1f} us per query",
         }
-        head = ("budget", f"recall@{self.top}", "neurons", "p5", "p95", "us a query", "")
+        head = ("budget", f"recall@{self.top}", "neurons", "p5", "p95", "us/query", "")
         lines = [f"{name + ':':10}{text}" for name, text in facts.items()]
         lines.append(f"policy:   {self.policy}; {self.queries:,} queries; threads: {self.threads}")
-        lines.append(_columns(head))
-        for sample in sorted((self.chosen, *self.budgets), key=lambda sample: sample.budget):
-            lines.append(_columns((f"{sample.budget:,}", *_cells(sample), "<- layer" if sample is self.chosen else "")))
-        lines.append(_columns(("all found", *_cells(self.found), "")))
+        rows = [
+            (f"{one.budget:,}", *_cells(one), "  <- layer" if one is self.chosen else "")
+            for one in sorted((self.chosen, *self.budgets), key=lambda one: one.budget or 0)
+        ]
+        rows.append(("all found", *_cells(self.found), ""))
+        lines.append(text_table(head, rows, align="rrrrrrl", widths=(*(6 * [12]), 0), gap=""))
         return "\n".join(line.rstrip() for line in lines)
 
-    def _sizes(self):
-        # A class begins at a power of two and ends below the next.
+    def _sizes(self) -> str:
+        # Each class of sizes begins at a power of two and ends below the next.
         return ", ".join(f"{1 << i >> 1:,}+: {count:,}" for i, count in enumerate(self.occupancy) if count and i)
 
 
-def _columns(cells):
-    *numbers, note = cells
-    return "".join(cell.rjust(12) for cell in numbers) + f"  {note}"
-
-
-def _cells(sample):
-    counts = (f"{value:,.0f}" for value in (sample.mean, sample.p5, sample.p95))
-    return (f"{sample.recall:.1%}", *counts, f"{sample.microseconds:,.1f}")
+def _cells(one: Retrieval) -> tuple[str, ...]:
+    counts = (f"{value:,.0f}" for value in (one.mean, one.p5, one.p95))
+    return (f"{one.recall:.1%}", *counts, f"{one.microseconds:,.1f}")
 
 
 def diagnose(
@@ -166,31 +170,39 @@ def diagnose(
     top: int = 10,
     threads: int = 1,
 ) -> IndexDiagnosis:
-    """Measure how an index serves some queries. The index is not changed; room for a second set of tables is needed.
+    """Measure how well an index serves some queries.
+
+    The index is not changed. A second set of tables is in memory meanwhile.
 
     Parameters
     ----------
     index : NeuronIndex
-        Its tables have been built.
+        An index whose tables have been built.
     queries : Activations or float32 array [n, dim]
-        What the layer reads: a few hundred hidden vectors do.
+        What the layer reads; a few hundred hidden vectors are enough.
     budget : int
-        Neurons a query may take: the layer's.
+        Largest number of neurons that a query takes in the layer.
     budgets : sequence of int, optional
-        Others to measure; by default from an eighth of `budget` to eight times as many.
+        Other budgets to measure. Default: from an eighth of `budget` to eight times as many.
     top : int
-        The exact best neurons, by inner product and bias, that are to be found.
+        Number of best neurons, by inner product and bias, that are to be found. Default: 10.
     threads : int
+        Number of threads. Default: 1.
+
+    Returns
+    -------
+    IndexDiagnosis
+        The figures; ``print`` it for a report.
 
     Raises
     ------
     RuntimeError
-        The tables were never built.
+        The tables have not been built.
     ValueError
-        There are no queries, they do not fit, or a number is not positive.
+        There are no queries, they have another dimension, or a number is not positive.
     """
     if not index.rebuilds:
-        raise RuntimeError("the hash tables were not built yet; call rebuild() first")
+        raise RuntimeError("the hash tables have not been built yet: call rebuild() first")
     neurons = index.table.n_rows
     inputs = as_signal(queries, index.table)
     budget = min(budget, neurons)
@@ -202,7 +214,7 @@ def diagnose(
     exact = exact_top(index.table, inputs, min(top, neurons), threads)
     codes = index.hash(inputs, threads)
 
-    def retrieval(budget):
+    def retrieval(budget: int) -> Retrieval:
         found = draw(index, codes, index.sampling, budget, threads, repeats=REPEATS)
         return _retrieval(budget, recall(found, exact), found.counts, found.seconds)
 
@@ -234,14 +246,16 @@ def diagnose(
 
 
 class Draws(NamedTuple):
-    """Active sets, and the time it took to draw all of them.
+    """Active sets of some queries.
 
     Attributes
     ----------
     ids : int32 array [queries, budget]
-        A query's neurons, then -1.
+        Neurons of each query, then -1.
     counts : int64 array [queries]
+        Number of neurons of each query.
     seconds : float
+        Time to draw all of them.
     """
 
     ids: np.ndarray
@@ -264,16 +278,19 @@ def draw(
     Parameters
     ----------
     index : NeuronIndex
+        The tables.
     codes : uint32 array [l, queries]
-        From ``index.hash``.
+        Buckets of the queries, from ``index.hash``.
     sampling : SamplingConfig
-        The policy, which need not be the index's own.
+        The policy, which may differ from the index's own.
     budget : int
+        Largest number of neurons of a query.
     threads : int
+        Number of threads.
     l : int, optional
-        Use only so many of the tables.
+        Number of tables to use, the first ones. Default: all.
     repeats : int
-        Draw so many times; the fastest counts.
+        Number of times to draw; the fastest counts.
     """
     l = index.hasher.l if l is None else l  # noqa: E741
     n, capacity = codes.shape[1], min(budget, index.table.n_rows)
@@ -299,36 +316,22 @@ def draw(
 
 
 def recall(draws: Draws, exact: np.ndarray) -> float:
-    """Return the share of the exact top neurons that are in the active sets.
-
-    Parameters
-    ----------
-    draws : Draws
-    exact : int32 array [queries, k]
-    """
+    """Return the share of the exact top neurons, an int32 array [queries, k], that are in the active sets."""
     return float(_hits(draws.ids, exact).mean())
 
 
-def _hits(ids, exact):
-    """Boolean [queries, k]: which of the exact neurons are among a query's."""
+def _hits(ids: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Return which of the exact neurons are among a query's, a bool array [queries, k]."""
     return np.stack([(ids == column[:, None]).any(axis=1) for column in exact.T], axis=1)
 
 
 def exact_top(table: RowTable, inputs: Activations, k: int, threads: int) -> np.ndarray:
-    """Return the `k` neurons of the highest logits for every query, an int32 array [queries, k], best first.
-
-    Parameters
-    ----------
-    table : RowTable
-    inputs : Activations
-    k : int
-        At most the number of neurons.
-    threads : int
-    """
+    """Return the `k` neurons of highest logit for each query, an int32 array [queries, k], best first."""
     if inputs.dense is None:
-        columns = inputs.columns
-        indptr = np.append(columns.begin, columns.end[-1:])
-        features = csr_matrix((inputs.values, columns.flat, indptr), shape=(len(columns.begin), table.dim))
+        columns, values = inputs.entries
+        features: csr_matrix = csr_matrix(
+            (values, columns.flat, columns.indptr), shape=(len(columns.begin), table.dim)
+        )
         logits = features @ np.asarray(table.weights).T + table.bias
         return np.argsort(-logits, axis=1, kind="stable")[:, :k].astype(dtypes.INDEX)
     n = len(inputs.dense)
@@ -340,55 +343,40 @@ def exact_top(table: RowTable, inputs: Activations, k: int, threads: int) -> np.
 
 
 def as_signal(queries: Activations | np.ndarray, table: RowTable) -> Activations:
-    """Return queries as a layer reads them.
-
-    Parameters
-    ----------
-    queries : Activations or float32 array [n, dim]
-    table : RowTable
-        The layer's.
+    """Return queries, Activations or a float32 array [n, dim], as the layer of a table reads them.
 
     Raises
     ------
     ValueError
-        There are none, or they are of another dimension.
+        There are no queries, or they have another dimension.
     """
     if isinstance(queries, Activations):
-        n = len(queries.columns.begin) if queries.dense is None else len(queries.dense)
         inputs = queries
     else:
         queries = np.asarray(queries, dtypes.VALUE)
         if queries.ndim != 2 or queries.shape[1] not in (table.dim, table.padded_dim):
             raise ValueError(f"queries must be [n, {table.dim}], got {list(queries.shape)}")
-        n = len(queries)
-        padded = np.zeros((n, table.padded_dim), dtypes.VALUE)
+        padded = np.zeros((len(queries), table.padded_dim), dtypes.VALUE)
         padded[:, : table.dim] = queries[:, : table.dim]
-        inputs = Activations(padded, None, None)
-    if not n:
+        inputs = Activations.of_vectors(padded)
+    if not inputs.n_samples:
         raise ValueError("there are no queries to measure with")
     return inputs
 
 
 def take(inputs: Activations, rows: np.ndarray) -> Activations:
-    """Return some of a inputs's samples.
-
-    Parameters
-    ----------
-    inputs : Activations
-    rows : int array
-    """
+    """Return some samples, by their numbers."""
     if inputs.dense is not None:
-        return Activations(np.ascontiguousarray(inputs.dense[rows]), None, None)
-    columns = inputs.columns
+        return Activations.of_vectors(np.ascontiguousarray(inputs.dense[rows]))
+    columns, values = inputs.entries
     some = Ragged(columns.flat, columns.begin[rows], columns.end[rows])
     _, places = some.places()
     ends = np.cumsum(some.lengths)
-    runs = Ragged(columns.flat[places], ends - some.lengths, ends)
-    return Activations(None, runs, inputs.values[places])
+    return Activations.of_features(Ragged(columns.flat[places], ends - some.lengths, ends), values[places])
 
 
 def fastest(function: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Return the seconds that a function takes, the least of some calls: what disturbs a call only slows it down."""
+    """Return the seconds that a function takes, the fastest of some calls: disturbances only slow a call down."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -398,14 +386,10 @@ def fastest(function: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def unreachable_buckets(hasher: HashFamily) -> int | None:
-    """Return how many buckets of a table no combination of hash codes leads to, or None if that is not known.
+    """Return how many buckets of a table no combination of hash codes leads to, or None if that is unknown.
 
-    Combinations are tried until every bucket was reached, or there are no more. Nothing is known of a family that does
-    not say how many values its codes have, or if `CODES_TRIED` are not enough.
-
-    Parameters
-    ----------
-    hasher : HashFamily
+    Combinations are tried until every bucket is reached or none is left. The answer is unknown if the family does not
+    say how many values its codes have, or if `CODES_TRIED` combinations are not enough.
     """
     radix = getattr(hasher, "radix", getattr(hasher, "n_codes", None))
     if radix is None:
@@ -425,13 +409,13 @@ def unreachable_buckets(hasher: HashFamily) -> int | None:
     return int(np.count_nonzero(~reached)) if total <= CODES_TRIED else None
 
 
-def _retrieval(budget, share, counts, seconds):
+def _retrieval(budget: int | None, share: float, counts: np.ndarray, seconds: float) -> Retrieval:
     p5, p95 = np.percentile(counts, (5, 95))
     return Retrieval(budget, share, float(counts.mean()), float(p5), float(p95), 1e6 * seconds / len(counts))
 
 
-def _everything(index, codes, exact, threads):
-    """What the queries' buckets hold in all tables."""
+def _everything(index: NeuronIndex, codes: np.ndarray, exact: np.ndarray, threads: int) -> Retrieval:
+    """Return what the queries' buckets hold in all tables."""
     rows = np.arange(index.hasher.l)[:, None]
     most = int((index.offsets[rows, codes + 1] - index.offsets[rows, codes]).sum(axis=0).max())
     budget = max(1, min(most, index.table.n_rows))
@@ -447,8 +431,8 @@ def _everything(index, codes, exact, threads):
     return _retrieval(None, float(np.concatenate(hits).mean()), np.concatenate(counts), seconds)
 
 
-def _rebuild_aside(index, threads):
-    """Build the tables of today's weights elsewhere; return the share of changed bucket indices and the seconds."""
+def _rebuild_aside(index: NeuronIndex, threads: int) -> tuple[float, float]:
+    """Build tables of the current weights elsewhere; return the share of changed bucket indices and the seconds."""
     codes, offsets, ids = (np.empty_like(array) for array in (index.codes, index.offsets, index.ids))
     start = time.perf_counter()
     index.hash_rows(codes, threads)

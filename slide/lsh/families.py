@@ -1,7 +1,7 @@
-"""Hash families by name: from a configuration and a seed to a ready hasher.
+"""Hash families by name: from a configuration and a generator to a ready hasher.
 
-A hasher is anything with the interface of `HashFamily`. Four families are registered here; `register_family` adds
-another, and ``LSHConfig.family`` then accepts its name. `PythonHasher` makes one of a few lines of NumPy::
+A hasher is anything with the interface of `HashFamily`. Four families are registered here. `register_family` adds
+another, and ``LSHConfig.family`` then accepts its name. With `PythonHasher`, a few lines of NumPy make a family::
 
     class Octants(PythonHasher):
         def __init__(self, dim, k, l, bucket_bits, rng):
@@ -35,26 +35,28 @@ from slide.config import ConfigError, LSHConfig
 from slide.kernels import dtypes, hashing
 
 DENSITY = 1 / 3
-"""Share of non-zero entries in a sparse random projection."""
+"""Fraction of non-zero entries in a sparse random projection."""
 
 BLOCK_FLOATS = 1 << 22
-"""Coordinates that a `PythonHasher` is given at a time."""
+"""Number of coordinates that a `PythonHasher` is given at a time."""
 
 
 @runtime_checkable
 class HashFamily(Protocol):
-    """What a network asks of a hasher. Immutable once made; may be called from several threads at once.
+    """The interface of a hasher. A hasher does not change once made; several threads may call it at once.
+
+    Methods are called with positional arguments.
 
     Attributes
     ----------
     dim : int
         Dimension of the vectors.
     k : int
-        Hash codes in a bucket index.
+        Number of hash codes in a bucket index.
     l : int
-        Bucket indices of a vector: tables.
+        Number of tables; a vector has one bucket index in each.
     radix : int
-        Values of a hash code.
+        Number of values that a hash code can have.
     bucket_bits : int
         Bits of a bucket index.
     """
@@ -65,18 +67,19 @@ class HashFamily(Protocol):
     radix: int
     bucket_bits: int
 
-    def hash(self, x: np.ndarray, out: np.ndarray, threads: int, rows: np.ndarray | None = None) -> None:
+    def hash(self, x: np.ndarray, out: np.ndarray, threads: int, rows: np.ndarray | None = None, /) -> None:
         """Hash rows of `x` into bucket indices.
 
         Parameters
         ----------
-        x : float32 array [n, >= dim]
-            Unit stride along a row; the first `dim` columns are hashed.
-        out : uint32 array [l, >= n]
-            ``out[t, i]`` becomes row i's bucket in table t.
+        x : float32 array [n, dim or more]
+            Vectors, with unit stride along a row; the first `dim` columns are hashed.
+        out : uint32 array [l, n or more]
+            Written: ``out[t, i]`` becomes row i's bucket in table t.
         threads : int
+            Number of threads.
         rows : int32 array, optional
-            Hash these rows alone; the others' columns of `out` stay as they are.
+            Rows to hash; other columns of `out` stay as they are. Default: all rows.
 
         Raises
         ------
@@ -85,18 +88,18 @@ class HashFamily(Protocol):
         """
 
     def hash_sparse(
-        self, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, out: np.ndarray, threads: int
+        self, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, out: np.ndarray, threads: int, /
     ) -> None:
-        """Hash sparse rows, as ``hash`` does the same rows in a dense array.
+        """Hash sparse rows; the result is that of ``hash`` for the same rows in a dense array.
 
         Parameters
         ----------
-        indptr : int64 array [n + 1]
-        indices : int32 array
-        values : float32 array
-            CSR form.
-        out : uint32 array [l, >= n]
+        indptr, indices, values : int64 array [n + 1], int32 array, float32 array
+            The rows in CSR form.
+        out : uint32 array [l, n or more]
+            Written, as by ``hash``.
         threads : int
+            Number of threads.
 
         Raises
         ------
@@ -104,16 +107,18 @@ class HashFamily(Protocol):
             Shapes do not fit, or a column is out of range.
         """
 
-    def collision_probability(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return the probability that one hash code agrees, over the draw of the function, for pairs of vectors.
+    def collision_probability(self, x: np.ndarray, y: np.ndarray, /) -> np.ndarray:
+        """Return, for pairs of vectors, the probability that one hash code agrees, over the draw of its function.
 
         Parameters
         ----------
-        x, y : array [n, dim]
+        x, y : float array [n, dim]
+            The first and the second vector of each pair.
 
         Returns
         -------
         float64 array [n]
+            The probability of each pair.
 
         Raises
         ------
@@ -125,10 +130,12 @@ class HashFamily(Protocol):
 class _Angular:
     """SimHash: ``1 - theta / pi`` (Goemans and Williamson, JACM 1995; Charikar, STOC 2002)."""
 
-    def collision_probability(self, x, y):
+    dim: int
+
+    def collision_probability(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return ``1 - theta / pi`` for each pair; see `HashFamily.collision_probability`.
 
-        The zero vector has a code of its own choice everywhere: it agrees with itself, and with another by chance.
+        The codes of the zero vector are fixed: it agrees with itself, and with another vector with probability 1/2.
         """
         x, y = _pairs(x, y, self.dim)
         norms = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
@@ -150,12 +157,13 @@ class SparseSimHash(_Angular, hashing.SparseSimHash):
 class WTA(hashing.WTA):
     """`slide.kernels.hashing.WTA` with its collision probability."""
 
-    def collision_probability(self, x, y):
-        """Return each pair's probability; see `HashFamily.collision_probability`.
+    def collision_probability(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the probability of each pair; see `HashFamily.collision_probability`.
 
-        With m coordinates a bin out of d, and n_i of them below coordinate i in both vectors, the winner is the same
-        with probability ``c = sum_i C(n_i, m - 1) / C(d, m)`` (Yagnik et al., ICCV 2011). Different winners have the
-        same code with probability ``(m / r - 1) / (m - 1)`` where only r codes are told apart. Time is O(d**2) a pair.
+        A bin has m of the d coordinates, and n_i coordinates are below coordinate i in both vectors. The winner is the
+        same with probability ``c = sum_i C(n_i, m - 1) / C(d, m)`` (Yagnik et al., ICCV 2011). If codes have only r
+        values, different winners have the same code with probability ``(m / r - 1) / (m - 1)``. Time is O(d**2) per
+        pair.
         """
         x, y = _pairs(x, y, self.dim)
         same = np.array([_same_winner(a, b, self.bin_size) for a, b in zip(x, y, strict=True)])
@@ -165,14 +173,14 @@ class WTA(hashing.WTA):
 class DWTA(hashing.DWTA):
     """`slide.kernels.hashing.DWTA` with its collision probability."""
 
-    def collision_probability(self, x, y):
-        """Return each pair's probability; see `HashFamily.collision_probability`.
+    def collision_probability(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the probability of each pair; see `HashFamily.collision_probability`.
 
-        For a random bin, let c and u be the probabilities that it is empty in neither vector and has the same winner or
-        different ones, e that it is empty in one and b that it is empty in both. Then a code agrees with probability
-        ``(c + u * (m / r - 1) / (m - 1) + e / r) / (1 - b)``, with m coordinates a bin and r codes: a bin that is empty
-        in both borrows the same one for both, one that is empty in one borrows at random (Chen and Shrivastava, UAI
-        2018). Time is O(d**2) a pair.
+        A bin has m coordinates, a code r values. A random bin is empty in neither vector and has the same winner with
+        probability c, or different winners with probability u; it is empty in one vector with probability e, in both
+        with probability b. Then a code agrees with probability ``(c + u * (m / r - 1) / (m - 1) + e / r) / (1 - b)``: a
+        bin that is empty in both vectors borrows the same other bin in both, one that is empty in one vector borrows at
+        random (Chen and Shrivastava, UAI 2018). Time is O(d**2) per pair.
         """
         x, y = _pairs(x, y, self.dim)
         m, r = self.bin_size, self.radix
@@ -184,7 +192,7 @@ class DWTA(hashing.DWTA):
             one = sum(_all_of(m, np.count_nonzero(v), self.dim) for v in missing) - 2 * both
             same = _same_winner(a, b, m, ~missing[0] & ~missing[1])
             differ = max(0.0, 1 - same - one - both)
-            # With nothing in either, the code is 0 for both.
+            # If both vectors are zero, so are their codes.
             result[i] = (same + differ * _alias(m, r) + one / r) / (1 - both) if both < 1 else 1.0
         return result
 
@@ -192,10 +200,10 @@ class DWTA(hashing.DWTA):
 class MinHash(hashing.MinHash):
     """`slide.kernels.hashing.MinHash` with its collision probability."""
 
-    def collision_probability(self, x, y):
+    def collision_probability(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return ``J + (1 - J) / 2**width`` for each pair; see `HashFamily.collision_probability`.
 
-        J is the Jaccard similarity of the two sets of at most `top` coordinates; of two empty sets it is 1.
+        J is the Jaccard similarity of the two sets of at most `top` coordinates; J of two empty sets is 1.
         """
         x, y = (_top_sets(v, self.top) for v in _pairs(x, y, self.dim))
         union = np.count_nonzero(x | y, axis=1)
@@ -204,16 +212,20 @@ class MinHash(hashing.MinHash):
 
 
 class PythonHasher(ABC):
-    """A hash family written in NumPy: give ``codes``, and this does the rest as the compiled families do.
+    """A hash family written in NumPy: a subclass defines ``codes``, this class makes buckets of them.
 
     Parameters
     ----------
-    dim, k, l : int
-        Dimension, codes per table, tables.
+    dim : int
+        Dimension of the vectors.
+    k : int
+        Number of hash codes in a bucket index.
+    l : int
+        Number of tables.
     n_codes : int
-        Values a code takes: 0 to ``n_codes - 1``; ``n_codes**k`` is at most 2**32.
+        Number of values of a code, which are 0 to ``n_codes - 1``; ``n_codes**k`` is at most 2**32.
     bucket_bits : int
-        Most bits a bucket index may have.
+        Largest number of bits that a bucket index may have.
 
     Raises
     ------
@@ -231,25 +243,25 @@ class PythonHasher(ABC):
 
     @abstractmethod
     def codes(self, x: np.ndarray) -> np.ndarray:
-        """Return the hash codes of vectors, each row's by itself alone.
+        """Return the hash codes of vectors; the codes of a row depend on that row alone.
 
         Parameters
         ----------
         x : float32 array [n, dim]
-            Not to be modified.
+            The vectors; must not be modified.
 
         Returns
         -------
         int array [n, k * l]
-            Those of table t in columns ``t * k`` to ``t * k + k - 1``.
+            Hash codes, those of table t in columns ``t * k`` to ``t * k + k - 1``.
         """
 
     def collision_probability(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """See `HashFamily.collision_probability`; raises NotImplementedError unless a family gives its formula."""
+        """See `HashFamily.collision_probability`; raises NotImplementedError unless a subclass has its formula."""
         raise NotImplementedError(f"{type(self).__name__} gives no collision probability")
 
     def hash(self, x: np.ndarray, out: np.ndarray, threads: int, rows: np.ndarray | None = None) -> None:
-        """See `HashFamily.hash`. Runs on the calling thread, and in ``codes`` on those that NumPy takes."""
+        """See `HashFamily.hash`. It uses the calling thread and, in ``codes``, the threads of NumPy."""
         if x.ndim != 2 or x.shape[1] < self.dim:
             raise ValueError(f"x must have at least {self.dim} columns, got shape {x.shape}")
         self._check_out(out, len(x))
@@ -262,7 +274,7 @@ class PythonHasher(ABC):
     def hash_sparse(
         self, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, out: np.ndarray, threads: int
     ) -> None:
-        """See `HashFamily.hash_sparse`: ``codes`` is given the rows as dense arrays, a block at a time."""
+        """See `HashFamily.hash_sparse`. ``codes`` receives the rows as dense arrays, one block at a time."""
         n = len(indptr) - 1
         self._check_out(out, n)
         if len(indices) and (np.min(indices) < 0 or np.max(indices) >= self.dim):
@@ -291,7 +303,7 @@ class PythonHasher(ABC):
 
 
 Factory = Callable[[LSHConfig, int, int, np.random.Generator], HashFamily]
-"""Makes a hasher from a configuration, the vectors' dimension, how many the tables will hold, and a generator."""
+"""A function that makes a hasher from a configuration, the dimension of the vectors, their number, and a generator."""
 
 _FAMILIES: dict[str, Factory] = {}
 
@@ -299,23 +311,23 @@ _FAMILIES: dict[str, Factory] = {}
 def register_family(name: str, factory: Factory) -> None:
     """Make a hash family available as ``LSHConfig.family``.
 
-    Do so before a network of this family is made or loaded.
+    Register it before a network of this family is made or loaded.
 
     Parameters
     ----------
     name : str
-        Letters, digits, hyphens and underscores.
+        Name of the family, made of letters, digits, hyphens and underscores.
     factory : callable
-        ``factory(config, dim, n, rng)`` returns a `HashFamily`: config is the `LSHConfig`, dim the dimension of the
-        vectors, n how many the tables will hold, rng a `numpy.random.Generator` from which all randomness is to be
-        drawn, so that a seed gives one result.
+        ``factory(config, dim, n, rng)`` returns a `HashFamily`. `config` is the `LSHConfig`, `dim` the dimension of the
+        vectors, `n` the number of vectors that the tables will hold. All randomness must come from `rng`, a
+        `numpy.random.Generator`, so that one seed gives one result.
 
     Raises
     ------
     ConfigError
-        ``LSHConfig.family`` cannot have this name.
+        The name has other characters.
     ValueError
-        The name is taken.
+        A family of this name is registered already.
     """
     LSHConfig(family=name)
     if name in _FAMILIES:
@@ -329,16 +341,7 @@ def registered_families() -> list[str]:
 
 
 def make_hasher(config: LSHConfig, dim: int, n: int, rng: np.random.Generator) -> HashFamily:
-    """Return a hasher of the family that the configuration names.
-
-    Parameters
-    ----------
-    config : LSHConfig
-    dim : int
-        Dimension of the vectors.
-    n : int
-        Vectors the tables will hold.
-    rng : numpy.random.Generator
+    """Return a hasher of the configured family, for tables of `n` vectors of dimension `dim`.
 
     Raises
     ------
@@ -352,7 +355,7 @@ def make_hasher(config: LSHConfig, dim: int, n: int, rng: np.random.Generator) -
     return _FAMILIES[config.family](config, dim, n, rng)
 
 
-def make_simhash(config, dim, n, rng):
+def make_simhash(config: LSHConfig, dim: int, n: int, rng: np.random.Generator):
     """Return a SimHash hasher: signs of random projections; see `make_hasher` for the parameters."""
     k = config.k or _default_k(n, 1)
     bucket_bits = config.bucket_bits or _default_bits(n)
@@ -371,7 +374,7 @@ def make_simhash(config, dim, n, rng):
     return SparseSimHash(dim, k, config.l, index.ravel(), ptr, bucket_bits)
 
 
-def make_wta(config, dim, n, rng):
+def make_wta(config: LSHConfig, dim: int, n: int, rng: np.random.Generator):
     """Return a WTA hasher: which of a few coordinates is largest; see `make_hasher` for the parameters."""
     width = _winner_width(config)
     k = _fitting_k(config, n, width)
@@ -379,7 +382,7 @@ def make_wta(config, dim, n, rng):
     return WTA(dim, k, config.l, index, width, config.bucket_bits or _default_bits(n))
 
 
-def make_dwta(config, dim, n, rng):
+def make_dwta(config: LSHConfig, dim: int, n: int, rng: np.random.Generator):
     """Return a DWTA hasher: WTA in which zeros count as missing; see `make_hasher` for the parameters."""
     width = _winner_width(config)
     k = _fitting_k(config, n, width)
@@ -388,10 +391,10 @@ def make_dwta(config, dim, n, rng):
     return DWTA(dim, k, config.l, index, width, seed, config.bucket_bits or _default_bits(n))
 
 
-def make_minhash(config, dim, n, rng):
+def make_minhash(config: LSHConfig, dim: int, n: int, rng: np.random.Generator):
     """Return a MinHash hasher over the sets of largest coordinates; see `make_hasher` for the parameters."""
     width = config.code_bits or 8
-    # The first member of a bin is mostly one of its first few coordinates: the code has about three bits' information.
+    # The first member of a bin is mostly one of its first few coordinates: a code carries about three bits.
     k = config.k or min(32 // width, _default_k(n, min(3, width)))
     _check_k(k, width)
     top = config.top or max(1, dim // 4)
@@ -407,12 +410,12 @@ register_family("minhash", make_minhash)
 
 
 def _default_k(n, width):
-    """So many codes that the average bucket would hold a few dozen of n vectors spread evenly."""
+    """Return the number of codes with which a bucket holds a few dozen of n evenly spread vectors."""
     return max(1, min(32 // width, round(math.log2(max(n, 2) / 32) / width)))
 
 
 def _default_bits(n):
-    """So many bits that four of n vectors share a bucket, spread evenly; then offsets are an eighth of the tables."""
+    """Return the bits with which a bucket holds four of n evenly spread vectors; offsets are then 1/8 of the tables."""
     return max(1, min(30, math.floor(math.log2(max(n, 8) / 4))))
 
 
@@ -438,7 +441,7 @@ def _check_k(k, width):
 
 
 def _bins(config, dim, bins, rng):
-    """Random bins of coordinates, int32 [bins, bin_size]: whole pieces of random permutations, so none repeats one."""
+    """Return random bins of different coordinates, int32 [bins, bin_size], which are cut from random permutations."""
     if config.bin_size > dim:
         raise ConfigError(f"LSHConfig.bin_size must be at most the dimension hashed, {dim}, got {config.bin_size}")
     whole = dim // config.bin_size
@@ -455,13 +458,13 @@ def _pairs(x, y, dim):
 
 
 def _all_of(m, count, dim):
-    """``C(count, m) / C(dim, m)``: the probability that a random bin of m lies within `count` coordinates."""
+    """Return ``C(count, m) / C(dim, m)``: the probability that a random bin of m lies within `count` coordinates."""
     drawn = np.arange(m)
     return float(np.prod(np.maximum(count - drawn, 0) / (dim - drawn)))
 
 
 def _same_winner(x, y, m, winners=slice(None)):
-    """``sum_i C(n_i, m - 1) / C(d, m)`` over the coordinates that can win, the lower of equal ones above the others."""
+    """Return ``sum_i C(n_i, m - 1) / C(d, m)`` over `winners`; among equal coordinates the first is the largest."""
     d = len(x)
     rank_x, rank_y = (np.argsort(np.lexsort((-np.arange(d), v))) for v in (x, y))
     below = np.count_nonzero((rank_x[None, :] < rank_x[:, None]) & (rank_y[None, :] < rank_y[:, None]), axis=1)
@@ -471,12 +474,12 @@ def _same_winner(x, y, m, winners=slice(None)):
 
 
 def _alias(m, r):
-    """Probability that two different places of m have the same code of r."""
+    """Return the probability that two different places of m have the same code of r."""
     return (m / r - 1) / (m - 1) if m > 1 else 0.0
 
 
 def _top_sets(x, top):
-    """Boolean [n, dim]: which coordinates are among a row's `top` largest non-zero ones, lower ones first."""
+    """Return which are the `top` largest non-zero coordinates of each row, the first of equal ones: bool [n, dim]."""
     order = np.argsort(np.where(x == 0, np.inf, -x), axis=1, kind="stable")[:, :top]
     chosen = np.zeros(x.shape, bool)
     np.put_along_axis(chosen, order, True, axis=1)

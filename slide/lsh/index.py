@@ -1,6 +1,6 @@
-"""NeuronIndex: which neurons' weights are similar to a given vector.
+"""NeuronIndex: it finds the neurons whose weights are similar to a vector.
 
-Owns the hash functions, the tables and the schedule by which the tables follow the weights as these change.
+An index owns the hash functions, the tables, and the schedule by which the tables follow the changing weights.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from slide.lsh.schedule import RehashSchedule
 from slide.rows.activations import Activations, Ragged
 from slide.rows.pairs import Pairs
 from slide.system.buffers import Buffers
+from slide.system.random import philox
 
 DRIFT_SAMPLE = 1024
-"""Neurons whose bucket indices are looked at to measure drift."""
-
+"""Number of neurons whose bucket indices are compared to measure drift."""
 
 MOST_NEXT = 2**127
-"""Beyond the step at which any schedule would build the tables again."""
+"""Upper limit of the step of the next rebuild, which no schedule reaches."""
 
 
 class NeuronIndex:
@@ -35,28 +35,30 @@ class NeuronIndex:
     Parameters
     ----------
     table : RowTable
-        The neurons; must outlive the index.
+        The neurons' weights.
     lsh : LSHConfig
+        Hash family and size of the tables.
     rehash : RehashConfig
+        When the tables are rebuilt.
     sampling : SamplingConfig
         The policy of ``sample``.
     seed : int
-        Of the hash functions and of the sampling.
+        Seed of the hash functions and of the sampling.
     buffers : Buffers
-        Where the tables live.
+        Owner of the tables' memory.
     name : str
-        Of the layer, for memory reports.
+        Name of the layer in memory reports. Default: ``"index"``.
 
     Attributes
     ----------
     hasher : HashFamily
+        The hash functions.
     codes : uint32 array [l, n]
-        Every neuron's bucket in every table, when the tables were built.
-    offsets : int32 array [l, n_buckets + 1]
-    ids : int32 array [l, n or less]
+        Bucket of each neuron in each table at the last rebuild.
+    offsets, ids : int32 arrays [l, n_buckets + 1] and [l, n or less]
         The tables; see `slide.kernels.tables`.
     rebuild_seconds : float
-        Time spent on building tables and on measuring their drift.
+        Seconds spent on building tables and on measuring their drift.
     """
 
     def __init__(
@@ -86,33 +88,44 @@ class NeuronIndex:
         self.rebuild_seconds = 0.0
         self._built_at: int | None = None
 
-    def _draw_functions(self, generation):
+    def _draw_functions(self, generation: int) -> None:
         self._generation = generation
-        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, generation], dtype=np.uint64)))
+        rng = philox(self.seed, generation)
         self.hasher = make_hasher(self.lsh, self.table.dim, self.table.n_rows, rng)
 
     @property
     def rebuilds(self) -> int:
-        """How often the tables were built."""
+        """Number of times that the tables were built."""
         return self.schedule.rebuilds
 
     @staticmethod
     def bytes_needed(n: int, lsh: LSHConfig, bucket_bits: int) -> int:
-        """Return the bytes of the tables over `n` neurons, without making them."""
+        """Return the bytes of tables, without making them.
+
+        Parameters
+        ----------
+        n : int
+            Number of neurons.
+        lsh : LSHConfig
+            Settings of the tables.
+        bucket_bits : int
+            Bits of a bucket index, as the hasher has them.
+        """
         n_buckets = 1 << bucket_bits
         return lsh.l * (n + tables.room(n, n_buckets, lsh.capacity or 0) + n_buckets + 1) * 4
 
     def rebuild(self, step: int, threads: int) -> None:
         """Bring the tables up to date with the weights.
 
-        Only rows updated since the last time are hashed anew and moved, unless most were. A bucket with a capacity
-        has forgotten whom it turned away, so tables with one are built anew from the codes.
+        Only neurons whose weights changed since the last rebuild are hashed again and moved, unless most have changed.
+        Tables with a capacity are built anew from all codes: a full bucket does not know which neurons it left out.
 
         Parameters
         ----------
         step : int
-            Optimizer steps taken so far.
+            Number of optimizer steps taken so far.
         threads : int
+            Number of threads.
         """
         start = time.perf_counter()
         if self.schedule.wants_new_functions:
@@ -123,18 +136,18 @@ class NeuronIndex:
             changed = self.table.last_step > self._built_at
             if 2 * np.count_nonzero(changed) < len(changed):
                 rows = np.flatnonzero(changed).astype(dtypes.INDEX)
-        moves = rows is not None and not self.lsh.capacity
-        old = np.take(self.codes, rows, axis=1) if moves else None
-        self.hash_rows(self.codes, threads, rows)
-        if moves:
-            tables.update(rows, old, self.codes, self.offsets, self.ids, threads)
-        else:
+        if rows is None or self.lsh.capacity:
+            self.hash_rows(self.codes, threads, rows)
             self._build(threads)
+        else:
+            old = np.take(self.codes, rows, axis=1)
+            self.hash_rows(self.codes, threads, rows)
+            tables.update(rows, old, self.codes, self.offsets, self.ids, threads)
         self._built_at = step
         self.schedule.built(step)
         self.rebuild_seconds += time.perf_counter() - start
 
-    def _build(self, threads):
+    def _build(self, threads: int) -> None:
         """Build the tables from the codes."""
         tables.build(
             self.codes,
@@ -148,9 +161,9 @@ class NeuronIndex:
         )
 
     def state(self) -> dict:
-        """Return what, with the codes, determines the tables and when and how they are built again: plain values.
+        """Return, as plain values, what ``restore`` needs to go on, together with the codes.
 
-        The tables are a function of the codes, and the hash functions of the seed and the `generation`.
+        The tables follow from the codes, and the hash functions from the seed and the generation.
         """
         facts = {"generation": self._generation, "built_at": self._built_at, "seconds": self.rebuild_seconds}
         return {**self.schedule.state(), **facts}
@@ -163,15 +176,16 @@ class NeuronIndex:
         state : dict
             What ``state`` returned.
         codes : uint32 array [l, n] or None
-            None if no tables had been built.
+            Codes of the other index; None if it had built no tables.
         threads : int
+            Number of threads.
 
         Raises
         ------
         KeyError, TypeError
-            The state lacks something.
+            `state` lacks a value, or is not a dict.
         ValueError
-            It has something that is not a number, or a code is out of range.
+            A value is not a number in its range, or a code is out of range.
         """
         rebuilds, next_ = read_count(state, "rebuilds"), read_count(state, "next", MOST_NEXT)
         built_at, seconds = read_count(state, "built_at", optional=True), read_figure(state, "seconds")
@@ -183,29 +197,38 @@ class NeuronIndex:
             self._build(threads)
 
     def reset(self) -> None:
-        """Forget the tables, as if none had been built: the weights were set anew."""
+        """Forget tables and schedule, as if no tables had been built yet."""
         self._draw_functions(0)
         self.schedule = RehashSchedule(self.schedule.config)
         self.forget()
 
     def forget(self) -> None:
-        """Take note that weights have changed other than by steps: the next rebuild hashes every neuron."""
+        """Have the next rebuild hash every neuron, because weights have changed other than by training steps."""
         self._built_at = None
 
     def rebuild_if_due(self, step: int, threads: int) -> None:
-        """Call ``rebuild`` if the schedule says so after `step` steps."""
+        """Call ``rebuild`` if the schedule asks for it after `step` steps.
+
+        Parameters
+        ----------
+        step : int
+            Number of optimizer steps taken so far.
+        threads : int
+            Number of threads.
+        """
         if self.schedule.due(step, lambda: self.drift(threads)):
             self.rebuild(step, threads)
 
     def drift(self, threads: int) -> float:
-        """Return the share of bucket indices that the weights of today would change, on a sample of neurons.
+        """Return the share of bucket indices that have changed since the last rebuild, measured on random neurons.
 
         Parameters
         ----------
         threads : int
+            Number of threads.
         """
         start = time.perf_counter()
-        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, self.rebuilds], dtype=np.uint64)))
+        rng = philox(self.seed, self.rebuilds)
         rows = rng.integers(0, self.table.n_rows, DRIFT_SAMPLE)
         now = np.empty((self.hasher.l, DRIFT_SAMPLE), dtypes.CODE)
         self.hasher.hash(self.table.weights[rows], now, threads)
@@ -214,15 +237,16 @@ class NeuronIndex:
         return share
 
     def hash_rows(self, out: np.ndarray, threads: int, rows: np.ndarray | None = None) -> None:
-        """Hash the neurons' weights of today.
+        """Hash the neurons' current weights.
 
         Parameters
         ----------
         out : uint32 array [l, n]
-            Written: every neuron's bucket in every table.
+            Written: the bucket of each neuron in each table.
         threads : int
+            Number of threads.
         rows : int32 array, optional
-            Hash these neurons alone; the others' columns of `out` stay as they are.
+            Neurons to hash; other columns of `out` stay as they are. Default: all neurons.
         """
         weights = self.table.weights
         if isinstance(weights, np.ndarray):
@@ -235,37 +259,53 @@ class NeuronIndex:
             out[:, places] = codes
 
     def hash(self, inputs: Activations, threads: int) -> np.ndarray:
-        """Return the buckets of every sample, a uint32 array [l, samples].
+        """Return the bucket of each sample in each table.
 
         Parameters
         ----------
         inputs : Activations
+            The samples, as the layer reads them.
         threads : int
+            Number of threads.
+
+        Returns
+        -------
+        uint32 array [l, samples]
+            Bucket indices.
         """
         if inputs.dense is not None:
             codes = np.empty((self.hasher.l, len(inputs.dense)), dtypes.CODE)
             self.hasher.hash(inputs.dense, codes, threads)
         else:
-            columns = inputs.columns
+            columns, values = inputs.entries
             codes = np.empty((self.hasher.l, len(columns.begin)), dtypes.CODE)
-            self.hasher.hash_sparse(columns.indptr, columns.flat, inputs.values, codes, threads)
+            self.hasher.hash_sparse(columns.indptr, columns.flat, values, codes, threads)
         return codes
 
-    def draw(self, pairs: Pairs, inputs: Activations, forced: Ragged, budget: int, iteration: int, threads: int) -> Ragged:
-        """Draw every sample's active rows from the tables, into the memory of a layer's pairs.
+    def draw(
+        self, pairs: Pairs, inputs: Activations, forced: Ragged, budget: int, iteration: int, threads: int
+    ) -> Ragged:
+        """Draw each sample's active neurons from the tables, into the memory of a layer's pairs.
 
         Parameters
         ----------
         pairs : Pairs
+            The layer's pairs.
         inputs : Activations
-            The samples.
+            The samples, as the layer reads them.
         forced : Ragged
-            Rows that are active in any case, from the first sample's first on without gaps.
+            Neurons that are active in any case, from place 0 on and without gaps between the samples.
         budget : int
-            Number of rows per sample; forced rows count.
+            Largest number of neurons of a sample; forced ones count, and only they may be more.
         iteration : int
-            Keys the draws.
+            Key of the draws, with the seed.
         threads : int
+            Number of threads.
+
+        Returns
+        -------
+        Ragged
+            Active neurons of each sample, its forced ones first; valid until the next call.
         """
         n, budget = len(forced.begin), min(budget, self.table.n_rows)
         capacity = max(budget, int(forced.lengths.max(initial=0)))
@@ -286,22 +326,14 @@ class NeuronIndex:
         out_counts: np.ndarray,
         threads: int,
     ) -> None:
-        """Draw each sample's active set from the tables by the configured policy; see `slide.lsh.policies`.
+        """Draw each sample's active set from the tables by the configured policy.
 
         Parameters
         ----------
         inputs : Activations
-            The queries.
-        forced_ptr, forced_ids : int64, int32 arrays
-            Each sample's forced ids, in CSR form.
-        budget : int
-        iteration : int
-            Keys the draws, with the seed.
-        out_ids : int32 array [samples, capacity]
-            Written.
-        out_counts : int64 array [samples]
-            Written.
-        threads : int
+            The samples, as the layer reads them.
+        forced_ptr, forced_ids, budget, iteration, out_ids, out_counts, threads
+            As in `slide.Query`.
         """
         query = Query(
             self.hash(inputs, threads),
@@ -320,17 +352,19 @@ class NeuronIndex:
         self._policy(query, self.sampling)
 
     def collision_probability(self, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return the probability that one hash code of a vector and of each neuron agrees, by the family's formula.
+        """Return the probability that one hash code of a vector agrees with that of each neuron.
 
         Parameters
         ----------
-        query : array [dim]
+        query : float array [dim]
+            The vector.
         rows : int array, optional
-            Neurons to look at; by default all.
+            Neurons to compare with. Default: all neurons.
 
         Returns
         -------
         float64 array [rows]
+            Probabilities by the formula of the hash family.
         """
         weights = np.asarray(self.table.weights) if rows is None else self.table.weights[rows]
         return self.hasher.collision_probability(np.broadcast_to(query, weights.shape), weights)
@@ -338,20 +372,23 @@ class NeuronIndex:
     def inclusion_probability(self, query: np.ndarray, budget: int | None = None) -> np.ndarray:
         """Return each neuron's probability of being sampled for a vector by the configured policy.
 
-        Over the draw of the hash functions and the policy's own draws, for tables that hold every neuron at today's
-        weights; see `slide.lsh.probability.inclusion_probability` for what is exact and what is approximate.
+        The probability is over the draw of the hash functions and the policy's own draws, for tables that hold every
+        neuron at its current weights. `slide.lsh.probability.inclusion_probability` says what is exact and what is
+        approximate.
 
         Parameters
         ----------
-        query : array [dim]
+        query : float array [dim]
+            The vector.
         budget : int, optional
-            Neurons taken at most.
+            Largest number of neurons taken. Default: no limit.
 
         Returns
         -------
         float64 array [n]
+            Probabilities.
         """
-        from slide.lsh.probability import inclusion_probability  # which imports a large part of SciPy
+        from slide.lsh.probability import inclusion_probability  # here because it imports a large part of SciPy
 
         mixed = self.hasher.radix**self.hasher.k > 1 << self.hasher.bucket_bits
         return inclusion_probability(
@@ -365,9 +402,14 @@ class NeuronIndex:
         )
 
     def statistics(self) -> dict:
-        """Return a dict that describes the tables: family, k, l, buckets, occupancy, overflow, rebuilds and their time.
+        """Return a dict that describes the tables.
 
-        Overflow is the share of neurons that a table turned away because their bucket was full, mean over tables.
+        Returns
+        -------
+        dict
+            ``family``, ``k``, ``l``; ``buckets`` of a table; ``buckets_used``, the share of buckets that are not empty;
+            ``bucket_mean`` and ``bucket_max``, the neurons in those; ``overflow``, the share of neurons that a table
+            left out because their bucket was full, as a mean over the tables; ``rebuilds`` and ``rebuild_seconds``.
         """
         sizes = np.diff(self.offsets, axis=1)
         used = sizes[sizes > 0]

@@ -1,7 +1,8 @@
-"""Sampling policies by name: which of the neurons a sample finds in its tables become active.
+"""Sampling policies by name: which of the neurons that a sample finds in the tables become active.
 
-A policy is a function ``policy(query, config)`` that fills the active sets of a `Query` from its tables, with
-the options of a `slide.config.SamplingConfig`. `register_policy` adds another; the configuration then accepts its name.
+A policy is a function ``policy(query, config)`` that fills the active sets of a `Query` from its tables, with the
+options of a `slide.config.SamplingConfig`. `register_policy` adds another; ``SamplingConfig.policy`` then accepts its
+name.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ class Query(NamedTuple):
     Attributes
     ----------
     codes : uint32 array [l, samples]
-        The samples' buckets.
-    offsets : int32 array [l, n_buckets + 1]
-    ids : int32 array [l, room]
-        The tables.
+        Bucket of each sample in each table.
+    offsets, ids : int32 arrays [l, n_buckets + 1] and [l, room]
+        The tables: the neurons in bucket b of table t are ``ids[t, offsets[t, b] : offsets[t, b + 1]]``.
     n : int
-        Neurons.
-    forced_ptr : int64 array [samples + 1]
-    forced_ids : int32 array
-        Each sample's labels, in CSR form: active in any case, first, and part of the budget.
+        Number of neurons.
+    forced_ptr, forced_ids : int64 array [samples + 1], int32 array
+        Labels of each sample, in CSR form. They come first in its active set, and count in its budget.
     budget : int
-        The most neurons of a sample, but for its labels.
+        Largest number of neurons of a sample; only its labels may be more.
     seed, iteration : int
         Keys of the draws.
     out_ids : int32 array [samples, capacity]
+        Written: the active set of each sample, each neuron once.
     out_counts : int64 array [samples]
-        Written: the active sets, without repetition, and their sizes.
+        Written: the sizes of the active sets.
     threads : int
+        Number of threads.
     """
 
     codes: np.ndarray
@@ -55,26 +56,27 @@ class Query(NamedTuple):
 
     @property
     def num_threads(self) -> int:
-        """The former name of `threads`."""
+        """Former name of `threads`."""
         return self.threads
 
 
-def vanilla(query, config):
-    """Probe the tables in random order until the budget is met."""
+def vanilla(query: Query, config: SamplingConfig) -> None:
+    """Take the neurons of one table after another, in random order, until the budget is used up."""
     sampling.vanilla(*query, fill=config.fill == "uniform")
 
 
-def topk(query, config):
-    """Take the neurons found in the most tables; of those found in equally many, random ones."""
+def topk(query: Query, config: SamplingConfig) -> None:
+    """Take the neurons found in the most tables; chance decides between those found in equally many."""
     sampling.ranked(*query, min_tables=1, fill=config.fill == "uniform")
 
 
-def threshold(query, config):
-    """Take the neurons found in ``config.min_tables`` tables or more; as `topk` where the budget cuts."""
+def threshold(query: Query, config: SamplingConfig) -> None:
+    """Take the neurons found in ``config.min_tables`` tables or more; if they exceed the budget, as `topk` does."""
     sampling.ranked(*query, min_tables=config.min_tables, fill=config.fill == "uniform")
 
 
 Policy = Callable[[Query, SamplingConfig], None]
+"""A function that fills the active sets of a query."""
 
 POLICIES: dict[str, Policy] = {"vanilla": vanilla, "topk": topk, "threshold": threshold}
 
@@ -82,22 +84,22 @@ POLICIES: dict[str, Policy] = {"vanilla": vanilla, "topk": topk, "threshold": th
 def register_policy(name: str, policy: Policy) -> None:
     """Make a sampling policy available as ``SamplingConfig.policy``.
 
-    Do so before a network with this policy is made or loaded.
+    Register it before a network with this policy is made or loaded.
 
     Parameters
     ----------
     name : str
-        Letters, digits, hyphens and underscores.
+        Name of the policy, made of letters, digits, hyphens and underscores.
     policy : callable
-        ``policy(query, config)`` writes the `Query`'s active sets. It is called once for a batch, on one thread; what
-        it does at random must follow from ``query.seed`` and ``query.iteration``, so that a seed gives one result.
+        ``policy(query, config)`` writes the active sets of the `Query`. It is called once per batch, on one thread. Its
+        random draws must follow from ``query.seed`` and ``query.iteration``, so that one seed gives one result.
 
     Raises
     ------
     ConfigError
-        ``SamplingConfig.policy`` cannot have this name.
+        The name has other characters.
     ValueError
-        The name is taken.
+        A policy of this name is registered already.
     """
     SamplingConfig(policy=name)
     if name in POLICIES:
@@ -107,10 +109,6 @@ def register_policy(name: str, policy: Policy) -> None:
 
 def make_policy(config: SamplingConfig) -> Policy:
     """Return the policy that a configuration names.
-
-    Parameters
-    ----------
-    config : SamplingConfig
 
     Raises
     ------

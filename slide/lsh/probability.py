@@ -1,28 +1,31 @@
 """How probable it is that a neuron becomes active, for each sampling policy.
 
-Two kinds of chance are kept apart.
+There are two kinds of chance.
 
 Over the draw of the hash functions
-    `bucket_probability`, `retrieval_probability`, `threshold_probability` and `inclusion_probability` start
-    from the per-code collision probabilities p of the neurons with the query (for SimHash ``1 - theta /
-    pi``). Tables are independent of one another, and the policy's own draws are averaged over.
+    `bucket_probability`, `retrieval_probability`, `threshold_probability` and `inclusion_probability` start from p, the
+    probability that one code of a neuron agrees with that of the query (``1 - theta / pi`` for SimHash). Tables are
+    independent of one another. The policy's own draws are averaged over.
 Given the tables
-    `conditional_inclusion_probability` starts from what is in the query's buckets; only the policy's own
-    draws are left: the order of the tables and the place a bucket is read from, or how ties are broken.
+    `conditional_inclusion_probability` starts from what is in the query's buckets. Only the policy's own draws are
+    left: the order of the tables and the place where a bucket is read first, or how ties are broken.
 
-Labels are active with probability 1: leave them out of the neurons, and their number out of the budget. The
-formulas are those of the SLIDE paper (Chen et al., MLSys 2020), but for its vanilla sampling, printed there
-as ``(p**k)**tau * (1 - p**k)**(L - tau)``: that is the probability of one particular set of tau tables and no
-others.
+Labels are active with probability 1: leave them out of the neurons, and their number out of the budget. The formulas
+are those of the SLIDE paper (Chen et al., MLSys 2020), except for vanilla sampling. The paper prints it as
+``(p**k)**tau * (1 - p**k)**(L - tau)``, which is the probability of one particular set of tau tables and no others.
 """
+
+from __future__ import annotations
 
 import itertools
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-# Not scipy.stats, which takes longer to import than everything else that `import slide` does.
+# scipy.stats has these too, but takes longer to import than the rest of `import slide`.
 from scipy.special import bdtrc, betaln, xlog1py, xlogy
 
 __all__ = [
@@ -35,7 +38,7 @@ __all__ = [
 ]
 
 
-def bucket_probability(p, k, *, bits=None):
+def bucket_probability(p: ArrayLike, k: int, *, bits: int | None = None) -> np.ndarray:
     """Return the probability that a neuron shares the query's bucket in one table.
 
     Parameters
@@ -43,21 +46,21 @@ def bucket_probability(p, k, *, bits=None):
     p : float or float array
         Probability that one code agrees.
     k : int
-        Codes in a bucket index, drawn independently.
+        Number of codes in a bucket index, which are drawn independently.
     bits : int, optional
-        Of the bucket index where the concatenated codes are longer and mixed down to it: codes that differ
-        then share a bucket by accident, with probability ``2**-bits`` if the mixing is as good as random. By
-        default no two do.
+        Bits of the bucket index, if the concatenated codes are longer and mixed down to it. Different codes then lead
+        to the same bucket with probability ``2**-bits``, if the mixing is as good as random. Default: different codes
+        lead to different buckets.
 
     Returns
     -------
-    float64 array of p's shape
+    float64 array of the shape of `p`
         ``p**k``, or ``p**k + (1 - p**k) * 2**-bits``.
 
     Raises
     ------
     ValueError
-        A p is outside [0, 1].
+        A probability is outside [0, 1].
     """
     p = np.asarray(p, np.float64)
     if not ((p >= 0) & (p <= 1)).all():
@@ -66,71 +69,77 @@ def bucket_probability(p, k, *, bits=None):
     return joint if bits is None else joint + (1 - joint) * 2.0**-bits
 
 
-def retrieval_probability(p, k, tables, *, bits=None):
-    """Return the probability that a neuron is in at least one of the query's buckets, over hash functions.
+def retrieval_probability(
+    p: ArrayLike, k: int, tables: float | np.ndarray, *, bits: int | None = None
+) -> np.ndarray:
+    """Return the probability that a neuron is in at least one of the query's buckets.
 
-    ``1 - (1 - q)**tables`` with q of `bucket_probability`.
+    It is ``1 - (1 - q)**tables``, where q is `bucket_probability`.
 
     Parameters
     ----------
     p, k, bits
-        As of `bucket_probability`.
+        As for `bucket_probability`.
     tables : float or float array
-        Tables probed (tau in the paper). Their number must not depend on where the neuron is; see
+        Number of tables probed (tau in the paper), which must not depend on where the neuron is; see
         `tables_to_budget`.
 
     Returns
     -------
     float64 array
+        Probabilities over the draw of the hash functions.
     """
     # expm1 and log1p keep the tiny probabilities that most neurons have.
     return -np.expm1(xlog1py(tables, -bucket_probability(p, k, bits=bits)))
 
 
-def threshold_probability(p, k, tables, min_tables, *, bits=None):
+def threshold_probability(
+    p: ArrayLike, k: int, tables: int, min_tables: int, *, bits: int | None = None
+) -> np.ndarray:
     """Return the probability that a neuron is in `min_tables` or more of the query's buckets.
 
-    The binomial tail ``sum_{i >= m} C(L, i) q**i (1 - q)**(L - i)`` with q of `bucket_probability`.
+    It is the binomial tail ``sum_{i >= m} C(L, i) q**i (1 - q)**(L - i)``, where q is `bucket_probability`.
 
     Parameters
     ----------
     p, k, bits
-        As of `bucket_probability`.
+        As for `bucket_probability`.
     tables : int
-        Tables probed (L in the paper).
+        Number of tables probed (L in the paper).
     min_tables : int
-        m in the paper.
+        Number of tables that a neuron must be found in (m in the paper).
 
     Returns
     -------
     float64 array
+        Probabilities over the draw of the hash functions.
     """
     return bdtrc(min_tables - 1, tables, bucket_probability(p, k, bits=bits))
 
 
-def tables_to_budget(q, tables, budget):
-    """Return how many tables vanilla sampling reads until the budget is met, in the mean-field approximation.
+def tables_to_budget(q: ArrayLike, tables: int, budget: float) -> float:
+    """Return how many tables vanilla sampling reads until the budget is used up, in the mean-field approximation.
 
-    The number of different neurons in tau tables is replaced by its mean, ``sum_j 1 - (1 - q_j)**tau``; the
-    last table is read in part.
+    The number of different neurons in tau tables is replaced by its mean, ``sum_j 1 - (1 - q_j)**tau``. The last table
+    is read in part.
 
     Parameters
     ----------
     q : float array [n]
-        Every neuron's `bucket_probability`.
+        `bucket_probability` of each neuron.
     tables : int
-        Tables there are.
+        Number of tables of the index.
     budget : float
-        Different neurons wanted.
+        Number of different neurons wanted.
 
     Returns
     -------
     float
-        From 0 to `tables`.
+        Number of tables, from 0 to `tables`.
     """
     q = np.asarray(q, np.float64)
 
-    def found(tau):
+    def found(tau: int) -> float:
         return float(retrieval_probability(q, 1, tau).sum())
 
     if found(tables) <= budget:
@@ -140,17 +149,25 @@ def tables_to_budget(q, tables, budget):
     return whole + max(0.0, budget - before) / (found(whole + 1) - before)
 
 
-def inclusion_probability(policy, p, k, tables, *, budget=None, min_tables=2, bits=None):
-    """Return every neuron's probability of being active, over the hash functions and the policy's draws.
+def inclusion_probability(
+    policy: str,
+    p: ArrayLike,
+    k: int,
+    tables: int,
+    *,
+    budget: int | None = None,
+    min_tables: int = 2,
+    bits: int | None = None,
+) -> np.ndarray:
+    """Return each neuron's probability of being active, over the draw of the hash functions and the policy's draws.
 
-    Exact without a budget, or where the budget holds all that is found: ``"vanilla"`` and ``"topk"`` then are
-    `retrieval_probability`, ``"threshold"`` is `threshold_probability`. Where the budget cuts, a neuron's
-    chance depends on what else is found, and sums over the other neurons are replaced by their means. The
-    approximation sums to the budget and grows exact as n does, if neurons collide with the query nearly
-    independently:
+    It is exact without a budget, or if the budget holds all that is found: ``"vanilla"`` and ``"topk"`` then have
+    `retrieval_probability`, ``"threshold"`` has `threshold_probability`. If the budget cuts, the probability of a
+    neuron depends on the others that are found, and sums over these are replaced by their means. The approximation adds
+    up to the budget. It becomes exact as n grows, if neurons collide with the query nearly independently:
 
-    - vanilla reads `tables_to_budget` tables, of which the last in part;
-    - topk and threshold keep all neurons above a number of tables c, and of those in exactly c such a share
+    - vanilla reads `tables_to_budget` tables, the last one in part;
+    - topk and threshold keep all neurons that are in more than c tables, and such a share of those in exactly c tables
       that the expected number of kept ones is the budget.
 
     Parameters
@@ -158,24 +175,25 @@ def inclusion_probability(policy, p, k, tables, *, budget=None, min_tables=2, bi
     policy : str
         ``"vanilla"``, ``"topk"`` or ``"threshold"``.
     p : float array [n]
-        Every neuron's probability that one code agrees with the query's.
+        Probability that one code of each neuron agrees with that of the query.
     k, bits
-        As of `bucket_probability`.
+        As for `bucket_probability`.
     tables : int
-        Tables there are.
+        Number of tables of the index.
     budget : int, optional
-        Neurons taken at most.
+        Largest number of neurons taken. Default: no limit.
     min_tables : int
-        Threshold only.
+        Policy ``"threshold"`` only: number of tables that a neuron must be found in. Default: 2.
 
     Returns
     -------
     float64 array [n]
+        Probabilities.
 
     Raises
     ------
     ValueError
-        The policy is none of the three.
+        `policy` is none of the three.
     """
     q = np.atleast_1d(bucket_probability(p, k, bits=bits))
     if policy == "vanilla":
@@ -191,59 +209,66 @@ def inclusion_probability(policy, p, k, tables, *, budget=None, min_tables=2, bi
     probability = bdtrc(least - 1, tables, q)
     if budget is None or probability.sum() <= budget:
         return probability
-    # The cut is at the most tables c for which those found in c or more still exceed the budget.
-    beyond = bisect_left(
-        range(least, tables + 1), True, key=lambda c: float(bdtrc(c - 1, tables, q).sum()) <= budget
-    )
+    # The cut is at the largest number of tables c for which the neurons in c or more tables exceed the budget.
+    beyond = bisect_left(range(least, tables + 1), True, key=lambda c: float(bdtrc(c - 1, tables, q).sum()) <= budget)
     cut = least + beyond - 1
     above = bdtrc(cut, tables, q)
     at = np.exp(xlogy(cut, q) + xlog1py(tables - cut, -q) - betaln(cut + 1, tables - cut + 1)) / (tables + 1)
     return above + at * ((budget - above.sum()) / at.sum())
 
 
-def conditional_inclusion_probability(policy, buckets, *, budget, min_tables=2, orders=1000, rng=None):
+def conditional_inclusion_probability(
+    policy: str,
+    buckets: Sequence[ArrayLike],
+    *,
+    budget: int,
+    min_tables: int = 2,
+    orders: int = 1000,
+    rng: np.random.Generator | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the probability that each neuron found becomes active, given what is in the query's buckets.
 
-    Over the policy's own draws alone. Exact for ``"topk"`` and ``"threshold"``: 0 or 1, but for the neurons
-    found in just as many tables as the budget cuts through, which share what is left of it evenly. For
-    ``"vanilla"`` the place a bucket is read from is averaged over exactly, and the order of the tables
-    exactly where there are at most `orders` orders; otherwise over that many random ones, with a standard
-    error of at most ``0.5 / sqrt(orders)``.
+    The probability is over the policy's own draws alone. For ``"topk"`` and ``"threshold"`` it is exact: 0 or 1, except
+    for neurons in exactly as many tables as the budget cuts through, which divide the rest of the budget evenly. For
+    ``"vanilla"`` the average over the places where buckets are read first is exact. So is the average over the orders
+    of the tables, if there are no more than `orders` of them. If there are more, it is taken over `orders` random ones,
+    with a standard error of 0.5 / sqrt(orders) or less.
 
-    Where fewer neurons than the budget are certain, ``fill="uniform"`` shares what is left of it evenly among
-    all those that have probability 0 here and those that were not found.
+    If fewer neurons than the budget are certain, ``fill="uniform"`` divides the rest of the budget evenly among the
+    neurons that have probability 0 here and those that were not found.
 
     Parameters
     ----------
     policy : str
         ``"vanilla"``, ``"topk"`` or ``"threshold"``.
     buckets : sequence of int arrays
-        The ids in the query's bucket of every table, as the table has them, labels left out.
+        Ids in the query's bucket of each table, in the table's order, without labels.
     budget : int
-        Neurons taken at most.
+        Largest number of neurons taken.
     min_tables : int
-        Threshold only.
+        Policy ``"threshold"`` only: number of tables that a neuron must be found in. Default: 2.
     orders : int
-        Vanilla only: the most orders of the tables looked at.
+        Policy ``"vanilla"`` only: largest number of orders of the tables that are averaged over. Default: 1000.
     rng : numpy.random.Generator, optional
-        Vanilla only: draws the orders; by default one seeded with 0.
+        Policy ``"vanilla"`` only: draws the orders. Default: a generator with seed 0.
 
     Returns
     -------
-    ids : int array
+    ids : int64 array
         The neurons found, ascending.
     probability : float64 array
+        Their probabilities.
 
     Raises
     ------
     ValueError
-        The policy is none of the three.
+        `policy` is none of the three.
     """
-    buckets = [np.asarray(bucket) for bucket in buckets]
-    everything = np.concatenate([*buckets, np.zeros(0, np.int64)]).astype(np.int64)
+    found = [np.asarray(bucket) for bucket in buckets]
+    everything = np.concatenate([*found, np.zeros(0, np.int64)]).astype(np.int64)
     ids, place, counts = np.unique(everything, return_inverse=True, return_counts=True)
     if policy == "vanilla":
-        places = np.split(place, np.cumsum([len(bucket) for bucket in buckets])[:-1]) if buckets else []
+        places = np.split(place, np.cumsum([len(bucket) for bucket in found])[:-1]) if found else []
         return ids, _vanilla_given_tables(places, len(ids), budget, orders, rng or np.random.default_rng(0))
     if policy not in ("topk", "threshold"):
         raise ValueError(f"policy must be 'vanilla', 'topk' or 'threshold', got {policy!r}")
@@ -257,14 +282,17 @@ def conditional_inclusion_probability(policy, buckets, *, budget, min_tables=2, 
     return ids, probability
 
 
-def _vanilla_given_tables(buckets, n, budget, orders, rng):
-    """Mean over table orders of the probability over the places that buckets are read from; ids below n."""
+def _vanilla_given_tables(
+    buckets: Sequence[np.ndarray], n: int, budget: int, orders: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return each id's probability, as a mean over the orders of the tables and over the places read first.
+
+    The ids are below n.
+    """
     tables = len(buckets)
     exact = tables <= 12 and math.factorial(tables) <= orders
     total = np.zeros(n)
-    drawn = (
-        itertools.permutations(range(tables)) if exact else (rng.permutation(tables) for _ in range(orders))
-    )
+    drawn = itertools.permutations(range(tables)) if exact else (rng.permutation(tables) for _ in range(orders))
     for order in drawn:
         seen = np.zeros(n, bool)
         room = budget
@@ -272,7 +300,7 @@ def _vanilla_given_tables(buckets, n, budget, orders, rng):
             at = np.flatnonzero(~seen[buckets[t]])
             new = buckets[t][at]
             if len(new) > room:
-                # Read from any place after that of the new id `room` before it, an id is among the first.
+                # A new id is taken if the reading starts after the place of the new id `room` before it.
                 total[new] += (at - np.roll(at, room)) % len(buckets[t]) / len(buckets[t]) if room else 0
                 break
             total[new] += 1

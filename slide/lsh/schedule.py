@@ -1,4 +1,4 @@
-"""When a sampled layer's hash tables are rebuilt."""
+"""When the hash tables of a layer are rebuilt."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from slide.config import RehashConfig
 
 
 class RehashSchedule:
-    """Tells after which batches to rebuild, and when with new hash functions.
-
-    Parameters
-    ----------
-    config : RehashConfig
+    """Decides after which batches tables are rebuilt, and when with new hash functions.
 
     Attributes
     ----------
+    config : RehashConfig
+        The settings.
     rebuilds : int
-        Rebuilds so far.
+        Number of rebuilds so far.
     """
 
     def __init__(self, config: RehashConfig):
@@ -29,12 +27,8 @@ class RehashSchedule:
     def due(self, step: int, drift: Callable[[], float]) -> bool:
         """Return whether to rebuild before the batch that follows `step` steps.
 
-        Parameters
-        ----------
-        step : int
-        drift : callable
-            Measures the share of changed bucket indices; called only where the schedule depends on it, and then once
-            every ``config.period`` steps.
+        `drift` measures the share of changed bucket indices. It is called only if the schedule depends on it, and then
+        once every ``config.period`` steps.
         """
         if step < self._next:
             return False
@@ -44,7 +38,7 @@ class RehashSchedule:
         return True
 
     def built(self, step: int) -> None:
-        """Take note of a rebuild after `step` steps."""
+        """Record a rebuild after `step` steps."""
         gap = float(self.config.period)
         if self.config.schedule == "exponential":
             gap *= math.exp(min(self.config.decay * self.rebuilds, 50.0))
@@ -52,17 +46,11 @@ class RehashSchedule:
         self.rebuilds += 1
 
     def state(self) -> dict[str, int]:
-        """Return where the schedule stands, as plain values that ``restore`` takes."""
+        """Return what ``restore`` needs to go on, as plain values."""
         return {"rebuilds": self.rebuilds, "next": self._next}
 
     def restore(self, rebuilds: int, next: int) -> None:
-        """Go on from where another schedule of this configuration stood.
-
-        Parameters
-        ----------
-        rebuilds, next : int
-            See ``state``.
-        """
+        """Go on from where another schedule of this configuration stood, by the values of its ``state``."""
         self.rebuilds, self._next = rebuilds, next
 
     @property

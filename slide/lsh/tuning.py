@@ -1,8 +1,8 @@
 """Settings of a layer's hash tables, chosen by what they retrieve and cost on the user's own hidden vectors.
 
-`tune` builds tables of many settings over the layer's neurons and measures, for each policy and budget, recall against
-exact search and the time until a query has the logits of its active set. What no other setting beats in both is the
-frontier; the choice is its cheapest member that reaches the recall asked for.
+`tune` builds tables with many settings over the layer's neurons. For each policy and budget it measures recall against
+exact search and the time until a query has the logits of its active set. The settings that no other beats in both are
+the frontier; its cheapest member that reaches the wanted recall is chosen.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from slide.config import ConfigError, LSHConfig, RehashConfig, SamplingConfig
 from slide.config.dicts import to_dict
 from slide.config.tables import SEARCHES
+from slide.files.tables import table as text_table
 from slide.kernels import dtypes
 from slide.kernels.optim import measure
 from slide.kernels.parallel import resolve_threads
 from slide.kernels.rows import RowTable
-from slide.lsh.diagnostics import as_signal, draw, exact_top, fastest, recall, take
+from slide.lsh.diagnostics import Draws, as_signal, draw, exact_top, fastest, recall, take
 from slide.lsh.families import make_hasher, registered_families
 from slide.lsh.index import NeuronIndex
 from slide.rows.activations import Activations, Ragged
@@ -38,32 +41,45 @@ TABLES = (10, 25, 50)
 BUDGETS = (64, 256, 1024, 4096)
 
 SIMHASH_STEP = 2
-"""Codes by which `k` changes: SimHash's have one bit, the others' about three."""
+"""Step of `k` for SimHash, whose codes have one bit; the step for the others, whose codes have about three, is 1."""
 
 KEEP_WITHIN = 1.5
-"""A family leaves the search when others have the recall of each of its settings in so many times less time."""
+"""Drop a family once other families reach the recall of each of its settings this many times faster."""
 
 CAPACITY = 4
-"""Capacity that is tried, in mean bucket sizes: few buckets hold most of what is read, and least of what is sought."""
+"""Bucket capacity to try, in multiples of the mean size: a few huge buckets cause most reads and hold few relevant
+neurons."""
+
+
+class Neurons(Protocol):
+    """A layer, or whatever else has a table of neurons."""
+
+    @property
+    def table(self) -> RowTable:
+        """Weights and biases of the neurons."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A setting and what it does.
+    """Settings of tables, and what was measured with them.
 
     Attributes
     ----------
     lsh : LSHConfig
+        Hash family and size of the tables.
     sampling : SamplingConfig
+        The policy.
     budget : int
+        Largest number of neurons of a query.
     recall : float
-        Share of the exact top neurons that a query retrieves.
+        Share of the exact top neurons that a query retrieves, from 0 to 1.
     active : float
-        Neurons a query retrieves, mean.
+        Mean number of neurons that a query retrieves.
     hash_microseconds, probe_microseconds, score_microseconds, rebuild_microseconds : float
-        A query's time to be hashed, to read the tables and draw its active set, to compute the logits of that, and its
-        share of the rebuilds.
+        Time per query: to hash it, to read the tables and draw its active set, to compute the logits of that set, and
+        for its share of the rebuilds.
     table_bytes : int
+        Bytes of the tables.
     """
 
     lsh: LSHConfig
@@ -79,26 +95,22 @@ class Measurement:
 
     @property
     def microseconds(self) -> float:
-        """All of a query's time."""
+        """Time per query in all."""
         return (
             self.hash_microseconds + self.probe_microseconds + self.score_microseconds + self.rebuild_microseconds
         )
 
     def to_dict(self) -> dict:
-        """Return the fields and the total time as plain values, for JSON."""
+        """Return the fields and the total time as plain values for JSON, by name."""
         return {**dataclasses.asdict(self), "microseconds": self.microseconds}
 
 
 def frontier(measurements: Iterable[Measurement], limit: float = math.inf) -> tuple[Measurement, ...]:
     """Return the measurements that no other beats in both recall and time, by rising time.
 
-    Parameters
-    ----------
-    measurements : iterable of Measurement
-    limit : float
-        Microseconds of exact search, which beats whatever takes as long; ignored where everything does.
+    Exact search, which takes `limit` microseconds, beats all that take as long; it is ignored if all of them do.
     """
-    best = []
+    best: list[Measurement] = []
     for one in sorted(measurements, key=lambda one: (one.microseconds, -one.recall)):
         if best and one.microseconds >= limit:
             break
@@ -107,20 +119,15 @@ def frontier(measurements: Iterable[Measurement], limit: float = math.inf) -> tu
     return tuple(best)
 
 
-def choose(samples: Sequence[Measurement], recall_target: float | None) -> Measurement:
+def choose(members: Sequence[Measurement], recall_target: float | None) -> Measurement:
     """Return the member of a frontier to use.
 
-    Parameters
-    ----------
-    samples : sequence of Measurement
-        As `frontier` returns it, not empty.
-    recall_target : float or None
-        The cheapest that reaches it is chosen, or the best one if none does; with None, that of the most recall for its
-        time.
+    That is the cheapest one that reaches the wanted recall, or the one of highest recall if none does. Without a wanted
+    recall it is the one with the highest ratio of recall to time.
     """
     if recall_target is None:
-        return max(samples, key=lambda one: one.recall / one.microseconds)
-    return next((one for one in samples if one.recall >= recall_target), samples[-1])
+        return max(members, key=lambda one: one.recall / one.microseconds)
+    return next((one for one in members if one.recall >= recall_target), members[-1])
 
 
 @dataclass(frozen=True)
@@ -130,19 +137,25 @@ class TuningResult:
     Attributes
     ----------
     frontier : tuple of Measurement
-        By rising time.
+        Settings that no other beats in both recall and time, by rising time.
     choice : Measurement
+        The member of the frontier to use.
     measurements : tuple of Measurement
-        All that were made.
+        All measurements.
     exact_microseconds : float
-        A query's time to compute every logit.
+        Time per query to compute all logits.
     recall_target : float or None
-    top, queries, neurons, threads : int
-        Exact neurons to be found for each query; queries measured; rows of the layer; threads of all times.
+        The wanted recall.
+    top, queries : int
+        Number of exact top neurons to be found for each query, and of queries measured.
+    neurons : int
+        Number of neurons of the layer.
+    threads : int
+        Number of threads for all times.
     seconds : float
-        The search took.
+        Time of the search.
     complete : bool
-        Whether it ended before its time did.
+        Whether the search ended before the time limit.
     """
 
     frontier: tuple[Measurement, ...]
@@ -159,16 +172,16 @@ class TuningResult:
 
     @property
     def reached(self) -> bool:
-        """Whether the choice has the recall that was asked for."""
+        """Whether the choice has the wanted recall."""
         return self.recall_target is None or self.choice.recall >= self.recall_target
 
     def settings(self) -> dict:
-        """Return the choice as it stands in a layer's section of the configuration."""
+        """Return the choice as a dict of the settings in a layer's section of the configuration."""
         chosen = self.choice
         return {"budget": chosen.budget, "lsh": to_dict(chosen.lsh), "sampling": to_dict(chosen.sampling)}
 
     def to_dict(self) -> dict:
-        """Return the frontier, the choice and how they were measured as plain values, for JSON."""
+        """Return the frontier, the choice and how they were measured, as plain values for JSON."""
         kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "measurements"}
         return {
             **kept,
@@ -179,27 +192,27 @@ class TuningResult:
         }
 
     def __str__(self) -> str:
-        head = ("family", "k", "tables", "capacity", "policy", "budget", "neurons", f"recall@{self.top}", "us a query")
-        widths = (9, 3, 7, 9, 10, 7, 8, 10, 11)
-        lines = ["".join(cell.rjust(width) for cell, width in zip(head, widths, strict=True))]
+        head = ("family", "k", "tables", "capacity", "policy", "budget", "neurons", f"recall@{self.top}", "us/query")
+        widths = (9, 3, 7, 9, 10, 7, 8, 10, 11, 0)
+        rows = []
         for one in self.frontier:
             lsh = one.lsh
-            cells = (lsh.family, lsh.k, lsh.l, lsh.capacity or "all", one.sampling.policy, f"{one.budget:,}")
-            cells += (f"{one.active:,.0f}", f"{one.recall:.1%}", f"{one.microseconds:,.1f}")
-            line = "".join(str(cell).rjust(width) for cell, width in zip(cells, widths, strict=True))
-            lines.append(line + ("  <- chosen" if one is self.choice else ""))
+            where = (lsh.family, lsh.k, lsh.l, lsh.capacity or "all", one.sampling.policy, f"{one.budget:,}")
+            cells = (*where, f"{one.active:,.0f}", f"{one.recall:.1%}", f"{one.microseconds:,.1f}")
+            rows.append((*cells, "  <- chosen" if one is self.choice else ""))
+        lines = [text_table((*head, ""), rows, align="rrrrrrrrrl", widths=widths, gap="")]
         lines.append(
             f"{len(self.measurements)} settings measured on {self.queries:,} queries in {self.seconds:.0f} s"
-            f"{'' if self.complete else ', when time was up'}; threads: {self.threads}; "
-            f"all {self.neurons:,} logits take {self.exact_microseconds:,.1f} us a query"
+            f"{'' if self.complete else ', until the time limit'}; threads: {self.threads}; "
+            f"all {self.neurons:,} logits take {self.exact_microseconds:,.1f} us per query"
         )
         if not self.reached:
-            lines.append(f"no setting reaches recall {self.recall_target:.0%}: the best one was chosen")
+            lines.append(f"no setting reaches recall {self.recall_target:.0%}: the one of highest recall was chosen")
         return "\n".join(lines)
 
 
 def tune(
-    layer,
+    layer: Neurons | RowTable | np.ndarray,
     queries: Activations | np.ndarray,
     *,
     families: Sequence[str] = FAMILIES,
@@ -216,50 +229,60 @@ def tune(
 ) -> TuningResult:
     """Search for the hash tables, the policy and the budget that suit a layer.
 
-    Every family starts with its default `k`; those that cannot keep up drop out; the others go on to smaller and larger
-    values as long as these reach the frontier. Last, what is on the frontier is tried with buckets of limited capacity.
-    Tables are built once for the most tables asked for: the first few of them are what fewer would be.
+    Each family starts with its default `k`. Families that cannot keep up are dropped; the others go on to smaller and
+    larger `k` as long as these reach the frontier. At the end the settings on the frontier are tried with buckets of
+    limited capacity. For each family and `k` the largest number of tables is built; the first few of them serve as
+    smaller numbers of tables.
 
     Parameters
     ----------
     layer : layer, RowTable or float32 array [n, dim]
-        Whose neurons are searched; an array has no biases.
+        The neurons to search; an array has no biases.
     queries : Activations or float32 array [n, dim]
         What the layer reads, such as ``network.layer_inputs(X)[-1]``.
     families : sequence of str
+        Names of hash families. Default: the four that the package has.
     tables : sequence of int
-        Values of ``LSHConfig.l``.
+        Numbers of tables, ``LSHConfig.l``. Default: 10, 25 and 50.
     policies : sequence of SamplingConfig
+        Sampling policies. Default: the three that the package has.
     budgets : sequence of int
-        Those above the number of neurons count as that.
+        Largest numbers of neurons of a query; those above the number of neurons are lowered to it. Default: 64, 256,
+        1024 and 4096.
     top : int
-        Exact neurons to be found for each query.
+        Number of exact top neurons to be found for each query. Default: 10.
     recall_target : float or None
-        See `choose`.
+        The wanted recall, from 0 to 1. The cheapest settings that reach it are chosen, or those of highest recall if
+        none do. None chooses the highest ratio of recall to time. Default: 0.9.
     queries_per_rebuild : int, optional
-        Queries between two rebuilds, over which the time of one is spread; by default it costs nothing.
+        Number of queries between two rebuilds, over which the time of a rebuild is spread. Default: rebuilds are free.
     time_limit : float
-        Seconds; the search ends with the measurement that passes them.
+        Seconds after which no further measurement is made. Default: 60.
     max_queries : int
-        Use so many of the queries, drawn at random.
+        Largest number of queries to use, drawn at random. Default: 256.
     seed : int
-        Of the draws and the hash functions.
+        Seed of the draws and the hash functions. Default: 0.
     threads : int, optional
-        By default all cores this process may use.
+        Number of threads. Default: all cores that this process may use.
+
+    Returns
+    -------
+    TuningResult
+        The frontier and the choice; ``print`` it for a table.
 
     Raises
     ------
     ConfigError
-        A family or policy does not exist, or none of the families fits the layer.
+        A family or policy does not exist, or no family fits the layer.
     ValueError
-        The queries do not fit, or there is nothing to search.
+        The queries do not fit the layer, or there is nothing to search.
     """
     start = time.perf_counter()
     if not (families and tables and policies and budgets):
         raise ValueError("families, tables, policies and budgets must each have one or more values")
     table = _table_of(layer)
     inputs = as_signal(queries, table)
-    n = len(inputs.dense) if inputs.dense is not None else len(inputs.columns.begin)
+    n = inputs.n_samples
     if n > max_queries:
         inputs = take(inputs, np.sort(np.random.default_rng(seed).permutation(n)[:max_queries]))
     trial = _Trial(
@@ -283,10 +306,10 @@ def tune(
             break
     if not done:
         raise ConfigError(f"no family of {', '.join(families)} fits vectors of {table.dim} dimensions")
-    samples = frontier(done, trial.exact_microseconds)
+    members = frontier(done, trial.exact_microseconds)
     return TuningResult(
-        frontier=samples,
-        choice=choose(samples, recall_target),
+        frontier=members,
+        choice=choose(members, recall_target),
         measurements=tuple(done),
         exact_microseconds=trial.exact_microseconds,
         recall_target=recall_target,
@@ -299,7 +322,7 @@ def tune(
     )
 
 
-def _table_of(layer):
+def _table_of(layer: Neurons | RowTable | np.ndarray) -> RowTable:
     if isinstance(layer, np.ndarray):
         table = RowTable(*layer.shape, moments=0, name="tuned weights")
         table.weights[:] = layer
@@ -307,18 +330,20 @@ def _table_of(layer):
     return layer if isinstance(layer, RowTable) else layer.table
 
 
-def _search(table, families, l, seed, limit, done) -> Iterator[LSHConfig]:  # noqa: E741
-    """Yield the tables to measure next; `done` grows by what came of the last ones."""
+def _search(
+    table: RowTable, families: Sequence[str], l: int, seed: int, limit: float, done: list[Measurement]  # noqa: E741
+) -> Iterator[LSHConfig]:
+    """Yield the tables to measure next; the caller appends the measurements of each to `done`."""
 
-    def fitting(config):
-        """The configuration with its k, or None where the family cannot have it."""
+    def fitting(config: LSHConfig) -> LSHConfig | None:
+        """Return the configuration with its k, or None if the family cannot have it."""
         try:
             hasher = make_hasher(config, table.dim, table.n_rows, np.random.default_rng(seed))
         except ConfigError:
             return None
         return dataclasses.replace(config, k=hasher.k)
 
-    starts = {}
+    starts: dict[str, LSHConfig] = {}
     for family in families:
         if family not in registered_families():
             raise ConfigError(f"no hash family is named {family!r}; there are {', '.join(registered_families())}")
@@ -326,10 +351,11 @@ def _search(table, families, l, seed, limit, done) -> Iterator[LSHConfig]:  # no
         if config is not None:
             starts[family] = config
             yield config
-    # Fewer codes find more and read more, further codes the opposite: each way as long as it leads to the frontier.
+    # Fewer codes find more and read more, more codes the opposite. Go each way as long as it leads to the frontier.
     going = deque((starts[family], way) for way in (-1, 1) for family in starts if _keeps_up(family, done))
     while going:
         last, way = going.popleft()
+        assert last.k is not None
         k = last.k + way * (SIMHASH_STEP if last.family == "simhash" else 1)
         config = fitting(dataclasses.replace(last, k=k)) if 1 <= k <= 32 else None
         if config is not None:
@@ -341,8 +367,8 @@ def _search(table, families, l, seed, limit, done) -> Iterator[LSHConfig]:  # no
         yield dataclasses.replace(config, capacity=max(1, CAPACITY * table.n_rows >> hasher.bucket_bits))
 
 
-def _keeps_up(family, done):
-    """Whether a family has a setting whose recall no other family has in a fraction of the time."""
+def _keeps_up(family: str, done: Sequence[Measurement]) -> bool:
+    """Return whether some setting's recall is reached by no other family `KEEP_WITHIN` times faster."""
     others = [one for one in done if one.lsh.family != family]
     return any(
         all(other.recall < one.recall or other.microseconds * KEEP_WITHIN > one.microseconds for other in others)
@@ -352,9 +378,20 @@ def _keeps_up(family, done):
 
 
 class _Trial:
-    """What all measurements of a search share: the neurons, the queries and what these should find."""
+    """What all measurements of a search have in common: the neurons, the queries and the exact top neurons."""
 
-    def __init__(self, table, inputs, tables, policies, budgets, top, queries_per_rebuild, seed, threads):
+    def __init__(
+        self,
+        table: RowTable,
+        inputs: Activations,
+        tables: tuple[int, ...],
+        policies: tuple[SamplingConfig, ...],
+        budgets: tuple[int, ...],
+        top: int,
+        queries_per_rebuild: int | None,
+        seed: int,
+        threads: int,
+    ):
         self.table = table
         self.inputs = inputs
         self.tables = tables
@@ -369,11 +406,11 @@ class _Trial:
         self._buffers = Buffers()
         self._pairs = Pairs("tuning", table, self._buffers)
 
-    def _of_a_query(self, seconds):
+    def _of_a_query(self, seconds: float) -> float:
         return 1e6 * seconds / len(self.exact)
 
     def measure(self, lsh: LSHConfig) -> Iterator[Measurement]:
-        """Build tables and measure their first few, with every policy and budget."""
+        """Build tables, and measure each number of them with each policy and budget."""
         index = NeuronIndex(self.table, lsh, RehashConfig(), self.policies[0], self.seed, self._buffers)
         index.rebuild(0, self.threads)
         codes = index.hash(self.inputs, self.threads)
@@ -383,7 +420,7 @@ class _Trial:
         for l, sampling in itertools.product(self.tables, self.policies):  # noqa: E741
             if sampling.policy == "threshold" and sampling.min_tables > l:
                 continue
-            # Each table costs as much as the next to hash for, to build and to hold.
+            # All tables cost the same to hash for, to build and to hold.
             share = l / lsh.l
             for budget in self.budgets:
                 draws = draw(index, codes, sampling, budget, self.threads, l=l, repeats=2)
@@ -395,14 +432,14 @@ class _Trial:
                     active=float(draws.counts.mean()),
                     hash_microseconds=share * hashing,
                     probe_microseconds=self._of_a_query(draws.seconds),
-                    score_microseconds=self._of_a_query(fastest(lambda draws=draws: self._score(draws), 2)),
+                    score_microseconds=self._of_a_query(fastest(partial(self._score, draws), 2)),
                     rebuild_microseconds=share * rebuild,
                     table_bytes=round(share * nbytes),
                 )
                 if draws.counts.max(initial=0) < budget:
-                    break  # nothing is left for a larger one
+                    break  # a larger budget would find nothing more
 
-    def _score(self, draws):
+    def _score(self, draws: Draws) -> None:
         begin = np.arange(len(draws.ids), dtype=dtypes.OFFSET) * draws.ids.shape[1]
         rows = Ragged(draws.ids.reshape(-1), begin, begin + draws.counts)
         self._pairs.logits(self._pairs.group(rows, self.threads), rows, self.inputs, Pass(measure(), 0, self.threads))

@@ -1,4 +1,4 @@
-"""BaseNetwork: a stack of layers and what takes its training steps."""
+"""BaseNetwork: a stack of layers, and the stepper that takes its training steps."""
 
 from __future__ import annotations
 
@@ -24,55 +24,55 @@ from slide.system.guard import changes, reads
 
 
 @dataclass(frozen=True)
-class BatchStats:
+class BatchStats(OutputStats):
     """Figures of a training batch.
 
     Attributes
     ----------
     loss : float
-        Cross-entropy in nats over the active neurons, mean over the samples that have labels.
+        Cross-entropy in nats over the active neurons, as a mean over the samples that have labels.
     precision : float
-        Fraction of those samples whose highest active logit is a label's: an optimistic P@1.
+        Share of those samples whose highest active logit is that of a label: an optimistic P@1.
     active : float
         Mean number of active output neurons per sample.
     seconds : float
+        Time of the step.
     gradient_norm : float or None
-        Euclidean norm of the gradient over all parameters, before clipping; None where gradients are not clipped.
+        Euclidean norm of the gradient over all parameters, before clipping; None if gradients are not clipped.
     """
 
-    loss: float
-    precision: float
-    active: float
     seconds: float
     gradient_norm: float | None = None
 
 
 class TakesSteps(Protocol):
-    """What takes the training steps of a network: `slide.model.stepper.Stepper`, or that of several ranks."""
+    """A stepper: `slide.model.stepper.Stepper`, or that of several ranks."""
 
     def take(self, layers: Any, batch: Batch, lr_factor: float) -> tuple[OutputStats, float | None]:
-        """Take one step; return figures of the output layer and the gradient's norm, if gradients are clipped."""
+        """Take one step; return the output layer's figures, and the gradient's norm if gradients are clipped."""
 
 
 class BaseNetwork:
-    """What every network can do, whether one process has it or several ranks share it: train on batches, grow, change.
+    """What every network can do, in one process or on several ranks: train on batches, grow, change weights.
 
     Parameters
     ----------
     layers : LayerStack
-    stepper : Stepper or DistributedStepper
-        What takes the training steps.
+        The layers.
+    stepper : TakesSteps
+        The stepper for training.
 
     Attributes
     ----------
     layers : LayerStack
+        The layers, with their optimizer and memory.
     """
 
     def __init__(self, layers: LayerStack, stepper: TakesSteps):
         self.layers = layers
         self._stepper = stepper
 
-    # What the stack has, under the names that users know.
+    # Properties of the stack, under the names that users know.
 
     @property
     def config(self) -> NetworkConfig:
@@ -101,17 +101,17 @@ class BaseNetwork:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The rule of each training step, and the count of steps."""
+        """The optimizer, which counts the steps."""
         return self.layers.optimizer
 
     @property
     def feature_weights(self) -> np.ndarray | None:
-        """Factors of the features in training and prediction, float32 [n_features]; None where there are none."""
+        """Factors of the features in training and prediction, float32 [n_features]; None without such factors."""
         return self.layers.feature_weights
 
     @property
     def threads(self) -> int:
-        """Number of threads; may be set at any time between two calls."""
+        """Number of threads; set it at any time between two calls."""
         return self.layers.threads
 
     @threads.setter
@@ -120,7 +120,7 @@ class BaseNetwork:
 
     @property
     def trainable(self) -> bool:
-        """Whether the optimizer's state is there, so that the network can be trained."""
+        """Whether the network can be trained, because it has the optimizer's state."""
         return self.layers.trainable
 
     @property
@@ -147,16 +147,23 @@ class BaseNetwork:
         trainable: bool = True,
         batch: BatchShape | None = None,
     ) -> dict[str, int]:
-        """Return what a network's large arrays take, in bytes by name, without making them.
+        """Return the bytes of a network's large arrays, without making them.
 
         Parameters
         ----------
         n_features, n_labels : int
+            Numbers of features and labels.
         config : NetworkConfig
+            The configuration.
         trainable : bool
-            As for the network.
+            Whether the network is for training; see `slide.Network`. Default: True.
         batch : BatchShape, optional
             Also count the most memory that training on batches of this shape needs.
+
+        Returns
+        -------
+        dict of int
+            Bytes by name of the array.
         """
         return bytes_needed(n_features, n_labels, config, trainable=trainable, batch=batch)
 
@@ -176,17 +183,22 @@ class BaseNetwork:
         Parameters
         ----------
         batch : Batch
-            See `slide.data.batches.BatchReader`.
+            Samples and their labels, from a `slide.data.batches.BatchReader`.
         lr_factor : float
-            Factor of the configured learning rate, which a schedule sets.
+            Factor of the configured learning rate, for a schedule. Default: 1.
+
+        Returns
+        -------
+        BatchStats
+            Figures of the batch, before the step.
 
         Raises
         ------
         NumericalFault
-            A number is NaN or infinite, or soon would be; a FloatingPointError that names the layer. The network is as
-            it was before, unless the message says otherwise; the attribute ``harmless`` tells.
+            A number is NaN or infinite, or soon would be; the message names the layer. If the attribute ``harmless`` is
+            true, the network is as it was before. It is a FloatingPointError.
         RuntimeError
-            Another thread trains this network or predicts with it, or it is not trainable.
+            Another thread trains this network or predicts with it, or the network can only predict.
         """
         if not self.trainable:
             raise RuntimeError("this network was made, or saved, without the optimizer's state; it can only predict")
@@ -197,16 +209,24 @@ class BaseNetwork:
                 if layer.index is not None:
                     layer.index.rebuild_if_due(layers.step, layers.threads)
             stats, norm = self._stepper.take(layers, batch, lr_factor)
-            return BatchStats(stats.loss, stats.precision, stats.active, time.perf_counter() - start, norm)
+            return BatchStats(**vars(stats), seconds=time.perf_counter() - start, gradient_norm=norm)
 
     def reader(self, X: csr_matrix, Y: csr_matrix | None, batch_size: int) -> BatchReader:
-        """Return a reader of batches that weighs and scales the features as this network wants them.
+        """Return a reader of batches that weighs and scales the features as this network reads them.
 
         Parameters
         ----------
         X : csr_matrix of float32, shape (n, n_features)
+            Features of the samples.
         Y : csr_matrix, shape (n, n_labels), or None
+            Labels of the samples, if they have any.
         batch_size : int
+            Largest number of samples of a batch.
+
+        Returns
+        -------
+        BatchReader
+            A reader whose ``read`` returns a `Batch`.
         """
         return self.layers.reader(X, Y, batch_size)
 
@@ -214,9 +234,9 @@ class BaseNetwork:
     def settle(self) -> None:
         """Bring all rows up to date with the steps that skipped them, if ``OptimizerConfig.lazy`` asks for it.
 
-        Call this before you read weights straight from the layers. Prediction, evaluation and saving do so themselves,
-        and ``fit`` does after every epoch. Training goes on as it would have, except for rounding. Several threads may
-        call this at once.
+        Call this before you read weights straight from the layers. Prediction, evaluation and saving do it themselves,
+        and ``fit`` does it after every epoch. Training then goes on as it would have, except for rounding. Several
+        threads may call this at once.
         """
         self.layers.settle()
 
@@ -224,26 +244,27 @@ class BaseNetwork:
 
     @changes
     def initialize(self, features: np.ndarray | None = None, labels: np.ndarray | None = None) -> None:
-        """Start from embeddings that come from elsewhere, before training.
+        """Start training from embeddings that come from elsewhere.
 
-        The vectors keep their length. With one hidden layer, of activation ``"linear"``, a sample's logits are then the
-        products of the labels' vectors with the sum of its features' vectors, each times the feature's value.
+        The vectors keep their length. With one hidden layer of activation ``"linear"``, a sample's hidden vector is the
+        sum of its features' vectors, each times the feature's value. The sample's logits are the products of the
+        labels' vectors with this sum.
 
         Parameters
         ----------
         features : array [n_features, units], optional
-            Becomes the weights of the first hidden layer.
+            New weights of the first hidden layer.
         labels : array [n_labels, units of the last hidden layer], optional
-            Becomes the weights of the output layer.
+            New weights of the output layer.
 
         Raises
         ------
         RuntimeError
-            The network has been trained, so that the optimizer's moments belong to other weights, or is not trainable,
-            or another thread uses it.
+            The network has been trained, so that the optimizer's moments belong to other weights; or it can only
+            predict; or another thread uses it.
         ValueError
-            A shape or type is not what is expected, a value is not finite, or `labels` are given although
-            ``config.output.init`` is ``"mean"`` and ``fit`` would replace them.
+            A shape or type is wrong, a value is not finite, or `labels` is given although ``fit`` would replace these
+            weights, because ``config.output.init`` is ``"mean"``.
         """
         if not self.trainable or self.step:
             why = f"has taken {self.step:,} steps" if self.step else "can only predict"
@@ -255,26 +276,27 @@ class BaseNetwork:
 
     @changes
     def grow(self, n_labels: int) -> None:
-        """Make room for labels that were not known before; their ids follow those there are.
+        """Add labels, whose ids follow the present ones.
 
-        What was learnt stays to the bit: weights, biases, the optimizer's moments and the labels' frequencies. New
-        neurons of a trained network start where they take no known label's place; see `slide.model.output.new_labels`.
-        An untrained network becomes what it would be if made with as many labels. Hash tables are built anew before the
-        next batch.
+        Weights, biases, the optimizer's moments and the labels' frequencies stay the same to the bit. In a trained
+        network the new neurons start so that they do not replace known labels in predictions; see
+        `slide.model.output.new_labels`. An untrained network becomes what it would be if made with as many labels. Hash
+        tables are built anew before the next batch.
 
-        The old and the new output layer are both in memory for a moment. Nothing may train or predict meanwhile.
+        For a moment both the old and the new output layer are in memory. No other thread may train or predict
+        meanwhile.
 
         Parameters
         ----------
         n_labels : int
-            Number of labels afterwards; as many as there are changes nothing.
+            Number of labels afterwards. With the present number nothing changes.
 
         Raises
         ------
         RuntimeError
-            The network can only predict, so that new labels could not be learnt, or another thread uses it.
+            The network can only predict, so it could not learn new labels, or another thread uses it.
         ValueError
-            There are more labels already.
+            The network has more labels already.
         """
         if n_labels < self.n_labels:
             raise ValueError(f"the network has {self.n_labels:,} labels already; grow() cannot make it {n_labels:,}")
@@ -285,23 +307,27 @@ class BaseNetwork:
 
     @reads
     def copy_weights(self) -> dict[str, np.ndarray]:
-        """Return copies of all weights and biases by name, such as ``"hidden.0.weights"``, without any moments.
+        """Return copies of all weights and biases.
 
-        They are float32 arrays, whatever the network stores them as.
+        Returns
+        -------
+        dict of float32 array
+            Arrays by name, such as ``"hidden.0.weights"``. They are float32 at any ``NetworkConfig.precision``.
         """
         self.layers.settle()
         return {name: _copy(array) for name, array in self.layers.weights().items()}
 
     @changes
     def set_weights(self, weights: dict[str, np.ndarray]) -> None:
-        """Take on the weights and biases that ``copy_weights`` returned, and build the hash tables anew.
+        """Replace weights and biases by those that ``copy_weights`` returned, and build the hash tables anew.
 
-        `step` and the optimizer's moments stay. Training may go on; its first batches then move by moments that belong
-        to the weights there were.
+        `step` and the optimizer's moments stay. Training can go on; its first steps then still follow the moments of
+        the former weights.
 
         Parameters
         ----------
         weights : dict of array
+            All weights and biases by name.
 
         Raises
         ------
@@ -311,7 +337,7 @@ class BaseNetwork:
         if self.mapped:
             raise RuntimeError("the weights are those of a mapped file; to change them load it with mmap=False")
         layers = self.layers
-        # The steps that rows skipped belong to the weights there were.
+        # The steps that rows skipped belong to the former weights.
         layers.settle()
         layers.weights_changed()
         for name, array in layers.weights().items():
@@ -321,31 +347,25 @@ class BaseNetwork:
                 layer.index.forget()
                 layer.index.rebuild(layers.step, layers.threads)
 
-    def restored(self, source) -> None:
-        """Take note that everything was read from a saved network.
-
-        Parameters
-        ----------
-        source : object
-            From `slide.persist.saved_network.open_arrays`.
-        """
+    def restored(self, source: Any) -> None:
+        """Take note that all arrays were read from a saved network, opened by `slide.persist.saved_network`."""
         self.layers.weights_changed()
 
     # Hidden vectors.
 
     @reads
-    def layer_inputs(self, X: csr_matrix) -> list[Activations]:
-        """Return what each layer reads for some samples: the features, then every hidden layer's output, all computed.
+    def layer_inputs(self, X: csr_matrix | np.ndarray) -> list[Activations]:
+        """Return what each layer reads for some samples: the features, then the output of each hidden layer.
 
         Parameters
         ----------
         X : sparse or dense matrix, shape (n, n_features)
-            A few thousand samples at most: their hidden vectors are all in memory.
+            Samples; no more than a few thousand, because all their hidden vectors are in memory.
 
         Returns
         -------
         list of Activations
-            In the order of ``network.layers``.
+            Inputs of the layers, in the order of ``network.layers``. All units are computed.
 
         Raises
         ------
@@ -355,18 +375,20 @@ class BaseNetwork:
         return self.layers.layer_inputs(X)
 
     @reads
-    def hidden_vectors(self, X: csr_matrix, *, append_one: bool = False) -> np.ndarray:
-        """Return what the output layer is multiplied with: the last hidden layer's output for some samples.
+    def hidden_vectors(self, X: csr_matrix | np.ndarray, *, append_one: bool = False) -> np.ndarray:
+        """Return the hidden vectors of some samples: the output of the last hidden layer.
 
         Parameters
         ----------
         X : sparse or dense matrix, shape (n, n_features)
+            Samples.
         append_one : bool
-            Add a column of ones, which the biases in ``output_matrix`` are multiplied with.
+            Add a column of ones, as the factor of the biases in ``output_matrix``. Default: False.
 
         Returns
         -------
         float32 array [n, units] or [n, units + 1]
+            Hidden vectors.
 
         Raises
         ------

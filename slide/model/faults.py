@@ -1,10 +1,10 @@
-"""Numerical faults: numbers that are NaN, infinite or about to overflow, named by layer and step, and what a run does.
+"""Numerical faults: numbers that are NaN, infinite or about to overflow, named by layer and step.
 
-A batch is looked at where it costs next to nothing: what each layer gives, the loss, and the gradient that reaches each
-hidden layer. All but the last are known before anything is changed, so that such a batch can be left out: no weight, no
-moment and no step is counted, and draws, which are functions of the step, go on as if it had not been there. Layers are
-searched for what is not finite only once a fault was seen, at the end of epochs that are long enough, and before
-anything is saved.
+Every batch is checked where a check costs almost nothing: the output of each layer, the loss, and the gradient that
+reaches each hidden layer. All but the gradients are known before anything changes, so such a batch can be skipped. No
+weight or moment changes then, no step is counted, and draws, which depend on the step, go on as if the batch had not
+been there. All parameters of a layer are searched only after a fault was seen, at the end of epochs that are long
+enough, and before anything is saved.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import numpy as np
 
 from slide.kernels.bfloat16 import BFloat16View, blocks
 from slide.model.layers import HiddenLayer
-from slide.model.stack import LayerStack
+from slide.model.stack import Layer, LayerStack
 
 LARGEST = 1e15
-"""What a layer may give, or a gradient be, at most: sums of such numbers over a batch still have squares in float32,
-which the optimizer keeps. Nothing that learns comes near it."""
+"""Largest magnitude of outputs and gradients: up to here float32 holds the squares of sums over a batch, which the
+optimizer keeps. No network that learns comes near it."""
 
 
 class NumericalFault(FloatingPointError):
-    """Numbers that are not finite, or soon would not be.
+    """Numbers are not finite, or soon would not be.
 
     Attributes
     ----------
     layer : str
         Where they were seen first: ``"features"``, ``"hidden.0"`` and so on, or ``"output"``.
     step : int
-        Of the network, from 1: the one that was, or would have been, taken.
+        The training step that was, or would have been, taken, counted from 1.
     harmless : bool
-        Whether the network is as it was before the batch, and finite as far as was looked.
+        Whether the network is as it was before the batch, without numbers that are not finite in the layers searched.
     """
 
     def __init__(self, message: str, layer: str = "", step: int = 0, harmless: bool = False):
@@ -43,43 +43,24 @@ class NumericalFault(FloatingPointError):
         return type(self), (str(self), self.layer, self.step, self.harmless)
 
     def with_context(self, where: str, advice: str = "") -> NumericalFault:
-        """Return the fault with more said about it.
-
-        Parameters
-        ----------
-        where, advice : str
-            Go before and after what is said so far.
-        """
+        """Return the fault with `where` before its message and `advice` after it."""
         return type(self)(f"{where}{self}{advice}", self.layer, self.step, self.harmless)
 
 
 def peak(values: np.ndarray) -> float:
-    """Return the largest magnitude of some numbers, NaN if any is.
-
-    Parameters
-    ----------
-    values : float array
-    """
+    """Return the largest magnitude of some numbers, NaN if one of them is NaN."""
     return float(max(values.max(), -values.min())) if values.size else 0.0
 
 
 def check_outputs(layers: LayerStack, layer: HiddenLayer | None, values: np.ndarray, inputs: float) -> float:
-    """Return the largest magnitude of what a layer gives, or of the features.
+    """Return the largest magnitude of a layer's output for a batch, `values`; or of the features, if `layer` is None.
 
-    Parameters
-    ----------
-    layers : LayerStack
-    layer : HiddenLayer or None
-        None for the features.
-    values : float array
-        What it gives for a batch.
-    inputs : float
-        The largest magnitude of what it was given.
+    `inputs` is the largest magnitude of the layer's input.
 
     Raises
     ------
     NumericalFault
-        It is not finite, or too large to go on with.
+        The output is not finite, or too large.
     """
     most = peak(values)
     if most <= LARGEST:
@@ -88,24 +69,16 @@ def check_outputs(layers: LayerStack, layer: HiddenLayer | None, values: np.ndar
         step = layers.step + 1
         raise NumericalFault(
             f"the batch's features reach {most:.3g} at step {step:,}; no step was taken. Scale them "
-            "(NetworkConfig.normalize does), or leave such samples out",
+            "(NetworkConfig.normalize does it), or leave such samples out",
             "features",
             step,
             harmless=True,
         )
-    raise _of_layer(layers, layer.name, layer, f"what it gives reaches {most:.3g}, from inputs up to {inputs:.3g}")
+    raise _of_layer(layers, layer.name, layer, f"its output reaches {most:.3g}, from inputs up to {inputs:.3g}")
 
 
 def check_loss(layers: LayerStack, loss: float, inputs: float) -> None:
-    """Raise NumericalFault if a loss is not finite.
-
-    Parameters
-    ----------
-    layers : LayerStack
-    loss : float
-    inputs : float
-        The largest magnitude of what the output layer was given.
-    """
+    """Raise NumericalFault if a loss is not finite; `inputs` is the largest magnitude of the output layer's input."""
     if not math.isfinite(loss):
         raise _of_layer(
             layers, "output", layers.output, f"the loss is {loss:g}, from hidden vectors up to {inputs:.3g}"
@@ -113,74 +86,52 @@ def check_loss(layers: LayerStack, loss: float, inputs: float) -> None:
 
 
 def check_norm(layers: LayerStack, norm: float) -> None:
-    """Raise NumericalFault if a gradient's norm is not finite.
-
-    Parameters
-    ----------
-    layers : LayerStack
-    norm : float
-    """
+    """Raise NumericalFault if a gradient's norm is not finite."""
     if not math.isfinite(norm):
         raise _fault(layers, "output", f"the gradient's norm is {norm:g}", "no step was taken")
 
 
 def check_gradient(layers: LayerStack, i: int, gradient: np.ndarray, inputs: float, *, stepped: bool) -> None:
-    """Raise NumericalFault if a hidden layer's gradient is not finite, or too large to go on with.
+    """Raise NumericalFault if the gradient of hidden layer i's output is not finite, or too large.
 
-    Parameters
-    ----------
-    layers : LayerStack
-    i : int
-        Of the layer.
-    gradient : float array
-        With respect to what the layer gives.
-    inputs : float
-        The largest magnitude of what the layer was given: times the gradient that is what its weights get.
-    stepped : bool
-        Whether the layers above have taken their steps.
+    `inputs` is the largest magnitude of the layer's input; the gradient of its weights is a product of the two.
+    `stepped` tells whether the layers above have taken their steps.
     """
     most = peak(gradient)
     if most <= LARGEST and most * inputs <= LARGEST:
         return
-    # It is the sum of weights above, each times a number that the loss bounds.
+    # The gradient is a sum of weights of the layer above, each times a number that the loss bounds.
     above = list(layers)[i + 1]
     weights = max(peak(above.table.weights[block]) for block in blocks(above.table.weights.shape))
-    what = f"the gradient reaches {most:.3g}, from weights of layer {above.name} up to {weights:.3g}, inputs to {inputs:.3g}"
-    state = "the layers above have taken their step and are not to be used" if stepped else "no step was taken"
+    what = (
+        f"the gradient reaches {most:.3g}, from weights of layer {above.name} up to {weights:.3g} and inputs up to "
+        f"{inputs:.3g}"
+    )
+    state = "the layers above have taken their step and must not be used" if stepped else "no step was taken"
     raise _fault(layers, layers.hidden[i].name, what, state, not stepped)
 
 
 def check_network(layers: LayerStack, *, moments: bool = True) -> None:
-    """Look through weights, biases and what the optimizer keeps of them.
-
-    Parameters
-    ----------
-    layers : LayerStack
-    moments : bool
-        Whether what the optimizer keeps counts.
+    """Check that weights and biases are finite, and with `moments` what the optimizer keeps of them.
 
     Raises
     ------
     NumericalFault
-        Something is not finite; the message names layer, array and row.
+        A number is not finite; the message names layer, array and row.
     """
     for layer in layers:
         found = _not_finite(layer, layers.threads, moments)
         if found is not None:
             raise NumericalFault(
-                f"layer {layer.name} at step {layers.step:,}: its {found}, and no step repairs that. {_advice(layers)}",
+                f"layer {layer.name} at step {layers.step:,}: its {found}, which further steps cannot repair. "
+                f"{_advice(layers)}",
                 layer.name,
                 layers.step,
             )
 
 
 def first_not_finite(array: np.ndarray | BFloat16View) -> int | None:
-    """Return the first row of an array that has a number that is not finite, None if there is none.
-
-    Parameters
-    ----------
-    array : float array or BFloat16View
-    """
+    """Return the first row of an array with a number that is not finite, None if all are finite."""
     for block in blocks(array.shape):
         finite = np.isfinite(array[block])
         if not finite.all():
@@ -188,8 +139,8 @@ def first_not_finite(array: np.ndarray | BFloat16View) -> int | None:
     return None
 
 
-def _not_finite(layer, threads, moments=True):
-    """What of a layer is not finite, in words; None if all is."""
+def _not_finite(layer: Layer, threads: int, moments: bool = True) -> str | None:
+    """Return in words which array of a layer is not finite, None if all are."""
     row, in_rows = layer.table.first_not_finite(threads, moments=moments), layer.rows_are_units
     for name, array in layer.state().items():
         if array.dtype.kind != "f" or not (moments or name in ("weights", "bias")):
@@ -197,27 +148,27 @@ def _not_finite(layer, threads, moments=True):
         if in_rows or not name.startswith("bias"):
             found = row if row >= 0 and not np.isfinite(array[row]).all() else None
         else:
-            # Of units where the rows are features.
+            # The rows are features, but the biases belong to units.
             found = first_not_finite(array)
         if found is not None:
             return f"{name} (row {found:,}) are not finite"
     return None
 
 
-def _of_layer(layers, name, layer, what):
-    """The fault that a layer made, or had in it."""
+def _of_layer(layers: LayerStack, name: str, layer: Layer, what: str) -> NumericalFault:
+    """Return the fault that a layer made, or that is in its parameters."""
     found = _not_finite(layer, layers.threads)
     if found is None:
         return _fault(layers, name, what, "its weights are finite; no step was taken")
     return _fault(layers, name, what, f"its {found}", False)
 
 
-def _fault(layers, name, what, state, harmless=True):
+def _fault(layers: LayerStack, name: str, what: str, state: str, harmless: bool = True) -> NumericalFault:
     step = layers.step + 1
     return NumericalFault(f"{what} at step {step:,} in layer {name}; {state}. {_advice(layers)}", name, step, harmless)
 
 
-def _advice(layers):
+def _advice(layers: LayerStack) -> str:
     optimizer = layers.config.optimizer
     clip = "" if optimizer.clip_norm else ", clip gradients (OptimizerConfig.clip_norm, such as 1)"
     scale = "" if layers.config.normalize else " or check the features' scale (NetworkConfig.normalize)"

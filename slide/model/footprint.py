@@ -1,4 +1,4 @@
-"""What a network takes in memory, computed before anything is allocated."""
+"""The memory that a network takes, computed before anything is allocated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from slide.config import NetworkConfig
+from slide.config import HiddenConfig, NetworkConfig, OutputConfig
 from slide.data.statistics import longest_rows
 from slide.kernels.grouping import MOST_PARTS, PairGroups
 from slide.lsh.families import make_hasher
@@ -22,14 +22,16 @@ SHARED_ROWS, PAIR_VISITS = 128, 1024 // 5
 
 
 class BatchShape(NamedTuple):
-    """The most that a batch can have.
+    """The largest size of a batch.
 
     Attributes
     ----------
     samples : int
+        Number of samples.
     features, labels : int
-        Of all its samples.
+        Number of non-zero features, and of labels, of all samples together.
     labels_of_a_sample : int
+        Number of labels of one sample.
     """
 
     samples: int
@@ -39,13 +41,16 @@ class BatchShape(NamedTuple):
 
     @classmethod
     def of(cls, X: csr_matrix, Y: csr_matrix, batch_size: int) -> BatchShape:
-        """Return the shape that no batch of some samples exceeds.
+        """Return the shape that no batch of these samples exceeds.
 
         Parameters
         ----------
         X : csr_matrix, shape (n, n_features)
+            Features of the samples.
         Y : csr_matrix, shape (n, n_labels)
+            Labels of the samples.
         batch_size : int
+            Largest number of samples of a batch.
         """
         features, (of_a_sample, labels) = longest_rows(X, batch_size)[1], longest_rows(Y, batch_size)
         return cls(min(batch_size, X.shape[0]), features, labels, of_a_sample)
@@ -56,8 +61,11 @@ def bytes_needed(
 ) -> dict[str, int]:
     """Return the bytes of a network's large arrays by name; see `slide.network.Network.bytes_needed`."""
     storage = Storage.of(config, trainable=trainable)
-    needs, dim = {}, n_features
-    layers = [(f"hidden.{i}", layer.units, layer) for i, layer in enumerate(config.hidden)]
+    needs: dict[str, int] = {}
+    dim = n_features
+    layers: list[tuple[str, int, HiddenConfig | OutputConfig]] = [
+        (f"hidden.{i}", layer.units, layer) for i, layer in enumerate(config.hidden)
+    ]
     for name, rows, layer in (*layers, ("output", n_labels, config.output)):
         full_input = name == "hidden.0" and layer.candidates == "full"
         shape = (dim, rows) if full_input else (rows, dim)
@@ -76,8 +84,8 @@ def bytes_needed(
     return {name: size for name, size in needs.items() if size}
 
 
-def _label_arrays(config, n_labels):
-    """What an output layer keeps of each label besides its row."""
+def _label_arrays(config: OutputConfig, n_labels: int) -> dict[str, int]:
+    """Return the bytes of what an output layer keeps of each label in addition to its row."""
     return {
         "output places": 4 * n_labels if config.uses_shared and config.uses_own else 0,
         "output label frequency": 8 * n_labels,
@@ -87,17 +95,19 @@ def _label_arrays(config, n_labels):
     }
 
 
-def _batch_arrays(config, n_labels, batch):
-    """What training writes to for a batch, by the names of the memory report."""
-    n, needs = batch.samples, {}
-    output = config.output
+def _batch_arrays(config: NetworkConfig, n_labels: int, batch: BatchShape) -> dict[str, int]:
+    """Return the bytes that training writes to for a batch, by the names of the memory report."""
+    n, output = batch.samples, config.output
+    needs: dict[str, int] = {}
     shared = (batch.labels if output.uses_labels_of_batch else 0) + (output.tail if output.uses_tail else 0)
     shared = n_labels if output.candidates == "full" else min(n_labels, shared)
     searches = output.uses_tables or output.uses_search
     own = n * max(min(output.budget, n_labels) if searches else 0, batch.labels_of_a_sample) if output.uses_own else 0
     # A layer's gradient has one part for each task of the layer above.
-    parts = [_parts(0, n * min(layer.budget, layer.units)) if layer.uses_tables else _parts(layer.units, 0)
-             for layer in config.hidden[1:]]
+    parts = [
+        _parts(0, n * min(layer.budget, layer.units)) if layer.uses_tables else _parts(layer.units, 0)
+        for layer in config.hidden[1:]
+    ]
     parts.append(_parts(shared, own))
     for i, layer in enumerate(config.hidden):
         name, width = f"hidden.{i}", 4 * n * (-(-layer.units // 16) * 16)
@@ -121,20 +131,14 @@ def _batch_arrays(config, n_labels, batch):
     return needs
 
 
-def _parts(shared, pairs):
+def _parts(shared: int, pairs: int) -> int:
     return min(MOST_PARTS, -(-shared // SHARED_ROWS)) + min(MOST_PARTS, -(-pairs // PAIR_VISITS))
 
 
-def _pairs(count):
+def _pairs(count: int) -> int:
     return PairGroups.bytes_needed(count + count // 8)
 
 
 def n_parameters(widths: Sequence[int]) -> int:
-    """Return the number of weights and biases of layers between these widths.
-
-    Parameters
-    ----------
-    widths : sequence of int
-        Features, units of each hidden layer, labels.
-    """
+    """Return the number of weights and biases between layers of these widths: features, hidden units, labels."""
     return sum((below + 1) * above for below, above in itertools.pairwise(widths))

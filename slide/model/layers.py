@@ -1,10 +1,10 @@
-"""Hidden layers, each the owner of a parameter table of which a batch touches few rows.
+"""Hidden layers. Each owns a parameter table, and a batch touches few of its rows.
 
-A layer turns a `Activations` into the next. `make_hidden` chooses the kind:
+A layer turns one `Activations` into the next. `make_hidden` chooses the kind:
 
 - `InputLayer` reads the features and computes every unit; its rows are features.
 - `FullLayer` reads a layer below and computes every unit; its rows are units.
-- `SampledLayer` reads either and computes the units that a sample finds in hash tables; its rows are units.
+- `SampledLayer` reads either, and computes the units that a sample finds in hash tables; its rows are units.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from slide.kernels import dtypes
 from slide.kernels.bfloat16 import BFloat16View
 from slide.kernels.dense import shared_logits, shared_step
 from slide.kernels.dropout import drop_pairs, drop_units
-from slide.kernels.grouping import PairGroups
 from slide.kernels.optim import step_vector
 from slide.kernels.sparse import SampleGradient, spmm
 from slide.lsh.index import NeuronIndex
 from slide.rows.activations import Activations, Ragged
-from slide.rows.hogwild import HogwildPairs, TouchedRows
-from slide.rows.pairs import Pairs
+from slide.rows.hogwild import HogwildPairs
+from slide.rows.pairs import Groups, Pairs
 from slide.rows.passes import Pass
-from slide.rows.storage import Storage
+from slide.rows.storage import MappedStorage, Storage
 from slide.system.buffers import Buffers
 
 NOTHING = np.zeros(0, dtypes.VALUE)
@@ -41,22 +40,28 @@ class HiddenLayer:
     Parameters
     ----------
     name : str
-        For memory reports and saved files.
+        Name in memory reports and saved files.
     rows, dim : int
-        Of the parameter table.
+        Number and dimension of the table's rows.
     config : HiddenConfig
-    storage : Storage
-        Of the table.
+        The layer's settings.
+    storage : Storage or MappedStorage
+        How the rows are kept.
     seed : int
+        Seed of the initial weights, the hash functions and the dropout.
     buffers : Buffers
+        Owner of the layer's memory.
     threads : int
+        Number of threads for the initial weights.
 
     Attributes
     ----------
     table : RowTable
+        The parameters.
     index : NeuronIndex or None
+        The hash tables, if training uses them.
     padded_dim : int
-        Columns of the output: the units rounded up to a multiple of 16.
+        Number of columns of the output: the units rounded up to a multiple of 16.
     """
 
     rows_are_units = True
@@ -67,7 +72,7 @@ class HiddenLayer:
         rows: int,
         dim: int,
         config: HiddenConfig,
-        storage: Storage,
+        storage: Storage | MappedStorage,
         seed: int,
         buffers: Buffers,
         threads: int,
@@ -77,8 +82,8 @@ class HiddenLayer:
         self.relu = config.activation == "relu"
         self.padded_dim = -(-config.units // 16) * 16
         self.index: NeuronIndex | None = None
-        # A unit-length input then gives a vector of about unit length, before the ReLU. Larger weights, such as unit
-        # variance for each unit, cost several points of P@1: what is random in them is never unlearnt.
+        # An input of unit length then gives a vector of about unit length, before the ReLU. Larger weights, such as
+        # unit variance for each unit, cost several points of P@1: their random part is never unlearnt.
         limit = math.sqrt(3.0 / config.units)
         self.table = storage.make_table(
             rows, dim, name, buffers, limit=limit, seed=seed, threads=threads, biased=self.rows_are_units
@@ -87,23 +92,17 @@ class HiddenLayer:
         self._buffers = buffers
 
     def make_index(self) -> None:
-        """Make the hash tables that training looks units up in, where the configuration wants them."""
+        """Make the hash tables in which training looks units up, if the configuration has them."""
 
     def use_hogwild(self) -> None:
-        """From now on sum the gradients of rows that samples read on their own without locks; see `slide.rows.hogwild`."""
+        """Sum the gradients of rows that samples read on their own without locks; see `slide.rows.hogwild`."""
 
     def forward(self, inputs: Activations, now: Pass) -> Activations:
-        """Return the layer's output for a training batch; it is valid until the next call.
-
-        Parameters
-        ----------
-        inputs : Activations
-        now : Pass
-        """
+        """Return the layer's output for a training batch; it is valid until the next call."""
         raise NotImplementedError
 
     def predict(self, inputs: Activations, threads: int) -> Activations:
-        """Return the layer's output with every unit computed; may be called from several threads at once."""
+        """Return the layer's output with every unit computed; several threads may call this at once."""
         raise NotImplementedError
 
     def step(self, inputs: Activations, dout: np.ndarray, gradient: SampleGradient | None, now: Pass) -> None:
@@ -112,24 +111,24 @@ class HiddenLayer:
         Parameters
         ----------
         inputs : Activations
-            What ``forward`` was given.
+            The inputs of ``forward``.
         dout : float32 array [samples, padded_dim]
-            The loss's gradient with respect to the layer's output, zero where a ReLU's output is not positive;
+            Gradient of the loss with respect to the layer's output, zero where a ReLU's output is not positive;
             overwritten.
         gradient : SampleGradient or None
-            Receives the gradient with respect to `inputs`.
+            Written: the gradient with respect to `inputs`, which features do not have.
         now : Pass
-            What ``forward`` was given; its rule may be another.
+            The pass of ``forward``, possibly with another rule.
         """
         raise NotImplementedError
 
     def _drop(self, values: np.ndarray, now: Pass) -> None:
-        """Drop units from the output or, with the same keys, from its gradient."""
+        """Drop units from the output; with the same keys, drop the same units from its gradient."""
         if self.config.dropout:
             drop_units(values, self.config.dropout, self._seed, now.iteration, now.threads)
 
     def state(self) -> dict[str, np.ndarray | BFloat16View]:
-        """Return writable views of all parameters and of what the optimizer keeps of them, by name."""
+        """Return writable views of the parameters and of what the optimizer keeps of them, by name."""
         return self.table.state()
 
 
@@ -144,39 +143,42 @@ class InputLayer(HiddenLayer):
         self.bias = np.zeros(self.padded_dim, dtypes.VALUE)
         self.bias_moments = np.zeros((2, kept), dtypes.VALUE)
         self._pairs = Pairs(name, self.table, self._buffers)
-        self._groups: PairGroups | TouchedRows | None = None
+        self._groups: Groups | None = None
 
     def use_hogwild(self) -> None:
         """See `HiddenLayer.use_hogwild`."""
         self._pairs = HogwildPairs(self.name, self.table, self._buffers)
 
-    def _dense(self, inputs, out, threads):
-        columns = inputs.columns
-        spmm(self.table, columns.indptr, columns.flat, inputs.values, self.bias, self.relu, out, threads)
-        return Activations(out, None, None)
+    def _dense(self, inputs: Activations, out: np.ndarray, threads: int) -> Activations:
+        columns, values = inputs.entries
+        spmm(self.table, columns.indptr, columns.flat, values, self.bias, self.relu, out, threads)
+        return Activations.of_vectors(out)
 
     def forward(self, inputs: Activations, now: Pass) -> Activations:
         """See `HiddenLayer.forward`."""
-        self._groups = self._pairs.group(inputs.columns, now.threads)
+        columns, _ = inputs.entries
+        self._groups = self._pairs.group(columns, now.threads)
         self._pairs.catch_up(self._groups, now.rule, now.threads)
-        shape = (len(inputs.columns.begin), self.padded_dim)
+        shape = (inputs.n_samples, self.padded_dim)
         out = self._dense(inputs, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), now.threads)
-        self._drop(out.dense, now)
+        self._drop(out.vectors, now)
         return out
 
     def predict(self, inputs: Activations, threads: int) -> Activations:
         """See `HiddenLayer.predict`."""
-        return self._dense(inputs, np.empty((len(inputs.columns.begin), self.padded_dim), dtypes.VALUE), threads)
+        return self._dense(inputs, np.empty((inputs.n_samples, self.padded_dim), dtypes.VALUE), threads)
 
     def step(self, inputs: Activations, dout: np.ndarray, gradient: SampleGradient | None, now: Pass) -> None:
         """See `HiddenLayer.step`; the features themselves have no gradient."""
+        assert self._groups is not None, "step comes after forward"
+        _, values = inputs.entries
         self._drop(dout, now)
-        self._pairs.step(self._groups, inputs.values, Activations(dout, None, None), None, now)
+        self._pairs.step(self._groups, values, Activations.of_vectors(dout), None, now)
         bias_gradient = dout.sum(axis=0, dtype=np.float64).astype(dtypes.VALUE)
         step_vector(self.bias, self.bias_moments[0], self.bias_moments[1], bias_gradient, now.rule)
 
     def state(self) -> dict[str, np.ndarray | BFloat16View]:
-        """See `HiddenLayer.state`; the bias is the layer's, a feature's row has none."""
+        """See `HiddenLayer.state`; the bias belongs to the layer, because rows of features have none."""
         state = {name: array for name, array in self.table.state().items() if not name.startswith("bias")}
         units = self.config.units
         state["bias"] = self.bias[:units]
@@ -188,7 +190,7 @@ class InputLayer(HiddenLayer):
 
 
 class FullLayer(HiddenLayer):
-    """Dense to dense, every unit by a matrix product; the rows are the units, and every step reaches all of them."""
+    """Dense to dense: a matrix product computes every unit. The rows are the units; every step reaches all of them."""
 
     def __init__(self, name: str, dim: int, config: HiddenConfig, *rest):
         super().__init__(name, config.units, dim, config, *rest)
@@ -196,38 +198,39 @@ class FullLayer(HiddenLayer):
 
     def forward(self, inputs: Activations, now: Pass) -> Activations:
         """See `HiddenLayer.forward`."""
-        shape = (len(inputs.dense), self.padded_dim)
+        shape = (inputs.n_samples, self.padded_dim)
         out = self._dense(inputs, self._buffers.array(f"{self.name} output", shape, dtypes.VALUE), now.threads)
-        self._drop(out.dense, now)
+        self._drop(out.vectors, now)
         return out
 
     def predict(self, inputs: Activations, threads: int) -> Activations:
         """See `HiddenLayer.predict`."""
-        return self._dense(inputs, np.zeros((len(inputs.dense), self.padded_dim), dtypes.VALUE), threads)
+        return self._dense(inputs, np.zeros((inputs.n_samples, self.padded_dim), dtypes.VALUE), threads)
 
-    def _dense(self, inputs, out, threads):
-        shared_logits(self.table, self._everyone, NOTHING, inputs.dense, out, threads)
+    def _dense(self, inputs: Activations, out: np.ndarray, threads: int) -> Activations:
+        shared_logits(self.table, self._everyone, NOTHING, inputs.vectors, out, threads)
         if self.relu:
             np.maximum(out, 0.0, out=out)
-        return Activations(out, None, None)
+        return Activations.of_vectors(out)
 
     def step(self, inputs: Activations, dout: np.ndarray, gradient: SampleGradient | None, now: Pass) -> None:
         """See `HiddenLayer.step`."""
+        assert gradient is not None, "a full layer reads a layer below, which needs its gradient"
         self._drop(dout, now)
-        shared_step(self.table, self._everyone, dout, inputs.dense, gradient, now.rule, now.threads)
+        shared_step(self.table, self._everyone, dout, inputs.vectors, gradient, now.rule, now.threads)
 
 
 class SampledLayer(HiddenLayer):
-    """Features or a layer below to a sparse vector: a sample computes the units it finds in hash tables.
+    """Features or a layer below to a vector with few non-zero units: those that a sample finds in hash tables.
 
-    The others are zero. In prediction every unit is computed.
+    Prediction computes every unit.
     """
 
     def __init__(self, name: str, dim: int, config: HiddenConfig, *rest):
         super().__init__(name, config.units, dim, config, *rest)
         self._pairs = Pairs(name, self.table, self._buffers)
         self._everyone = np.arange(config.units, dtype=dtypes.INDEX)
-        self._active: tuple[PairGroups | TouchedRows, Ragged] | None = None
+        self._active: tuple[Groups, Ragged] | None = None
 
     def make_index(self) -> None:
         """See `HiddenLayer.make_index`."""
@@ -242,7 +245,8 @@ class SampledLayer(HiddenLayer):
 
     def forward(self, inputs: Activations, now: Pass) -> Activations:
         """See `HiddenLayer.forward`."""
-        n = len(inputs.dense) if inputs.dense is not None else len(inputs.columns.begin)
+        assert self.index is not None, "training needs make_index()"
+        n = inputs.n_samples
         nobody = Ragged(np.zeros(0, dtypes.INDEX), np.zeros(n, dtypes.OFFSET), np.zeros(n, dtypes.OFFSET))
         units = self.index.draw(self._pairs, inputs, nobody, self.config.budget, now.iteration, now.threads)
         groups = self._pairs.group(units, now.threads)
@@ -266,19 +270,20 @@ class SampledLayer(HiddenLayer):
             out = self._of_features(inputs)
         if self.relu:
             np.maximum(out, 0.0, out=out)
-        return Activations(out, None, None)
+        return Activations.of_vectors(out)
 
-    def _of_features(self, inputs):
-        """All units' sums of sparse features."""
-        columns = inputs.columns
-        shape = (len(columns.begin), self.table.dim)
-        features = csr_matrix((inputs.values, columns.flat, columns.indptr), shape=shape)
-        out = np.zeros((len(columns.begin), self.padded_dim), dtypes.VALUE)
+    def _of_features(self, inputs: Activations) -> np.ndarray:
+        """Return all units' sums of sparse features."""
+        columns, values = inputs.entries
+        shape = (inputs.n_samples, self.table.dim)
+        features: csr_matrix = csr_matrix((values, columns.flat, columns.indptr), shape=shape)
+        out = np.zeros((inputs.n_samples, self.padded_dim), dtypes.VALUE)
         out[:, : self.config.units] = features @ np.asarray(self.table.weights).T + self.table.bias
         return out
 
     def step(self, inputs: Activations, dout: np.ndarray, gradient: SampleGradient | None, now: Pass) -> None:
         """See `HiddenLayer.step`."""
+        assert self._active is not None, "step comes after forward"
         groups, units = self._active
         samples, places = units.places()
         deltas = self._buffers.array(f"{self.name} deltas", units.flat.shape, dtypes.VALUE)
@@ -287,7 +292,7 @@ class SampledLayer(HiddenLayer):
         self._pairs.step(groups, deltas, inputs, gradient, now)
 
     def _drop_active(self, values: np.ndarray, units: Ragged, now: Pass) -> None:
-        """Do what ``_drop`` does for the units that samples compute."""
+        """Drop units as ``_drop`` does, from values for the units that samples compute."""
         if self.config.dropout:
             drop_pairs(values, *units, self.config.dropout, self._seed, now.iteration, now.threads)
 
@@ -295,16 +300,8 @@ class SampledLayer(HiddenLayer):
 def make_hidden(name: str, dim: int, config: HiddenConfig, *rest, reads_features: bool) -> HiddenLayer:
     """Return the layer that a configuration asks for.
 
-    Parameters
-    ----------
-    name : str
-    dim : int
-        Columns of what it reads.
-    config : HiddenConfig
-    *rest
-        Storage, seed, buffers and threads, as for `HiddenLayer`.
-    reads_features : bool
-        Whether it is the first layer.
+    `dim` is the number of columns that the layer reads, `rest` are storage, seed, buffers and threads, as for
+    `HiddenLayer`. Only the first layer reads features.
     """
     if config.candidates == "lsh":
         return SampledLayer(name, dim, config, *rest)

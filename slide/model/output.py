@@ -14,18 +14,17 @@ from slide.kernels import dtypes
 from slide.kernels.active import label_places
 from slide.kernels.bfloat16 import BFloat16View, blocks
 from slide.kernels.dense import shared_logits, shared_step
-from slide.kernels.grouping import PairGroups
-from slide.kernels.losses import logistic_cross_entropy, remove_offsets, softmax_cross_entropy
+from slide.kernels.losses import ActiveSets, logistic_cross_entropy, remove_offsets, softmax_cross_entropy
 from slide.kernels.rows import RowTable
 from slide.kernels.sampling import split_shared
 from slide.kernels.sparse import SampleGradient
 from slide.lsh.index import NeuronIndex
 from slide.model.shared_candidates import SharedCandidates
 from slide.rows.activations import Activations, Ragged
-from slide.rows.hogwild import HogwildPairs, TouchedRows
-from slide.rows.pairs import Pairs
+from slide.rows.hogwild import HogwildPairs
+from slide.rows.pairs import Groups, Pairs
 from slide.rows.passes import Pass
-from slide.rows.storage import Storage
+from slide.rows.storage import MappedStorage, Storage
 from slide.system.buffers import Buffers
 from slide.system.renames import former_names
 
@@ -35,17 +34,7 @@ NOBODY = np.zeros(0, dtypes.INDEX)
 
 @dataclass(frozen=True)
 class OutputStats:
-    """What a batch did in the output layer.
-
-    Attributes
-    ----------
-    loss : float
-        In nats over the active sets, mean over the samples that have labels.
-    precision : float
-        Share of those samples whose highest active logit is a label's.
-    active : float
-        Neurons active for a sample, mean.
-    """
+    """Figures of a batch in the output layer; `slide.network.BatchStats` describes them."""
 
     loss: float
     precision: float
@@ -58,13 +47,13 @@ class ActiveSet(NamedTuple):
     Attributes
     ----------
     shared : int32 array [shared]
-        Those that all samples share, ascending.
+        Neurons that all samples compute, ascending.
     own : Ragged
-        Those of each sample besides.
+        Other neurons that each sample computes on its own.
     certain : Ragged
-        Places in `shared` of those that a sample would compute in any case, and which stand for themselves alone.
+        Places in `shared` of the neurons that a sample would compute in any case, so that they stand for no others.
     places : int32 array
-        Where each label of the batch stands in its sample's active set: the shared neurons, then its own.
+        Place of each label of the batch in its sample's active set: the shared neurons, then its own.
     """
 
     shared: np.ndarray
@@ -74,26 +63,33 @@ class ActiveSet(NamedTuple):
 
 
 class OutputLayer:
-    """A dense hidden vector to many labels, of which a sample computes a few hundred; its rows are neurons.
+    """A dense hidden vector to many labels, of which a sample computes a few hundred; the rows are neurons.
 
     Parameters
     ----------
     n_labels, dim : int
+        Number of neurons and dimension of their weights.
     config : OutputConfig
-    storage : Storage
-        Of the table.
+        The layer's settings.
+    storage : Storage or MappedStorage
+        How the rows are kept.
     seed : int
+        Seed of the initial weights, the hash functions and the draws.
     buffers : Buffers
+        Owner of the layer's memory.
     threads : int
+        Number of threads for the initial weights.
     biased : bool
-        Whether neurons have biases.
+        Whether neurons have biases. Default: True.
 
     Attributes
     ----------
     name : str
-        ``"output"``, for memory reports and saved files.
+        ``"output"``, in memory reports and saved files.
     table : RowTable
+        The parameters.
     index : NeuronIndex or None
+        The hash tables, if training uses them.
     """
 
     rows_are_units = True
@@ -103,7 +99,7 @@ class OutputLayer:
         n_labels: int,
         dim: int,
         config: OutputConfig,
-        storage: Storage,
+        storage: Storage | MappedStorage,
         seed: int,
         buffers: Buffers,
         threads: int,
@@ -125,10 +121,10 @@ class OutputLayer:
         self._label_weights: np.ndarray | None = None
         self._buffers = buffers
         self._pairs = Pairs("output", self.table, buffers)
-        self._active: tuple[PairGroups | TouchedRows, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._active: tuple[Groups, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def make_index(self) -> None:
-        """Make the hash tables that training looks neurons up in, where the configuration wants them."""
+        """Make the hash tables in which training looks neurons up, if the configuration has them."""
         if self.config.uses_tables:
             config = self.config
             self.index = NeuronIndex(
@@ -141,12 +137,10 @@ class OutputLayer:
             self._pairs = HogwildPairs("output", self.table, self._buffers)
 
     def take_over(self, smaller: OutputLayer) -> None:
-        """Go on from a layer with fewer labels, whose rows owe nothing: its labels come first, unchanged.
+        """Go on from a layer with fewer labels, which come first here, unchanged.
 
-        Parameters
-        ----------
-        smaller : OutputLayer
-            Of the same configuration, dimension and optimizer; not to be used afterwards.
+        `smaller` has the same configuration, dimension and optimizer, and its rows are up to date. It must not be used
+        afterwards.
         """
         n = smaller.table.n_rows
         target = self.state()
@@ -156,43 +150,45 @@ class OutputLayer:
         if smaller.table.bias.any() or smaller.table.last_step.any():
             new_labels(self.table, n, self.config.loss)
         fresh = self.table.n_rows - n
-        if smaller._shared.frequency is not None:
-            # Nobody has seen a sample of the new labels.
-            frequency = np.append(smaller._shared.frequency, np.zeros(fresh))
-            self._shared.set_frequency(frequency, smaller.label_frequency[1])
+        if smaller.label_frequency is not None:
+            # No sample so far had one of the new labels.
+            frequency, samples = smaller.label_frequency
+            self._shared.set_frequency(np.append(frequency, np.zeros(fresh)), samples)
         if smaller._label_weights is not None:
             self._label_weights = np.append(smaller._label_weights, np.ones(fresh, dtypes.VALUE))
         if smaller.index is not None:
             self.make_index()
+            assert self.index is not None
             self.index.rebuild_seconds = smaller.index.rebuild_seconds
 
     @former_names(points="samples")
     def set_label_frequency(
-        self, frequency: np.ndarray, *, samples: int | None = None, start_biases: bool = True
+        self, frequency: np.ndarray, *, samples: float | None = None, start_biases: bool = True
     ) -> None:
-        """Tell the layer how common each label is: for the logQ correction, draws by frequency, and the first biases.
+        """Set how common each label is, for the logQ correction, draws by frequency, and the first biases.
 
-        With one-vs-all losses a layer that has not been trained starts from these frequencies' log-odds, as the prior
-        of Lin et al. (*Focal loss for dense object detection*, ICCV 2017). From 0, which says yes to every label with
-        probability 1/2, the loss of the many that are wrong would drown everything else until their biases are down.
+        With one-vs-all losses the biases of an untrained layer start at the log-odds of these frequencies, as the prior
+        of Lin et al. (*Focal loss for dense object detection*, ICCV 2017). A bias of 0 says yes to every label with
+        probability 1/2. The loss of the many wrong labels would then drown everything else until their biases are down.
 
         Parameters
         ----------
         frequency : float array [n_labels]
-            Share of the training samples that have the label.
-        samples : int, optional
-            How many these are: a label that none of them has counts as if half a sample had it where it cannot count for
-            nothing. By default as many as the rarest label needs to be there once.
+            Share of the training samples that have each label.
+        samples : float, optional
+            Number of training samples. A label that occurs in none of these samples counts as half an occurrence
+            wherever a zero is not allowed. Default: 1 / frequency of the rarest label.
         start_biases : bool
-            False leaves the biases as they are.
+            False leaves the biases as they are. Default: True.
 
         Raises
         ------
         ValueError
-            Wrong length, or a value outside [0, 1].
+            `frequency` has the wrong length or a value outside [0, 1], or `samples` is below 1.
         """
         shared = self._shared
         shared.set_frequency(frequency, samples)
+        assert shared.frequency is not None
         self._buffers.note("output label frequency", shared.frequency)
         untrained = start_biases and self._biased and not self.table.bias.any() and not self.table.last_step.any()
         if self.config.loss == "bce" and untrained:
@@ -200,31 +196,23 @@ class OutputLayer:
             self.table.bias[:] = np.log(likely) - np.log1p(-likely)
 
     def expect_batches_of(self, n: int) -> None:
-        """Work out the logQ corrections of batches of n samples, as training does when it meets the first that large.
-
-        Parameters
-        ----------
-        n : int
-        """
+        """Compute the logQ corrections for batches of n samples now, as training does at the first one of this size."""
         self._shared.offsets(NOBODY, n)
 
     @property
     def label_frequency(self) -> tuple[np.ndarray, float] | None:
-        """The shares of the samples that have each label, and how many samples these are; None before they were set."""
+        """Share of the training samples that have each label, and the number of these samples; None if not set."""
         return None if self._shared.frequency is None else (self._shared.frequency, 0.5 / self._shared.floor)
 
     def set_label_weights(self, weights: np.ndarray | None) -> None:
-        """Set what each label's target, or with one-vs-all losses its own term, is multiplied by.
+        """Set the factor of each label's target or, with one-vs-all losses, of its own term.
 
-        Parameters
-        ----------
-        weights : float array [n_labels] or None
-            None for 1 each.
+        `weights` is a float array [n_labels], or None for 1 each.
 
         Raises
         ------
         ValueError
-            Wrong shape, or a value that is negative or not finite.
+            The shape is wrong, or a value is negative or not finite.
         """
         if weights is not None:
             weights = np.asarray(weights, np.float64)
@@ -244,12 +232,7 @@ class OutputLayer:
     def forward(self, batch: Batch, inputs: Activations, now: Pass) -> OutputStats:
         """Compute the active neurons, the loss and its gradient with respect to their logits, which ``step`` uses.
 
-        Parameters
-        ----------
-        batch : Batch
-        inputs : Activations
-            The last hidden layer's output.
-        now : Pass
+        `inputs` is the output of the last hidden layer.
 
         Raises
         ------
@@ -265,21 +248,17 @@ class OutputLayer:
         self._active = (groups, own, active.shared, common)
         return OutputStats(loss, precision, len(active.shared) + int(active.own.lengths.sum()) / n)
 
-    def _losses(self, batch, active, common, own, threads):
-        """Turn the logits into their gradients; return the samples' mean loss and share of hits.
-
-        Samples without labels do not count.
-        """
+    def _losses(
+        self, batch: Batch, active: ActiveSet, common: np.ndarray, own: np.ndarray, threads: int
+    ) -> tuple[float, float]:
+        """Turn the logits into their gradients; return mean loss and share of hits of the samples that have labels."""
         loss, hit = self._buffers.array("output losses", (2, len(batch)), dtypes.VALUE)
         labelled = max(1, int(np.count_nonzero(np.diff(batch.label_ptr))))
         self.cross_entropy(batch, active, common, own, 1.0 / labelled, loss, hit, threads)
         return float(loss.sum(dtype=np.float64)) / labelled, float(hit.sum()) / labelled
 
     def activate(self, batch: Batch, inputs: Activations, iteration: int, threads: int) -> ActiveSet:
-        """Choose the neurons that a batch computes: the first part of ``forward``, whose parameters these are.
-
-        What is returned is valid until the next call.
-        """
+        """Choose the neurons that a batch computes, as the first part of ``forward``; valid until the next call."""
         shared = self._shared.ids(batch.labels, iteration)
         own, certain = self._own_pairs(batch, inputs, shared, iteration, threads)
         places = self._buffers.array("output label places", batch.labels.shape, dtypes.INDEX)
@@ -288,41 +267,29 @@ class OutputLayer:
             certain = Ragged(places, batch.label_ptr[:-1], batch.label_ptr[1:])
         return ActiveSet(shared, own, certain, places)
 
-    def group(self, active: ActiveSet, threads: int) -> PairGroups | TouchedRows:
-        """Group the neurons that samples compute on their own by row, until the next call."""
+    def group(self, active: ActiveSet, threads: int) -> Groups:
+        """Group the neurons that samples compute on their own by row; the groups are valid until the next call."""
         return self._pairs.group(active.own, threads)
 
     def logits(
         self,
         active: ActiveSet,
-        groups: PairGroups | TouchedRows,
+        groups: Groups,
         inputs: Activations,
         common: np.ndarray,
         now: Pass,
     ) -> np.ndarray:
-        """Compute the active neurons' logits, those that a softmax reads with the logQ correction.
+        """Compute the active neurons' logits; for a softmax, with the logQ correction.
 
-        Parameters
-        ----------
-        active : ActiveSet
-        groups : PairGroups or TouchedRows
-            Of ``group``.
-        inputs : Activations
-        common : float32 array [samples, shared]
-            Written: the logits of the neurons that all samples share.
-        now : Pass
-
-        Returns
-        -------
-        float32 array, parallel to ``active.own.flat``
-            The logits of those that samples compute on their own; valid until the next call.
+        Logits of the neurons that all samples share are written to `common`, a float32 array [samples, shared]. Those
+        of the others are returned, parallel to ``active.own.flat``; they are valid until the next call.
         """
         own = self._pairs.logits(groups, active.own, inputs, now)
         offsets = NOTHING
         if self.config.loss == "softmax":
             offsets = self._shared.offsets(active.shared, len(common))
             self._buffers.note("output corrections", self._shared.corrections)
-        shared_logits(self.table, active.shared, offsets, inputs.dense, common, now.threads, now.rule.owed)
+        shared_logits(self.table, active.shared, offsets, inputs.vectors, common, now.threads, now.rule.owed)
         if len(offsets):
             certain = active.certain
             remove_offsets(common, offsets, certain.begin, certain.end, certain.flat, now.threads)
@@ -354,25 +321,34 @@ class OutputLayer:
         threads : int
         """
         cross_entropy = softmax_cross_entropy if self.config.loss == "softmax" else logistic_cross_entropy
-        sets, options = self._active_sets(batch, active, common, own)
-        cross_entropy(*sets, scale, loss, hit, threads, **options)
+        cross_entropy(self._active_sets(batch, active, common, own), scale, loss, hit, threads)
 
-    def _active_sets(self, batch, active, common, own):
-        """The logits, the labels among them and their targets, as the kernels in `losses` take them; and options."""
+    def _active_sets(self, batch: Batch, active: ActiveSet, common: np.ndarray, own: np.ndarray) -> ActiveSets:
+        """Return the logits, the labels among them and their targets, as the kernels in `losses` take them."""
         stands_for = None
         if self.config.label_smoothing or self.config.loss != "softmax":
             stands_for = self._shared.weights(active.shared, len(common))
             self._buffers.note("output corrections", self._shared.corrections)
-        runs = active.own.begin, active.own.end, batch.label_ptr, active.places
-        options = {"smoothing": self.config.label_smoothing, "weight": stands_for, "certain": active.certain}
-        return (common, len(active.shared), own, *runs, self.targets(batch)), options
+        return ActiveSets(
+            common,
+            len(active.shared),
+            own,
+            active.own.begin,
+            active.own.end,
+            batch.label_ptr,
+            active.places,
+            self.targets(batch),
+            smoothing=self.config.label_smoothing,
+            weight=stands_for,
+            certain=active.certain,
+        )
 
     def candidate_weights(self, active: ActiveSet, n: int) -> np.ndarray:
-        """Return how many neurons each shared one stands for in a batch of n samples; empty if nothing is corrected."""
+        """Return how many neurons each shared one stands for in a batch of n samples; empty without a correction."""
         return self._shared.weights(active.shared, n)
 
     def targets(self, batch: Batch) -> np.ndarray:
-        """Return what each label of the batch is multiplied by in its sample's loss, a float32 array [labels]."""
+        """Return the target of each label of the batch in its sample's loss, a float32 array [labels]."""
         if self._label_weights is None and self.config.label_weights != "none":
             raise RuntimeError("label weights by propensity need set_label_weights() before training")
         if self._label_weights is None:
@@ -384,32 +360,25 @@ class OutputLayer:
         return targets
 
     def scale_deltas(self, factor: float) -> None:
-        """Multiply the gradient that ``step`` starts from, and with it that of every parameter of the network."""
+        """Multiply the gradient that ``step`` starts from, and so the gradient of every parameter of the network."""
         assert self._active is not None, "scale_deltas comes after forward"
         _, own, _, common = self._active
-        # Places that no pair has hold anything, even infinity.
+        # Places without a pair may hold anything, even infinity.
         with np.errstate(invalid="ignore"):
             own *= factor
             common *= factor
 
     def step(self, inputs: Activations, gradient: SampleGradient, now: Pass) -> None:
-        """Update the parameters after ``forward``.
+        """Update the parameters after ``forward``, and write the gradient with respect to its `inputs` to `gradient`.
 
-        Parameters
-        ----------
-        inputs : Activations
-            What ``forward`` was given.
-        gradient : SampleGradient
-            Receives the loss's gradient with respect to it.
-        now : Pass
-            What ``forward`` was given; its rule may be another.
+        `now` is the pass of ``forward``, possibly with another rule.
         """
         assert self._active is not None, "step comes after forward"
         self.step_by(*self._active, inputs, gradient, now)
 
     def step_by(
         self,
-        groups: PairGroups | TouchedRows,
+        groups: Groups,
         own: np.ndarray,
         shared: np.ndarray,
         common: np.ndarray,
@@ -417,18 +386,24 @@ class OutputLayer:
         gradient: SampleGradient,
         now: Pass,
     ) -> None:
-        """Do what ``step`` does for a batch with these active neurons and gradients of their logits."""
+        """Do what ``step`` does, for a batch with these active neurons and gradients of their logits."""
         self._pairs.step(groups, own, inputs, gradient, now)
-        shared_step(self.table, shared, common, inputs.dense, gradient, now.rule, now.threads)
+        shared_step(self.table, shared, common, inputs.vectors, gradient, now.rule, now.threads)
 
-    def _own_pairs(self, batch, inputs, shared, iteration, threads):
-        """Neurons active for single samples, and the shared neurons that samples found themselves (places, or None)."""
+    def _own_pairs(
+        self, batch: Batch, inputs: Activations, shared: np.ndarray, iteration: int, threads: int
+    ) -> tuple[Ragged, Ragged | None]:
+        """Return the neurons of each sample alone, and the places of the shared ones that it found itself.
+
+        The places are None if samples have no neurons of their own, or share none.
+        """
         n, budget = len(batch), self.config.budget
         if not self._has_own:
             nowhere = self._buffers.array("output no pairs", (n,), dtypes.OFFSET)
             return Ragged(NOBODY, nowhere, nowhere), None
         labels = Ragged(batch.labels, batch.label_ptr[:-1], batch.label_ptr[1:])
         if self.config.uses_tables:
+            assert self.index is not None, "training needs make_index()"
             own = self.index.draw(self._pairs, inputs, labels, budget, iteration, threads)
         elif self.config.uses_search:
             own = self._pairs.best(inputs, labels, budget, threads)
@@ -446,32 +421,26 @@ class OutputLayer:
         return own._replace(end=own.begin + counts), Ragged(places.reshape(-1), own.begin, own.begin + taken)
 
     def state(self) -> dict[str, np.ndarray | BFloat16View]:
-        """Return writable views of all parameters and of what the optimizer keeps of them, by name."""
+        """Return writable views of the parameters and of what the optimizer keeps of them, by name."""
         return self.table.state()
 
 
 UNSEEN = 0.1
-"""What the random weights of a label without training samples are multiplied by where the others' come from theirs: it
-must not outshine labels with a vector that means something."""
+"""With init "mean", and for new labels: scale of the random weights of labels that have no training samples, so that
+they do not outscore the others."""
 
 
 def new_labels(table: RowTable, first: int, loss: str) -> None:
-    """Start the rows of labels that a trained layer has not known so that they take no known label's place.
+    """Start the rows of new labels in a trained layer so that they do not replace known labels in predictions.
 
-    With ``"bce"`` they say of every sample what an average label's bias says: random weights, at `UNSEEN` of their
-    length, tell one from another. Behind a softmax only differences between logits mean anything, and trained labels
-    score far below 0 the samples that are not theirs: there the mean of all rows comes on top, which scores a sample as
-    an average label does (Hewitt, *Initializing New Word Embeddings for Pretrained Language Models*, 2021). Without it
-    new labels would at first be the best of a quarter of all samples, in a test of 40 beside 80; with it, with bce, the
-    mean row would be more to unlearn.
+    With the loss ``"bce"`` new labels have the mean bias of all others, and random weights, at `UNSEEN` of their
+    length, which tell them apart. With a softmax only differences between logits count, and a trained label scores far
+    below 0 for samples that do not have it. So the mean of all rows is added, which scores a sample as an average label
+    does (Hewitt, *Initializing New Word Embeddings for Pretrained Language Models*, 2021). Without it new labels would
+    at first be the best ones for a quarter of all samples, in a test that added 40 labels to 80. With bce the mean row
+    would only be more to unlearn.
 
-    Parameters
-    ----------
-    table : RowTable
-        Its rows from `first` on have random weights, which are replaced, and nothing else.
-    first : int
-    loss : str
-        As of `OutputConfig`.
+    The rows of `table` from `first` on have random weights, which are replaced, and zeros.
     """
     weights, bias = table.weights, table.bias
     new = UNSEEN * weights[first:]

@@ -1,4 +1,4 @@
-"""The neurons that a whole batch computes: the labels of its samples, and draws from all neurons."""
+"""The neurons that all samples of a batch compute: the labels of the batch, and draws from all neurons."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ import numpy as np
 from slide.config import OutputConfig
 from slide.kernels import dtypes
 from slide.kernels.active import draw_uniform, sorted_unique
+from slide.system.random import philox
 
 CERTAIN = 1 - 1e-12
-"""The largest probability whose complement's logarithm is taken."""
+"""Largest probability p for which log(1 - p) is computed."""
 
 BLOCK = 1 << 16
-"""Neurons whose corrections are worked out at a time."""
+"""Number of neurons whose corrections are computed at a time."""
 
 
 class SharedCandidates:
-    """Which neurons every sample of a batch computes, and how probable it was that they would be.
+    """The neurons that every sample of a batch computes, and how probable it was that they are among them.
 
     Parameters
     ----------
     n_labels : int
+        Number of neurons.
     config : OutputConfig
+        The layer's settings.
     seed : int
-        Keys the draws, with the iteration.
+        Key of the draws, with the iteration.
 
     Attributes
     ----------
     frequency : float64 array [n_labels] or None
-        Share of the training samples that have each label.
+        Share of the training samples that have each label; None before they are set.
     floor : float
-        Share that half a training sample is of all: what a label counts for at least where no label may count for
-        nothing, in draws by frequency and in the logarithm of a frequency.
+        Share of the training samples that is half a sample. It is the lowest frequency that counts wherever a zero is
+        not allowed: in draws by frequency, and in the logarithm of a frequency.
     corrections : float32 array [2, n_labels or 0]
-        Of every neuron, for a batch as large as the largest so far: what ``offsets`` and ``weights`` look up.
+        Offsets and weights of all neurons for a batch as large as the largest so far; ``offsets`` and ``weights`` look
+        them up.
     """
 
     def __init__(self, n_labels: int, config: OutputConfig, seed: int):
@@ -48,8 +52,8 @@ class SharedCandidates:
         self.corrections = np.zeros((2, 0), dtypes.VALUE)
         self._samples_of_corrections = -1
 
-    def set_frequency(self, frequency: np.ndarray, samples: int | None = None) -> None:
-        """Take the labels' frequencies; see `slide.model.output.OutputLayer.set_label_frequency`."""
+    def set_frequency(self, frequency: np.ndarray, samples: float | None = None) -> None:
+        """Set the labels' frequencies; see `slide.model.output.OutputLayer.set_label_frequency`."""
         frequency = np.asarray(frequency, np.float64)
         if frequency.shape != (self.n_labels,) or not ((frequency >= 0) & (frequency <= 1)).all():
             raise ValueError(f"frequency must be {self.n_labels} shares from 0 to 1")
@@ -64,23 +68,13 @@ class SharedCandidates:
             self._cumulative = np.cumsum(np.maximum(frequency, self.floor) ** self.config.tail_power)
 
     @property
-    def _draws_by_frequency(self):
+    def _draws_by_frequency(self) -> bool:
         return self.config.uses_tail and self.config.tail_power > 0
 
     def ids(self, labels: np.ndarray, iteration: int) -> np.ndarray:
-        """Return the neurons active for every sample of a batch, ascending; the same for the same iteration.
+        """Return the neurons that all samples of a batch compute, an ascending int32 array, valid until the next call.
 
-        They are valid until the next call.
-
-        Parameters
-        ----------
-        labels : int32 array
-            Of all samples of the batch.
-        iteration : int
-
-        Returns
-        -------
-        int32 array
+        `labels` are those of all samples. Draws depend only on the seed and the iteration.
 
         Raises
         ------
@@ -99,36 +93,31 @@ class SharedCandidates:
             self._draw(ids[labelled:], iteration)
         return ids[: sorted_unique(ids, scratch, self.n_labels)]
 
-    def _draw(self, out, iteration):
+    def _draw(self, out: np.ndarray, iteration: int) -> None:
         """Write the tail: draws with replacement, uniform or by frequency."""
         if not self._draws_by_frequency:
             draw_uniform(out, self.n_labels, self._seed, iteration)
             return
         if self._cumulative is None:
             raise RuntimeError("drawing neurons by frequency needs set_label_frequency() before training")
-        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, iteration], np.uint64)))
+        rng = philox(self._seed, iteration)
         at = rng.random(self.config.tail) * self._cumulative[-1]
-        at.sort()  # what stands side by side in the caches is then looked up side by side
+        at.sort()  # neighbours are then looked up one after the other, while they are in the caches
         drawn = np.searchsorted(self._cumulative, at, side="right")
-        # Rounding may put the product at the very end.
+        # Rounding may put the product at the very end, where there is no neuron.
         np.minimum(drawn, self.n_labels - 1, out=out, casting="same_kind")
 
     def log_probability(self, ids: np.ndarray, n: int) -> np.ndarray:
-        """Return the log of the probability that each of some neurons is shared by a batch; empty if not corrected.
+        """Return the log of the probability that a batch of `n` samples shares each of some neurons.
 
-        One is in unless none of the batch's n samples has it as a label and no draw of the tail hits it. Where there
-        is no tail a label has at least the probability that half a training sample gives it: what no training sample
-        has would otherwise, if it turns up after all, stand for more neurons than there are.
-
-        Parameters
-        ----------
-        ids : int32 array [ids]
-        n : int
-            Samples of the batch.
+        A neuron is shared unless no sample has it as a label and no draw of the tail hits it. Without a tail a label
+        has at least the probability that half a training sample gives it. If a label that no training sample has then
+        turns up after all, it does not stand for more neurons than there are.
 
         Returns
         -------
         float64 array [ids] or [0]
+            Logarithms; empty without a correction.
 
         Raises
         ------
@@ -148,31 +137,30 @@ class SharedCandidates:
             log_absent += n * np.log1p(-np.minimum(frequency, CERTAIN))
         if config.uses_tail:
             log_absent += config.tail * np.log1p(-np.minimum(self._draw_probability(ids), CERTAIN))
-        # expm1 keeps the rare labels' tiny probabilities.
+        # expm1 keeps the tiny probabilities of rare labels.
         return np.log(-np.expm1(log_absent))
 
     def offsets(self, ids: np.ndarray, n: int) -> np.ndarray:
-        """Return what the logQ correction adds to the logits of some neurons; empty if not corrected.
+        """Return what the logQ correction adds to the logits of some neurons: minus ``log_probability``, as float32.
 
-        Minus ``log_probability``, to which its parameters and errors belong, as float32; looked up where the batch is
-        as large as the largest so far.
+        If the batch is as large as the largest so far, it is looked up in `corrections`.
         """
         return self._correction(ids, n, 0)
 
     def weights(self, ids: np.ndarray, n: int) -> np.ndarray:
-        """Return how many neurons each of some stands for, one over its probability; otherwise as ``offsets``."""
+        """Return how many neurons each of some neurons stands for: 1 / probability, looked up as in ``offsets``."""
         return self._correction(ids, n, 1)
 
-    def _correction(self, ids, n, which):
+    def _correction(self, ids: np.ndarray, n: int, which: int) -> np.ndarray:
         if n > self._samples_of_corrections:
-            # Most batches are as large as the first: what is worked out once for all neurons serves them all.
+            # Most batches are as large as the first, so corrections of all neurons are computed once.
             self.corrections, self._samples_of_corrections = self._of_everyone(n), n
         if n < self._samples_of_corrections:
             return _as_offsets(self.log_probability(ids, n))[which]
         table = self.corrections[which]
         return table[ids] if len(table) else table
 
-    def _of_everyone(self, n):
+    def _of_everyone(self, n: int) -> np.ndarray:
         if not len(self.log_probability(np.arange(1), n)):
             return np.zeros((2, 0), dtypes.VALUE)
         table = np.empty((2, self.n_labels), dtypes.VALUE)
@@ -181,13 +169,14 @@ class SharedCandidates:
             block[:] = _as_offsets(self.log_probability(np.arange(first, first + block.shape[1]), n))
         return table
 
-    def _draw_probability(self, ids):
-        """Probability that one draw of the tail is each of some neurons."""
+    def _draw_probability(self, ids: np.ndarray) -> np.ndarray:
+        """Return the probability that one draw of the tail is each of some neurons."""
         if not self._draws_by_frequency:
             return np.full(len(ids), 1 / self.n_labels)
+        assert self.frequency is not None and self._cumulative is not None
         return np.maximum(self.frequency[ids], self.floor) ** self.config.tail_power / self._cumulative[-1]
 
 
-def _as_offsets(log_probability):
-    """Offsets and weights of neurons."""
+def _as_offsets(log_probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the offsets and weights of neurons."""
     return (-log_probability).astype(dtypes.VALUE), np.exp(-log_probability).astype(dtypes.VALUE)

@@ -1,4 +1,4 @@
-"""LayerStack: the layers of a network and what they share."""
+"""LayerStack: the layers of a network, with their optimizer and memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from slide.system.guard import SETTLING
 from slide.system.memory import check_fit
 
 BLOCK = 4096
-"""Samples whose hidden vectors are in memory at a time."""
+"""Number of samples whose hidden vectors are in memory at a time."""
 
 Layer = HiddenLayer | OutputLayer
 
@@ -39,26 +39,30 @@ class LayerStack:
     Parameters
     ----------
     n_features, n_labels : int
-        From 1 to 2**31 - 1.
+        Numbers of features and labels, from 1 to 2**31 - 1.
     config : NetworkConfig
+        The settings.
     threads : int, optional
-        By default all cores that this process may use.
+        Number of threads. Default: all cores that this process may use.
     trainable : bool
-        False leaves out the optimizer's moments and the hash tables.
+        False leaves out the optimizer's moments and the hash tables. Default: True.
     storage : MappedStorage, optional
-        Where the parameter rows are already, for a network that only predicts.
+        Parameter rows in a file, for a network that only predicts. Default: new rows in memory.
 
     Attributes
     ----------
     hidden : list of HiddenLayer
+        The hidden layers, from the features upward.
     output : OutputLayer
+        The output layer.
     optimizer : Optimizer
+        The optimizer, which counts the steps.
     feature_weights : float32 array [n_features] or None
-        Factors of the features; None where ``config.feature_weights`` is ``"none"``.
+        Factors of the features; None if ``config.feature_weights`` is ``"none"``.
     buffers : Buffers
         Named large memory of all layers.
     weights_version : int
-        Counts how often weights have changed other than by training steps.
+        Number of times that weights have changed other than by training steps.
 
     Raises
     ------
@@ -140,7 +144,7 @@ class LayerStack:
         """Number of batches trained on so far."""
         return self.optimizer.step
 
-    # What a rank has of a network that several ranks share; here, everything.
+    # Which part of a network this process has, if several ranks share the network. Here, all of it.
 
     @property
     def label_rows(self) -> range | None:
@@ -148,12 +152,9 @@ class LayerStack:
         return None
 
     def rows_here(self, array: str) -> tuple[int, range] | None:
-        """Return how many rows an array has in the whole network and which of them are here; None if all are.
+        """Return how many rows an array has in the whole network, and which of them are here; None if all are here.
 
-        Parameters
-        ----------
-        array : str
-            Name of the array, such as ``"output.weights"``.
+        `array` is a name such as ``"output.weights"``.
         """
         if self.label_rows is None or not array.startswith("output."):
             return None
@@ -186,13 +187,7 @@ class LayerStack:
         return {f"{layer.name}.{name}": layer.state()[name] for layer in self for name in ("weights", "bias")}
 
     def parameters(self, *, moments: bool) -> dict[str, np.ndarray | BFloat16View]:
-        """Return views of everything the network computes with, by the names of their files.
-
-        Parameters
-        ----------
-        moments : bool
-            Whether to include what the optimizer keeps of each weight.
-        """
+        """Return views of all parameters, and with `moments` of what the optimizer keeps of them, by file name."""
         arrays: dict[str, np.ndarray | BFloat16View] = {}
         if self.feature_weights is not None:
             arrays["feature_weights"] = self.feature_weights
@@ -203,12 +198,12 @@ class LayerStack:
         return arrays
 
     def weights_changed(self) -> None:
-        """Take note that weights have changed other than by a training step: search indexes no longer fit them."""
+        """Record that weights have changed other than by a training step, so that search indexes no longer fit."""
         self.weights_version += 1
 
     def grow(self, n_labels: int) -> None:
-        """Make an output layer with more labels that goes on from the one there is; see `Network.grow`."""
-        # No row is then behind from before the new ones were there.
+        """Replace the output layer by one with more labels that goes on from it; see `Network.grow`."""
+        # So that no row is behind when new rows, which missed no step, join.
         self.settle()
         old = self.output
         output = self._make_output(n_labels, old.table.dim, Storage.of(self.config))
@@ -220,7 +215,7 @@ class LayerStack:
 
     # From samples to hidden vectors.
 
-    def checked(self, X: csr_matrix) -> csr_matrix:
+    def checked(self, X: csr_matrix | np.ndarray) -> csr_matrix:
         """Return samples as the network reads them.
 
         Raises
@@ -228,7 +223,7 @@ class LayerStack:
         DataError
             `X` is not a matrix, or has a value that is not finite.
         ValueError
-            It has another number of columns.
+            `X` has another number of columns.
         """
         X = as_float32_csr(X, "X")
         if X.shape[1] != self.n_features:
@@ -236,17 +231,10 @@ class LayerStack:
         return X
 
     def reader(self, X: csr_matrix, Y: csr_matrix | None, batch_size: int) -> BatchReader:
-        """Return a reader of batches that weighs and scales the features as this network wants them.
-
-        Parameters
-        ----------
-        X : csr_matrix of float32, shape (n, n_features)
-        Y : csr_matrix, shape (n, n_labels), or None
-        batch_size : int
-        """
+        """Return a reader of batches; see `slide.model.base.BaseNetwork.reader`."""
         return BatchReader(X, Y, batch_size, normalize=self.config.normalize, weights=self.feature_weights)
 
-    def layer_inputs(self, X: csr_matrix) -> list[Activations]:
+    def layer_inputs(self, X: csr_matrix | np.ndarray) -> list[Activations]:
         """Return what each layer reads for some samples; see `Network.layer_inputs`."""
         self.settle()
         X = self.checked(X)
@@ -258,20 +246,19 @@ class LayerStack:
         return activations
 
     def hidden_of(self, batch: Batch) -> np.ndarray:
-        """Return the last hidden layer's output for the samples of a batch, a float32 array [n, padded_dim]."""
+        """Return the hidden vectors of a batch, a float32 array [n, padded_dim]."""
         inputs = features_of(batch)
         for layer in self.hidden:
             inputs = layer.predict(inputs, self.threads)
-        assert inputs.dense is not None
-        return inputs.dense
+        return inputs.vectors
 
-    def hidden_vectors(self, X: csr_matrix, *, append_one: bool = False) -> np.ndarray:
-        """Return what the output layer is multiplied with; see `Network.hidden_vectors`."""
+    def hidden_vectors(self, X: csr_matrix | np.ndarray, *, append_one: bool = False) -> np.ndarray:
+        """Return the hidden vectors of some samples; see `Network.hidden_vectors`."""
         X, units = self.checked(X), self.output.table.dim
         vectors = np.ones((X.shape[0], units + append_one), dtypes.VALUE)
         for first in range(0, len(vectors), BLOCK):
             block = slice(first, first + BLOCK)
-            vectors[block, :units] = self.layer_inputs(X[block])[-1].dense[:, :units]
+            vectors[block, :units] = self.layer_inputs(X[block])[-1].vectors[:, :units]
         return vectors
 
     # Figures.
@@ -288,4 +275,4 @@ class LayerStack:
 
 def features_of(batch: Batch) -> Activations:
     """Return what the first hidden layer reads of a batch."""
-    return Activations(None, Ragged(batch.indices, batch.indptr[:-1], batch.indptr[1:]), batch.values)
+    return Activations.of_features(Ragged(batch.indices, batch.indptr[:-1], batch.indptr[1:]), batch.values)

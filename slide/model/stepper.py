@@ -1,4 +1,4 @@
-"""A batch's way through the layers: forward, and backward with the optimizer's step in each layer."""
+"""A batch's way through the layers: forward, then backward with the optimizer's step in each layer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from slide.system.buffers import Buffers
 
 
 class StepMemory:
-    """Memory that training steps need besides the layers, the same for every batch.
+    """Memory that training steps use in addition to that of the layers, again and again for every batch.
 
     Parameters
     ----------
     buffers : Buffers
-        Those of the layers.
+        The layers' buffers.
     n_hidden : int
         Number of hidden layers.
     """
@@ -34,11 +34,11 @@ class StepMemory:
         self._gradients: list[SampleGradient | None] = [None] * n_hidden
 
     def kept_features(self, layers: LayerStack, batch: Batch) -> Batch:
-        """Return the batch without the features that its samples leave out this time."""
+        """Return the batch without the features that input dropout leaves out at this step."""
         config = layers.config
         if not config.input_dropout:
             return batch
-        # The layers' dropout has the seeds before this one.
+        # The dropout of the layers uses the seeds before this one.
         seed = config.seed + len(layers.hidden) + 1
         indptr = self._buffers.array("kept feature offsets", batch.indptr.shape, dtypes.OFFSET)
         indices = self._buffers.array("kept features", batch.indices.shape, dtypes.INDEX)
@@ -48,7 +48,7 @@ class StepMemory:
         return Batch(indptr, indices[:kept], values[:kept], batch.label_ptr, batch.labels)
 
     def gradient(self, hidden: list[HiddenLayer], i: int, n: int) -> SampleGradient:
-        """Return where the gradient with respect to hidden layer i's output is gathered, empty, for n samples."""
+        """Return the gradient with respect to hidden layer i's output, cleared, for n samples."""
         gradient, layer = self._gradients[i], hidden[i]
         if gradient is None or gradient.n_samples < n:
             gradient = SampleGradient(n, layer.padded_dim, hugepages=self._buffers.hugepages)
@@ -64,7 +64,7 @@ class Stepper:
     Parameters
     ----------
     buffers : Buffers
-        Those of the layers.
+        The layers' buffers.
     n_hidden : int
         Number of hidden layers.
     """
@@ -74,51 +74,44 @@ class Stepper:
         self._memory = StepMemory(buffers, n_hidden)
 
     def take(self, layers: LayerStack, batch: Batch, lr_factor: float) -> tuple[OutputStats, float | None]:
-        """Take one step.
-
-        Parameters
-        ----------
-        layers : LayerStack
-        batch : Batch
-        lr_factor : float
-            Factor of the configured learning rate.
+        """Take one step, at `lr_factor` times the configured learning rate.
 
         Returns
         -------
         OutputStats
             Figures of the output layer for the batch, before the step.
         float or None
-            The gradient's norm, if gradients are clipped.
+            Norm of the gradient, if gradients are clipped.
 
         Raises
         ------
         NumericalFault
-            A number is not finite, or soon would not be; see `slide.model.faults`. No step was taken, unless the message
-            says that the layers above a faulty gradient have taken theirs, which is then counted.
+            A number is not finite, or soon would not be; see `slide.model.faults`. No step was taken, unless the
+            message says that the layers above a faulty gradient have taken theirs. Such a step is counted.
         """
         now = Pass(layers.optimizer.rule(lr_factor), layers.step, layers.threads)
         activations = [features_of(self._memory.kept_features(layers, batch))]
-        peaks = [faults.check_outputs(layers, None, activations[0].values, 0.0)]
+        peaks = [faults.check_outputs(layers, None, activations[0].entries[1], 0.0)]
         for layer in layers.hidden:
             activations.append(layer.forward(activations[-1], now))
-            peaks.append(faults.check_outputs(layers, layer, activations[-1].dense, peaks[-1]))
+            peaks.append(faults.check_outputs(layers, layer, activations[-1].vectors, peaks[-1]))
         stats = layers.output.forward(batch, activations[-1], now)
         faults.check_loss(layers, stats.loss, peaks[-1])
         norm = self._clip(layers, activations, peaks, now)
         try:
             self._backward(layers, activations, peaks, now)
         finally:
-            # Rows that have taken the step say so, even where a fault kept others from it.
+            # Rows that have taken the step record it, so it counts even if a fault kept other rows from it.
             layers.optimizer.advance(lr_factor)
         return stats, norm
 
     def _clip(self, layers: LayerStack, activations: list[Activations], peaks: list[float], now: Pass) -> float | None:
-        """Scale the gradient to the configured norm if it is longer; return its norm, or None without such a limit."""
+        """Scale the gradient down to the configured norm if it is longer; return its norm, or None without a limit."""
         limit = layers.config.optimizer.clip_norm
         if limit is None:
             return None
-        # A row's gradient is made and used up in one visit, so its norm takes a backward pass of its own. No row steps
-        # in it, and the second pass reads the same weights.
+        # A row's gradient is computed and used in one visit and never stored. So the norm needs a backward pass of its
+        # own, in which no row steps; the second pass reads the same weights.
         rule = measure()
         self._backward(layers, activations, peaks, now._replace(rule=rule), stepping=False)
         norm = math.sqrt(rule.squared_norm)
@@ -128,17 +121,24 @@ class Stepper:
         return norm
 
     def _backward(
-        self, layers: LayerStack, activations: list[Activations], peaks: list[float], now: Pass, *, stepping: bool = True
+        self,
+        layers: LayerStack,
+        activations: list[Activations],
+        peaks: list[float],
+        now: Pass,
+        *,
+        stepping: bool = True,
     ) -> None:
-        """Carry the gradient from the output down; every layer takes the step of the rule on the way."""
-        hidden, n = layers.hidden, len(activations[-1].dense)
+        """Carry the gradient from the output down; each layer on the way takes the step of the rule."""
+        hidden, n = layers.hidden, activations[-1].n_samples
         gradient = self._memory.gradient(hidden, -1, n)
         layers.output.step(activations[-1], gradient, now)
         for i in reversed(range(len(hidden))):
-            layer, out = hidden[i], activations[i + 1].dense
+            layer, out = hidden[i], activations[i + 1].vectors
             dout = self._buffers.array(f"{layer.name} gradient sum", out.shape, dtypes.VALUE)
             gradient.sum_into(dout, out if layer.relu else None, now.threads)
             faults.check_gradient(layers, i, dout, peaks[i], stepped=stepping)
             below = self._memory.gradient(hidden, i - 1, n) if i else None
             layer.step(activations[i], dout, below, now)
-            gradient = below
+            if below is not None:
+                gradient = below

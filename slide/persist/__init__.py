@@ -1,4 +1,4 @@
-"""Saved networks: folders, shards, safetensors. Every file is checked before it is used, and none is executed.
+"""Saved networks: folders, shards, safetensors. Every file is checked before it is used; none is executed.
 
 ================  ============================================================
 `format`          what the files are: names, manifest, arrays
@@ -6,7 +6,7 @@
 `shards`          arrays in several files, which several processes write and read
 `safetensors`     a network in one file, for other programs
 `vectors`         the output layer as a plain matrix, for other libraries
-`saved_network`   save, describe, load and restore, whichever kind of files there is
+`saved_network`   save, describe, load and restore a network, whichever kind of files it has
 `archive`         a saved network as bytes, for pickles and copies
 ================  ============================================================
 """

@@ -1,6 +1,6 @@
 """A network as bytes: its saved folder in an uncompressed zip file, for pickles and copies.
 
-What is inside is what `slide.persist.saved_network` writes and checks; nothing in it is executed when it is read.
+The zip file has the files that `slide.persist.saved_network` writes and checks. Reading it executes nothing.
 """
 
 from __future__ import annotations
@@ -14,24 +14,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from slide.model.base import BaseNetwork
-from slide.model.stack import LayerStack
 from slide.persist import saved_network
 from slide.persist.checks import CheckpointError
 
 N = TypeVar("N", bound=BaseNetwork)
 
 
-def pack(layers: LayerStack) -> bytes:
-    """Return a network as bytes, with the optimizer's moments if it has any.
-
-    Parameters
-    ----------
-    layers : LayerStack
-    """
+def pack(save: Callable[..., None], *, moments: bool) -> bytes:
+    """Return a network as bytes, given its ``save`` method."""
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory(prefix="slide.") as folder:
         saved = Path(folder) / "network"
-        saved_network.save(layers, saved, moments=layers.trainable)
+        save(saved, moments=moments)
         with zipfile.ZipFile(packed, "w") as archive:
             for file in sorted(saved.iterdir()):
                 archive.write(file, file.name)
@@ -39,26 +33,22 @@ def pack(layers: LayerStack) -> bytes:
 
 
 def unpack(packed: bytes, make: Callable[..., N]) -> N:
-    """Return the network that ``pack`` was given, to run on all cores this process may use.
+    """Return the network that ``pack`` was given; it uses all cores that this process may use.
 
-    Parameters
-    ----------
-    packed : bytes
-    make : callable
-        Makes the network; see `slide.persist.saved_network.load`.
+    `make` makes the network; see `slide.persist.saved_network.load`.
 
     Raises
     ------
     CheckpointError
-        The bytes are no packed network, or are damaged, incomplete or of another version.
+        The bytes are not a packed network, or are damaged, incomplete or of another version.
     """
     with tempfile.TemporaryDirectory(prefix="slide.") as folder:
         try:
             with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-                # As they were packed: no file is larger than the bytes that stand for it.
+                # `pack` compresses nothing. A compressed file could be far larger than the bytes that hold it.
                 if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                     raise zipfile.BadZipFile("a file in it is compressed")
                 archive.extractall(folder)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
-            raise CheckpointError(f"these bytes are no packed network: {error}") from None
+            raise CheckpointError(f"these bytes are not a packed network: {error}") from None
         return saved_network.load(folder, make)

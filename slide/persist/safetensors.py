@@ -1,8 +1,8 @@
-"""Networks in one safetensors file, which other programs read too.
+"""Networks in one safetensors file, which other programs can read too.
 
-A ``.safetensors`` file has the arrays of a saved network under the names that `slide.persist.saved_network` gives them, all
-float32, and in its metadata, under ``slide``, what ``network.json`` says. Weights alone: it is for exchange and
-prediction. It takes the package safetensors, an extra.
+A ``.safetensors`` file has the arrays of a saved network under the names of `slide.persist.format`, all float32. Its
+metadata have, under ``slide``, what ``network.json`` says. It has weights only, for exchange and prediction. It needs
+the package safetensors, an extra.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -21,24 +22,20 @@ from slide.persist.format import manifest
 from slide.system.extras import load_extra
 
 KEY = "slide"
-"""Of the metadata."""
+"""Key of the description in the file's metadata."""
 
 
 def save_safetensors(layers: LayerStack, path: str | os.PathLike) -> None:
     """Write a network's weights to a safetensors file, which appears complete or not at all.
 
-    Parameters
-    ----------
-    layers : LayerStack
-        The weights are copied in memory while they are written.
-    path : path-like
+    The weights are copied in memory while they are written.
 
     Raises
     ------
     MissingExtra
         The package safetensors is missing.
     OSError
-        The file cannot be written; what was there before is as it was.
+        The file cannot be written; a file of that name from before is unchanged.
     """
     path = Path(path)
     save = _package("safetensors.numpy").save
@@ -49,11 +46,7 @@ def save_safetensors(layers: LayerStack, path: str | os.PathLike) -> None:
 
 
 class SafetensorsFile:
-    """A network in a safetensors file, read as a folder of arrays is; see `slide.persist.saved_network.open_arrays`.
-
-    Parameters
-    ----------
-    path : Path
+    """A network in a safetensors file, read in the same way as a folder; see `slide.persist.format.Source`.
 
     Raises
     ------
@@ -73,12 +66,12 @@ class SafetensorsFile:
             raise CheckpointError(f"{path}: {error}; the file is damaged, or no safetensors file") from None
 
     def about(self) -> object:
-        """Return what ``network.json`` would say."""
+        """Return what ``network.json`` would say in a folder."""
         text = (self._file.metadata() or {}).get(KEY)
         if text is None:
             raise CheckpointError(
                 f"{self.manifest}: has no {KEY!r} in its metadata, so that the network's configuration is not known. "
-                "Vectors from elsewhere can be the start of a network: Network.initialize(features, labels)"
+                "To start a network from vectors of another program, call Network.initialize(features, labels)"
             )
         try:
             return json.loads(text)
@@ -96,17 +89,11 @@ class SafetensorsFile:
         return int(np.prod(self._file.get_slice(name).get_shape())) * dtypes.VALUE.itemsize
 
     def read(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Return the array of that name.
-
-        Raises
-        ------
-        CheckpointError
-            It is not there, or not as expected.
-        """
+        """Return an array; CheckpointError if it is not there, or not as expected."""
         if not self.size(name):
             raise CheckpointError(f"{self.manifest} has no array {name!r}")
         return checked(self.name(name), self._file.get_tensor(name), shape, dtype)
 
 
-def _package(name):
+def _package(name: str) -> ModuleType:
     return load_extra(name, "safetensors", "a .safetensors file")

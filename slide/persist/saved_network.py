@@ -1,6 +1,6 @@
-"""Saved networks: written, described, loaded and restored, whichever kind of files they have.
+"""Saved networks: write, describe, load and restore them, whichever kind of files they have.
 
-`slide.persist.format` says what the files are.
+`slide.persist.format` describes the files.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import contextlib
 import json
 import os
 from collections.abc import Callable
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +35,7 @@ from slide.persist.format import (
     NEVER_NEGATIVE,
     ONE_FILE,
     READABLE,
+    Arrays,
     Folder,
     Source,
     in_rows,
@@ -59,12 +62,7 @@ def save(
     serving: bool = False,
     beside: dict[str, bytes] | None = None,
 ) -> None:
-    """Write a network to a folder or a file; see `Network.save` for the parameters and the errors.
-
-    Parameters
-    ----------
-    layers : LayerStack
-    """
+    """Write a network to a folder or a file; see `Network.save` for the parameters and the errors."""
     path = Path(path)
     if moments and serving:
         raise ValueError("a network for serving has no moments; save it twice, under two names")
@@ -78,31 +76,28 @@ def save(
         raise fault.with_context(f"{path} was not written: ") from None
     if path.suffix == ONE_FILE:
         if moments or serving or beside:
-            raise ValueError(f"{path}: a {ONE_FILE} file has weights alone; choose a folder's name for anything else")
+            raise ValueError(f"{path}: a {ONE_FILE} file has only weights; to save more, choose the name of a folder")
         save_safetensors(layers, path)
         return
     with new_folder(path) as folder:
         for name, content in (beside or {}).items():
-            write_file(folder / name, lambda file, content=content: file.write(content))
+            write_file(folder / name, methodcaller("write", content))
         write(layers, folder, moments=moments, serving=serving)
 
 
 def check_destination(path: str | os.PathLike) -> None:
-    """Refuse a place where something is that is neither a saved network nor left by a run that has yet to save one.
-
-    Parameters
-    ----------
-    path : path-like
+    """Refuse to overwrite what is not a saved network.
 
     Raises
     ------
     FileExistsError
-        Such a place.
+        `path` exists, is not a saved network, and is not a folder with only the history of a run that was killed before
+        it saved a network.
     """
     path = Path(path)
     if not path.exists() or (path / MANIFEST).is_file():
         return
-    # A run that was killed has left no more than its history.
+    # A run that was killed before it saved a network has left only its history.
     ours = path.is_dir() and all(file.name in (HISTORY, FORMER_HISTORY) for file in path.iterdir())
     if path.suffix == ONE_FILE:
         with contextlib.suppress(CheckpointError):
@@ -112,24 +107,16 @@ def check_destination(path: str | os.PathLike) -> None:
 
 
 def write(layers: LayerStack, folder: Path, *, moments: bool, serving: bool = False) -> None:
-    """Write a network's files to a folder that there is, as it stands: rows that are behind stay behind.
-
-    Parameters
-    ----------
-    network : Network
-    folder : Path
-    moments, serving : bool
-        As for ``save``.
-    """
+    """Write a network's files to an existing folder, as the network is now: rows that are behind stay behind."""
     arrays = layers.parameters(moments=moments)
     if moments:
         arrays |= training_arrays(layers)
     if serving:
         arrays = {name: array for name, array in arrays.items() if name not in in_rows(layers)}
         for layer in layers:
-            write_file(folder / f"{layer.name}.rows.npy", lambda file, layer=layer: write_rows(file, layer.table))
+            write_file(folder / f"{layer.name}.rows.npy", partial(write_rows, table=layer.table))
     for name, array in arrays.items():
-        write_file(folder / f"{name}.npy", lambda file, array=array: write_array(file, array))
+        write_file(folder / f"{name}.npy", partial(write_array, array=array))
     text = json.dumps(manifest(layers, moments=moments, layout="rows" if serving else "arrays"), indent=2)
     write_file(folder / MANIFEST, lambda file: file.write(text.encode()))
 
@@ -137,13 +124,9 @@ def write(layers: LayerStack, folder: Path, *, moments: bool, serving: bool = Fa
 def load(
     path: str | os.PathLike, make: Callable[..., N], *, threads: int | None = None, mmap: bool = False
 ) -> N:
-    """Read a saved network; see `Network.load` for the other parameters and the errors.
+    """Read a saved network; see `Network.load` for the parameters and the errors.
 
-    Parameters
-    ----------
-    path : path-like
-    make : callable
-        Makes the network: `Network`, or a class with its parameters.
+    `make` makes the network: `Network`, or a class with the same parameters.
     """
     path = Path(path)
     about, source = describe(path), open_arrays(path)
@@ -159,7 +142,7 @@ def load(
         rows = source.read(f"{name}.rows", (n,), RowTable.record_dtype(dim, precision))
         if mmap and rows.ctypes.data % 64:
             raise CheckpointError(
-                f"{source.name(f'{name}.rows')}: the rows begin at no multiple of 64 bytes, so they cannot be mapped; "
+                f"{source.name(f'{name}.rows')}: the rows do not begin at a multiple of 64 bytes and cannot be mapped; "
                 "load the network with mmap=False and save it again"
             )
         return rows
@@ -167,7 +150,7 @@ def load(
     if mmap and not as_rows:
         raise CheckpointError(
             f"{path} was not saved for serving, so it cannot be mapped; save it with serving=True, or write a copy "
-            f"that can: slide export {path} COPY --serving"
+            f"for serving: slide export {path} COPY --serving"
         )
     check_sizes(source, n_features, n_labels, config, rows=as_rows)
     if trainable:
@@ -185,26 +168,27 @@ def load(
 
 
 def restore(network: BaseNetwork, path: Path) -> None:
-    """Make a network what a saved one with moments is, to the bit; its weights and everything it has learnt are lost.
+    """Make a network equal, to the bit, to a saved one with moments; what it has learnt is lost.
 
     Parameters
     ----------
     network : BaseNetwork
-        Trainable, and of the saved network's sizes and configuration. Where it has the neurons of some labels alone,
+        Trainable, and of the saved network's sizes and configuration. If it has the neurons of only some labels, only
         those are read.
     path : Path
+        Folder of the saved network.
 
     Raises
     ------
     CheckpointError
-        The folder is damaged, incomplete or of another version, or is of another network. If it is damaged, the
-        network is not to be used.
+        The folder is damaged, incomplete, of another version or of another network. If it is damaged, `network` must
+        not be used any more.
     """
     about = describe(path)
     found = tuple(about.get(name) for name in ("n_features", "n_labels", "moments"))
     if found != (network.n_features, network.n_labels, True) or not network.trainable:
         raise CheckpointError(
-            f"{path} is of a network of {found[0]} features and {found[1]} labels, moments {found[2]}; this one has "
+            f"{path} has a network of {found[0]} features and {found[1]} labels, moments {found[2]}; this one has "
             f"{network.n_features} and {network.n_labels}, and {'can' if network.trainable else 'cannot'} be trained"
         )
     source = open_arrays(path)
@@ -218,6 +202,12 @@ def describe(path: str | os.PathLike) -> dict:
     Parameters
     ----------
     path : path-like
+        Folder or ``.safetensors`` file.
+
+    Returns
+    -------
+    dict
+        As `slide.persist.format` describes it; only ``format`` and ``version`` have been checked.
 
     Raises
     ------
@@ -236,22 +226,28 @@ def describe(path: str | os.PathLike) -> dict:
     return about
 
 
+
 def open_arrays(path: Path) -> Source:
-    """Return what reads a saved network's JSON and arrays, checked: a folder's or a single file's."""
+    """Return the reader of a saved network's JSON and arrays, which checks them."""
     if path.suffix == ONE_FILE and not path.is_dir():
         return SafetensorsFile(path)
     return ShardedFolder(path) if (path / SHARDS).is_file() else Folder(path)
 
 
 class _Records:
-    """Weights and biases out of the rows that a network for serving was saved as."""
+    """Weights and biases, read from the rows of a network that was saved for serving."""
 
-    def __init__(self, source, layers, records):
+    def __init__(self, source: Source, layers: LayerStack, records: Callable[[str, int, int], np.ndarray]):
         self._source, self._records, self._in_rows = source, records, in_rows(layers)
         self._tables = {layer.name: layer.table for layer in layers}
-        self.manifest, self.name = source.manifest, source.name
+        self.manifest = source.manifest
 
-    def read(self, name, shape, dtype):
+    def name(self, name: str) -> Path | str:
+        """Return where an array is, for messages."""
+        return self._source.name(name)
+
+    def read(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | BFloat16View:
+        """Return an array; see `slide.persist.format.Source`."""
         if name not in self._in_rows:
             return self._source.read(name, shape, dtype)
         prefix, _, part = name.rpartition(".")
@@ -259,8 +255,8 @@ class _Records:
         return BFloat16View(field) if field.dtype == np.uint16 else field
 
 
-def _fill(layers: LayerStack, source: Source | _Records, about: dict) -> None:
-    """Set everything in a network that there is in a saved one, of the output layer what it has."""
+def _fill(layers: LayerStack, source: Arrays, about: dict) -> None:
+    """Read a saved network into the layers; of the output layer, only the rows that the layers have."""
     moments = about.get("moments") is True
     mapped = in_rows(layers) if layers.mapped else set()
     try:
@@ -273,15 +269,15 @@ def _fill(layers: LayerStack, source: Source | _Records, about: dict) -> None:
         read_into(target, source, name, layers)
         part = name.rpartition(".")[2]
         check_finite(source.name(name), target, negative=part not in NEVER_NEGATIVE)
-        if part == "last_step" and target.max() > step:
+        if part == "last_step" and np.max(target) > step:
             raise CheckpointError(f"{source.name(name)}: has a step after the last, {step}")
     if not moments:
         return
     try:
-        training = about["training"] if about["version"] > 1 else {"settled_at": step, "tables": {}}
+        training: dict = about["training"] if about["version"] > 1 else {"settled_at": step, "tables": {}}
         optimizer, settled_at = layers.optimizer, read_count(training, "settled_at", step)
         history = {
-            name: source.read(f"optimizer.{name}", shape, dtype)
+            name: np.asarray(source.read(f"optimizer.{name}", shape, dtype))
             for name, (shape, dtype) in optimizer.state_layout(step - settled_at).items()
         }
         for name in {"log_keep", "steps", "nodes"} & set(history):
@@ -296,7 +292,7 @@ def _fill(layers: LayerStack, source: Source | _Records, about: dict) -> None:
             elif layer.index is not None:
                 codes = layer.index.codes if read_count(state, "rebuilds") else None
                 if codes is not None:
-                    codes = source.read(f"{name}.codes", codes.shape, codes.dtype)
+                    codes = np.asarray(source.read(f"{name}.codes", codes.shape, codes.dtype))
                 layer.index.restore(state, codes, layers.threads)
     except CheckpointError:
         raise
@@ -304,21 +300,13 @@ def _fill(layers: LayerStack, source: Source | _Records, about: dict) -> None:
         raise CheckpointError(f"{source.manifest}, 'training': {error!r}") from None
 
 
-def read_into(target: np.ndarray | BFloat16View, source: Source, name: str, layers: LayerStack) -> None:
-    """Read a saved array into one that there is, of the output layer's the rows that the layers have.
-
-    Parameters
-    ----------
-    target : array or BFloat16View
-    source : object
-        From ``open_arrays``.
-    name : str
-    layers : LayerStack
+def read_into(target: np.ndarray | BFloat16View, source: Arrays, name: str, layers: LayerStack) -> None:
+    """Read a saved array into an existing one; of an array of the output layer, only the rows that the layers have.
 
     Raises
     ------
     CheckpointError
-        The array is damaged, incomplete or not what is expected.
+        The array is damaged, incomplete or not as expected.
     """
     shape, rows = target.shape, range(len(target))
     here = layers.rows_here(name.removeprefix("best."))

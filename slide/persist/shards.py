@@ -1,20 +1,21 @@
-"""Saved networks in shards: each of several processes writes the rows that it has, and reads those that it wants.
+"""A saved network in shards: each of several processes writes the rows that it has, and reads those that it needs.
 
 The format, layout ``"shards"``
 -------------------------------
-A saved network (`slide.persist.saved_network`, version 3) whose arrays are not in one file each but in shards. Beside
-``network.json`` stands ``shards.json``: ``format`` (``"slide-shards"``), ``version`` (1) and ``arrays``, by name a list
-of shards, in any order. A shard has
+A saved network (`slide.persist.format`, version 3) whose arrays are in several files each: shards. Beside
+``network.json`` is ``shards.json``: ``format`` (``"slide-shards"``), ``version`` (1) and ``arrays``, a list of shards
+for each array by its name, in any order. A shard has
 
-- ``file``: an array in NumPy's format, ``NAME.SHARE.npy``, some rows of the whole, whose other axes it has;
-- ``rows``: which rows of the whole these are, ``[start, stop, step]`` as of a Python range, or the name of a file with
-  their numbers, int64, for those that follow no rule;
-- ``crc32``: of each block of ``block`` rows, so that a reader checks what it reads without reading all.
+- ``file``: an array in NumPy's format, ``NAME.SHARD.npy``: some rows of the whole array;
+- ``rows``: which rows of the whole array these are: ``[start, stop, step]`` as of a Python range, or the name of a file
+  with their numbers, int64, if they are not a range;
+- ``crc32``: a checksum of each block of ``block`` rows, so that a reader can check the rows that it reads without
+  reading all.
 
-Who wrote how much is of no account for who reads it: any number of processes, each the rows that it asks for, or one
-that puts the whole together. Hash tables over some of the labels alone are another matter: their codes and, in
-``network.json``, where they stand have names of their own, which say of which part (``Network.table_name``); who has
-other labels builds its tables anew before the next batch.
+Reading does not depend on how many processes wrote: any number can read, each the rows it needs, and one process can
+read everything. Hash tables over only some of the labels are an exception: their codes and, in ``network.json``, their
+state have names that say which labels they cover (``LayerStack.table_name``). A process with other labels builds its
+tables anew before the next batch.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,66 +36,51 @@ from slide.files.npy import write_blocks
 from slide.kernels.bfloat16 import BFloat16View
 from slide.persist import format
 from slide.persist.checks import CheckpointError, checked
-from slide.persist.format import map_file, read_manifest
+from slide.persist.format import Arrays, map_file, read_manifest
 
 FORMAT = "slide-shards"
 VERSION = 1
 MANIFEST = "shards.json"
 
 BLOCK_BYTES = 1 << 22
-"""What is written, summed and read at a time, about."""
+"""Approximate number of bytes that are written, checked and read at a time."""
 
 Rows = range | NDArray[np.int64]
-"""Which rows of a whole a part of it has, in its order."""
+"""Numbers of some rows of a whole array, in order."""
 
 
 class Part(NamedTuple):
-    """Some rows of an array, as they are in memory.
-
-    Attributes
-    ----------
-    array : array or BFloat16View
-    rows : range or int64 array
-        Which rows of the whole these are.
-    """
+    """Some rows of an array in memory; `rows` says which rows of the whole array these are."""
 
     array: np.ndarray | BFloat16View
     rows: Rows
 
     def piece(self, piece: int, pieces: int) -> Part:
-        """Return one of so many nearly equal pieces.
-
-        Parameters
-        ----------
-        piece, pieces : int
-        """
+        """Return one of `pieces` nearly equal pieces."""
         own = even_part(len(self.rows), piece, pieces)
-        own = slice(own.start, own.stop)
+        some = slice(own.start, own.stop)
         array = self.array
-        return Part(BFloat16View(array.bits[own]) if isinstance(array, BFloat16View) else array[own], self.rows[own])
+        return Part(BFloat16View(array.bits[some]) if isinstance(array, BFloat16View) else array[some], self.rows[some])
 
 
 def even_part(n: int, part: int, parts: int) -> range:
-    """Return the part-th of so many nearly equal parts of n rows.
-
-    Parameters
-    ----------
-    n, part, parts : int
-    """
+    """Return one of `parts` nearly equal ranges of n rows."""
     return range(n * part // parts, n * (part + 1) // parts)
 
 
 def write_shard(folder: Path, name: str, shard: str, part: Part) -> dict:
-    """Write some rows of an array, to the disk itself; return the shard's entry in the manifest.
+    """Write some rows of an array and flush them to the disk; return the shard's entry in ``shards.json``.
 
     Parameters
     ----------
     folder : Path
+        Folder of the saved network.
     name : str
-        Of the array.
+        Name of the array.
     shard : str
-        Tells the shard's file from those of others.
+        Name of the shard, different for each process.
     part : Part
+        The rows.
 
     Raises
     ------
@@ -103,41 +89,34 @@ def write_shard(folder: Path, name: str, shard: str, part: Part) -> dict:
     """
     array, rows = part
     if len(array) != len(rows):
-        raise ValueError(f"{name}: {len(array)} rows, but the numbers of {len(rows)}")
+        raise ValueError(f"{name}: {len(array)} rows, but {len(rows)} row numbers")
     # bfloat16 numbers are written as float32, as in every saved network.
     dtype = np.dtype(array.dtype)
     size = max(1, BLOCK_BYTES // max(1, dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))))
-    sums = []
+    sums: list[int] = []
 
-    def write(stream):
-        def summed():
+    def write(stream: BinaryIO) -> None:
+        def summed() -> Iterator[np.ndarray]:
             for first in range(0, len(rows), size):
                 block = np.ascontiguousarray(array[first : first + size])
-                sums.append(zlib.crc32(block))
+                sums.append(zlib.crc32(block.data))
                 yield block
 
         write_blocks(stream, dtype, array.shape, summed())
 
     file = f"{name}.{shard}.npy"
     write_file(folder / file, write)
+    entry = {"file": file, "rows": None, "block": size, "crc32": sums}
     if isinstance(rows, range):
-        numbers = [rows.start, rows.stop, rows.step]
-    else:
-        numbers = f"{name}.{shard}.rows.npy"
-        write_file(folder / numbers, lambda stream: np.lib.format.write_array(stream, np.asarray(rows, np.int64)))
-    return {"file": file, "rows": numbers, "block": size, "crc32": sums}
+        return entry | {"rows": [rows.start, rows.stop, rows.step]}
+    numbers = f"{name}.{shard}.rows.npy"
+    write_file(folder / numbers, lambda stream: np.lib.format.write_array(stream, np.asarray(rows, np.int64)))
+    return entry | {"rows": numbers}
 
 
-def write_manifest(folder: Path, entries: list[dict[str, dict]]) -> None:
-    """Write ``shards.json``.
-
-    Parameters
-    ----------
-    folder : Path
-    entries : list of dict
-        Of each process that wrote shards: their entries, by array.
-    """
-    arrays = {}
+def write_manifest(folder: Path, entries: Iterable[dict[str, dict]]) -> None:
+    """Write ``shards.json``; `entries` has, for each process, the entries of its shards by array."""
+    arrays: dict[str, list[dict]] = {}
     for written in entries:
         for name, entry in written.items():
             arrays.setdefault(name, []).append(entry)
@@ -146,11 +125,7 @@ def write_manifest(folder: Path, entries: list[dict[str, dict]]) -> None:
 
 
 class ShardedFolder:
-    """The arrays of a network that was saved in shards: what `slide.persist.saved_network` reads other saved networks by.
-
-    Parameters
-    ----------
-    path : Path
+    """The files of a network that was saved in shards; see `slide.persist.format.Source`.
 
     Raises
     ------
@@ -175,7 +150,7 @@ class ShardedFolder:
 
     @property
     def names(self) -> list[str]:
-        """Of the arrays that there are."""
+        """Names of all arrays."""
         return sorted(self._shards)
 
     def about(self) -> object:
@@ -183,68 +158,37 @@ class ShardedFolder:
         return read_manifest(self._path)
 
     def name(self, name: str) -> Path:
-        """Return where an array is, for messages.
-
-        Parameters
-        ----------
-        name : str
-        """
+        """Return where an array is, for messages."""
         return self._path / name
 
     def size(self, name: str) -> int:
-        """Return the bytes that could be an array's, 0 if it is not there.
-
-        Parameters
-        ----------
-        name : str
-        """
-        # Each file once, however often a manifest lists it.
+        """Return the bytes that could be an array's, 0 if it is not there."""
+        # Count each file once, however often a manifest lists it.
         return sum({shard.file: shard.size() for shard in self._shards.get(name, ())}.values())
 
-    def read(self, name: str, shape: tuple, dtype: np.dtype) -> np.ndarray:
-        """Return a whole array.
-
-        Parameters
-        ----------
-        name : str
-        shape : tuple
-        dtype : dtype
-
-        Raises
-        ------
-        CheckpointError
-            It is not there, incomplete, damaged or not what was expected.
-        """
+    def read(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Return a whole array; CheckpointError if it is not there, incomplete, damaged or not as expected."""
         if not np.prod(shape, dtype=np.int64):
             return np.empty(shape, dtype)
-        # Before memory is allocated for what a manifest promises.
+        # Check before memory is allocated for what a manifest promises.
         if self.size(name) < int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize:
-            raise CheckpointError(f"{self.name(name)}: incomplete, its shards are not {dtype} {list(shape)} together")
+            raise CheckpointError(f"{self.name(name)}: incomplete, its shards together are not {dtype} {list(shape)}")
         whole = np.empty(shape, dtype)
         for places, values in self.blocks(name, shape, whole.dtype, range(len(whole))):
             whole[places] = values
         return whole
 
     def blocks(
-        self, name: str, shape: tuple, dtype: np.dtype, wanted: Rows
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype, wanted: Rows
     ) -> Iterator[tuple[slice | np.ndarray, np.ndarray]]:
-        """Give the wanted rows of an array, a block at a time: their places among those wanted, and their values.
+        """Yield the wanted rows of an array, a block at a time: their places among those wanted, and their values.
 
-        Of a shard's blocks those are read that have any.
-
-        Parameters
-        ----------
-        name : str
-        shape : tuple
-            Of the whole.
-        dtype : dtype
-        wanted : range or int64 array
-            Numbers of rows.
+        Only blocks with wanted rows are read. `shape` is that of the whole array.
 
         Raises
         ------
         CheckpointError
-            A row is in no shard or in two, or a shard is damaged or not what was expected.
+            A row is in no shard or in two, or a shard is damaged or not as expected.
         """
         if name not in self._shards:
             raise CheckpointError(f"{self._path / MANIFEST}: there is no {name}; the network was not saved completely")
@@ -258,30 +202,34 @@ class ShardedFolder:
             row = wanted[int(np.flatnonzero(found != 1)[0])]
             raise CheckpointError(
                 f"{self.name(name)}: row {row:,} is in {found[found != 1][0]} of the shards that {MANIFEST} lists, "
-                "expected in one; the checkpoint is incomplete or was put together from several: take an older one"
+                "expected in one; the checkpoint is incomplete or is a mixture of several: take an older one"
             )
 
 
 class _Shard:
     """A file with some rows of an array."""
 
-    def __init__(self, folder, entry):
+    def __init__(self, folder: Path, entry: dict):
         for name in {entry["file"], *([entry["rows"]] if isinstance(entry["rows"], str) else ())}:
-            # A manifest that came from elsewhere reads nothing outside its folder.
+            # A manifest may come from anywhere: it must not make us read files outside its folder.
             if not isinstance(name, str) or os.path.basename(name) != name:
-                raise ValueError(f"{name!r} is no file's name")
+                raise ValueError(f"{name!r} is not the name of a file")
         self.file, self._folder = folder / entry["file"], folder
-        self._rows = entry["rows"] if isinstance(entry["rows"], str) else range(*entry["rows"])
-        # More than any array can have raises OverflowError.
+        self._rows: str | range = entry["rows"] if isinstance(entry["rows"], str) else range(*entry["rows"])
+        # Raises OverflowError for more rows than any array can have.
         len(self._rows)
         self._block, self._sums = int(entry["block"]), list(entry["crc32"])
         if self._block < 1:
             raise ValueError(f"blocks of {self._block} rows")
 
-    def size(self):
+    def size(self) -> int:
+        """Return the bytes of the file, 0 if there is none."""
         return self.file.stat().st_size if self.file.is_file() else 0
 
-    def blocks(self, shape, dtype, finder):
+    def blocks(
+        self, shape: tuple[int, ...], dtype: np.dtype, finder: _Finder
+    ) -> Iterator[tuple[slice | np.ndarray, np.ndarray]]:
+        """Yield the wanted rows, a block at a time; see `ShardedFolder.blocks`."""
         array, rows = self._open(shape, dtype)
         for i, expected in enumerate(self._sums):
             block = slice(i * self._block, (i + 1) * self._block)
@@ -289,40 +237,41 @@ class _Shard:
             if not len(places):
                 continue
             values = np.asarray(array[block])
-            if zlib.crc32(np.ascontiguousarray(values)) != expected:
+            if zlib.crc32(np.ascontiguousarray(values).data) != expected:
                 raise CheckpointError(
                     f"{self.file}: rows {block.start:,} to {block.stop:,} are not what was written; the disk or the "
                     "copy is damaged: take an older checkpoint"
                 )
             yield _as_slice(places), values if mine is None else values[mine]
 
-    def _open(self, shape, dtype):
+    def _open(self, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, Rows]:
+        """Return the rows and their numbers, checked except for the checksums."""
         array = map_file(self.file)
-        rows = self._rows
-        if isinstance(rows, str):
-            numbers = map_file(self._folder / rows)
+        if isinstance(self._rows, str):
+            numbers = map_file(self._folder / self._rows)
             # An array without dimensions has no length; it is refused below.
             n = array.shape[:1] or (0,)
-            rows = np.asarray(checked(self._folder / rows, numbers, n, np.dtype(np.int64)))
+            rows: Rows = np.asarray(checked(self._folder / self._rows, numbers, n, np.dtype(np.int64)))
+        else:
+            rows = self._rows
         checked(self.file, array, (len(rows), *shape[1:]), np.dtype(dtype))
         if len(self._sums) != -(-len(rows) // self._block):
             raise CheckpointError(f"{self.file}: {len(self._sums)} sums for {len(rows):,} rows in {MANIFEST}")
         return array, rows
 
 
-
 class _Finder:
-    """Where rows stand among those wanted."""
+    """Finds the places of rows among those wanted."""
 
-    def __init__(self, wanted):
+    def __init__(self, wanted: Rows):
         self._wanted = wanted
         if not isinstance(wanted, range):
             self._order = np.argsort(wanted, kind="stable")
             self._sorted = np.asarray(wanted)[self._order]
 
-    def find(self, rows):
-        """Which of some rows are wanted (None for all), and their places among the wanted."""
-        rows = np.arange(rows.start, rows.stop, rows.step) if isinstance(rows, range) else np.asarray(rows)
+    def find(self, some: Rows) -> tuple[np.ndarray | None, np.ndarray]:
+        """Return which of some rows are wanted (None for all), and their places among those wanted."""
+        rows = np.arange(some.start, some.stop, some.step) if isinstance(some, range) else np.asarray(some)
         if isinstance(self._wanted, range):
             places, rest = np.divmod(rows - self._wanted.start, self._wanted.step)
             hit = (rest == 0) & (places >= 0) & (places < len(self._wanted))
@@ -333,32 +282,18 @@ class _Finder:
         return (None, places) if hit.all() else (np.flatnonzero(hit), places[hit])
 
 
-def _as_slice(places):
-    """Places as a slice where they follow each other: rows that lie together are copied faster."""
+def _as_slice(places: np.ndarray) -> slice | np.ndarray:
+    """Return consecutive places as a slice, so that their rows are copied faster; other places as they are."""
     first, last = int(places[0]), int(places[-1])
     if last - first + 1 == len(places) and (np.diff(places) == 1).all():
         return slice(first, last + 1)
     return places
 
 
-def take_rows(source, name: str, shape: tuple, dtype: np.dtype, wanted: Rows):
-    """Give the wanted rows of an array of any saved network, as ``ShardedFolder.blocks`` does.
-
-    Parameters
-    ----------
-    source : object
-        From `slide.persist.saved_network.open_arrays`.
-    name : str
-    shape : tuple
-        Of the whole.
-    dtype : dtype
-    wanted : range or int64 array
-
-    Raises
-    ------
-    CheckpointError
-        As ``ShardedFolder.blocks`` raises it.
-    """
+def take_rows(
+    source: Arrays, name: str, shape: tuple[int, ...], dtype: np.dtype, wanted: Rows
+) -> Iterator[tuple[slice | np.ndarray, np.ndarray]]:
+    """Yield the wanted rows of an array of any saved network; see `ShardedFolder.blocks`."""
     if isinstance(source, ShardedFolder):
         yield from source.blocks(name, shape, dtype, wanted)
         return

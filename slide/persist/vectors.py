@@ -14,24 +14,26 @@ from slide.persist.format import write_array
 
 
 def output_matrix(layers: LayerStack, *, centred: bool = True) -> np.ndarray:
-    """Return the output layer as a plain matrix, a row for each label, for libraries of nearest-neighbour search.
+    """Return the output layer as a plain matrix, one row per label, for libraries of nearest-neighbour search.
 
-    The last column is the biases, to be multiplied with a one: the labels of the largest inner products of rows with
-    ``network.hidden_vectors(X, append_one=True)``, hnswlib's space ``"ip"`` or FAISS's ``IndexFlatIP``, are those that
-    ``predict`` finds.
+    The last column has the biases, to be multiplied with a one. The labels whose rows have the largest inner products
+    with ``network.hidden_vectors(X, append_one=True)`` are those that ``predict`` finds; this is hnswlib's space
+    ``"ip"`` and FAISS's ``IndexFlatIP``.
 
     Parameters
     ----------
     layers : LayerStack
+        Layers of a network: ``network.layers``.
     centred : bool
-        Subtract the mean of all rows. That moves all scores of a sample alike and so changes no ranking, but graphs of
-        neighbours depend on it: rows are otherwise all much alike, from their biases above all. After two epochs on
-        delicious hnswlib finds 100 % of the five best labels with it and 60 % without, with its defaults and ef = 100.
-        Without it the inner products are the logits.
+        Subtract the mean of all rows; True by default. That moves all scores of a sample alike and changes no ranking,
+        but graphs of neighbours need it: without it all rows are much alike, above all because of their biases. After
+        two epochs on delicious, hnswlib finds 100 % of the five best labels with it and 60 % without it, with its
+        defaults and ef = 100. Without it the inner products are the logits.
 
     Returns
     -------
     float32 array [n_labels, units + 1]
+        A copy.
     """
     layers.settle()
     table = layers.output.table
@@ -49,14 +51,16 @@ def save_output_matrix(layers: LayerStack, path: str | os.PathLike, *, centred: 
     Parameters
     ----------
     layers : LayerStack
+        Layers of a network: ``network.layers``.
     path : path-like
+        Name of the file.
     centred : bool
         As for ``output_matrix``.
 
     Raises
     ------
     OSError
-        The file cannot be written; what was there before is as it was.
+        The file cannot be written; a file of that name from before is unchanged.
     """
     matrix = output_matrix(layers, centred=centred)
     write_in_place(Path(path), lambda file: write_array(file, matrix))

@@ -1,7 +1,7 @@
 """Prediction without scoring every label: a search index proposes candidates, whose rows are then scored exactly.
 
-An index is made for a trained output layer and read by any number of threads. It is of no use once the layer's weights
-have changed: the network that owns it then refuses it.
+An index is made from the weights of a trained output layer, and any number of threads may read it. Once those weights
+have changed, the network that owns the index refuses to use it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from slide.config import LSHConfig, RehashConfig, SamplingConfig
 from slide.kernels import dtypes
+from slide.kernels.bfloat16 import BFloat16View
 from slide.kernels.rows import RowTable
 from slide.kernels.search import exact_topk, sketch_topk
 from slide.kernels.sketch import Sketch
@@ -21,54 +22,53 @@ from slide.rows.activations import Activations
 from slide.system.buffers import Buffers
 
 ROW_BLOCK = 1 << 16
-"""Rows that are projected at a time."""
+"""Number of rows that are projected at a time."""
 
 RIDGE = 1e-3
-"""Of the queries' second moments, the share that is the same in every direction: some may be missing in a sample."""
+"""What is added to the queries' second moments in every direction, relative to their mean: the given queries may lack
+some directions."""
 
 COVERED = 10
-"""Best rows of a query that coverage counts."""
+"""Number of best rows per query that coverage counts."""
 
 MEASURED = 1024
-"""Queries that coverage is measured on, at most."""
+"""Largest number of queries on which coverage is measured."""
 
 MODES = ("exact", "sketch", "lsh", "lsh-votes")
-"""Ways to predict: score every label; search its sketch, or look it up in hash tables, and score what that proposes;
-count in how many hash tables it is found, and score none."""
+"""Ways to predict: score every label; score the labels that a search of a sketch, or a lookup in hash tables, proposes;
+or score none and count in how many hash tables a label is found."""
 
 INDEXES = ("sketch", "lsh")
-"""Kinds of index."""
+"""Kinds of search index."""
 
 NOBODY = np.zeros(0, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
+"""Exclusions in the form that ``exact_topk`` reads, where no label is excluded."""
 
 
 class SketchIndex:
-    """Every row in few dimensions of seven bits each, all of which are scanned for a sample's candidates.
+    """A sketch of every row: few dimensions of seven bits each. A search scans all of it for a sample's candidates.
 
-    The dimensions are those that the scores of given queries vary in most: with the queries' second moments M and the
-    rows' covariance C, the leading eigenvectors of ``M^1/2 C M^1/2``. A rotation at random spreads what they hold
-    evenly over the dimensions, so that rounding costs each the same. Unlike hashing or clustering this does not need
-    the best rows to be near each other, which those of a hundred thousand rare labels are not.
+    The dimensions are those in which the scores of the given queries vary most: the leading eigenvectors of
+    ``M^1/2 C M^1/2``, where M are the second moments of the queries and C is the covariance of the rows. A random
+    rotation spreads the variance evenly over the dimensions, so that rounding costs each of them the same. Unlike
+    hashing or clustering, this works although a sample's best rows are not near each other, as those of a hundred
+    thousand rare labels are not.
 
     Parameters
     ----------
-    table : RowTable
     queries : float32 array [n, padded_dim]
         Hidden vectors like those to come, one or more.
     dims : int
-        More find more for the same number of candidates, and take longer.
+        Number of dimensions. With more, as many candidates hold more of the best labels, and a search takes longer.
     coverage : float
-        Above 0, at most 1. Below 1 only the rows of the highest mean scores over the queries are in the sketch, of
-        which there are as many as hold this share of the queries' best rows; others are never found. Where labels
-        are of very different frequency a few hold most of the best.
-    seed : int
-    threads : int
+        Share of the queries' best rows that the sketch holds, above 0 and at most 1. Below 1 the sketch has only as
+        many rows as this takes, those of the highest mean scores over the queries; other rows are never found. Where
+        some labels are much more frequent than others, a few rows hold most of the best.
 
     Attributes
     ----------
     n_rows : int
-        In the sketch.
-    nbytes : int
+        Number of rows in the sketch.
 
     Raises
     ------
@@ -92,8 +92,8 @@ class SketchIndex:
             raise ValueError(f"dims must be 1 or more, got {dims}")
         if not 0 < coverage <= 1:
             raise ValueError(f"coverage must be above 0 and at most 1, got {coverage:g}")
-        # Where each row stands in the sketch, -1 if nowhere; None if all do, in order.
-        self._place_of = None
+        # Place of each row in the sketch, -1 if it is not there; None if all rows are there, in order.
+        self._place_of: np.ndarray | None = None
         self._rows = _scanned(table, queries, coverage, seed, threads)
         if coverage < 1:
             self._place_of = np.full(table.n_rows, -1, dtypes.INDEX)
@@ -116,19 +116,21 @@ class SketchIndex:
         projected = np.empty((self.n_rows, dims), dtypes.VALUE)
         for first in range(0, self.n_rows, ROW_BLOCK):
             block = slice(first, first + ROW_BLOCK)
-            # What all rows share moves a sample's scores alike.
+            # The mean row moves all scores of a sample alike: it does not change which are best.
             np.matmul(weights[self._rows[block]] - mean, of_rows, out=projected[block])
         self._table = table
         self._sketch = Sketch(projected, np.ascontiguousarray(table.bias[self._rows]))
 
     @property
     def nbytes(self) -> int:
-        """Memory of the index."""
+        """Memory of the index, in bytes."""
         places = 0 if self._place_of is None else self._place_of.nbytes
         return self._sketch.nbytes + self._of_queries.nbytes + self._rows.nbytes + places
 
-    def propose(self, hidden, exclusions, candidates, threads):
-        """Return each sample's candidates, to be scored by their rows.
+    def propose(
+        self, hidden: np.ndarray, exclusions: tuple[np.ndarray, np.ndarray], candidates: int, threads: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return each sample's candidates, whose rows are to be scored.
 
         Parameters
         ----------
@@ -136,14 +138,14 @@ class SketchIndex:
         exclusions : pair of arrays
             See ``exact_topk``.
         candidates : int
-            Of a sample, at most.
-        threads : int
+            Largest number of candidates per sample.
 
         Returns
         -------
         found : int32 array [n, any]
+            Candidates.
         counts : int64 array [n]
-            A sample has the first so many of its row; behind them there may be any.
+            Number of candidates per sample; entries of `found` behind them have no meaning.
         """
         found = np.empty((len(hidden), min(candidates, self.n_rows)), dtypes.INDEX)
         rough = np.empty(found.shape, dtypes.VALUE)
@@ -151,12 +153,12 @@ class SketchIndex:
         counts = np.count_nonzero(found >= 0, axis=1).astype(dtypes.OFFSET)
         return np.take(self._rows, found, out=found, mode="clip"), counts
 
-    def _places(self, exclusions):
-        """Where excluded rows stand in the sketch, ascending for every sample."""
+    def _places(self, exclusions: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of excluded rows in the sketch, ascending for every sample."""
         ptr, ids = exclusions
         if self._place_of is None or not len(ptr):
             return exclusions
-        # Ids past the last row are nobody's.
+        # Ids past the last row belong to no label.
         places = np.where(ids < len(self._place_of), self._place_of[np.minimum(ids, len(self._place_of) - 1)], -1)
         here = places >= 0
         samples = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))[here]
@@ -166,19 +168,7 @@ class SketchIndex:
 
 
 class HashIndex:
-    """Hash tables over every row; those that share most buckets with a sample are its candidates.
-
-    Parameters
-    ----------
-    table : RowTable
-    lsh : LSHConfig
-    seed : int
-    threads : int
-
-    Attributes
-    ----------
-    nbytes : int
-    """
+    """Hash tables over every row; the rows that share the most buckets with a sample are its candidates."""
 
     default_candidates = 4096
 
@@ -192,47 +182,29 @@ class HashIndex:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the index."""
+        """Memory of the index, in bytes."""
         return sum(buffer["bytes"] for buffer in self._buffers.report())
 
-    def propose(self, hidden, exclusions, candidates, threads):
-        """Return each sample's candidates, excluded ones too, those that most tables hold first; see ``SketchIndex``."""
+    def propose(
+        self, hidden: np.ndarray, exclusions: tuple[np.ndarray, np.ndarray], candidates: int, threads: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `SketchIndex.propose`; excluded rows are returned too, and rows that most tables propose come first."""
         n = len(hidden)
         budget = min(candidates, self._table.n_rows)
         found = np.empty((n, budget), dtypes.INDEX)
         counts = np.empty(n, dtypes.OFFSET)
-        signal, nothing = Activations(hidden, None, None), np.zeros(n + 1, dtypes.OFFSET)
-        self._index.sample(signal, nothing, NOBODY[1], budget, 0, found, counts, threads)
+        inputs, no_labels = Activations.of_vectors(hidden), np.zeros(n + 1, dtypes.OFFSET)
+        self._index.sample(inputs, no_labels, NOBODY[1], budget, 0, found, counts, threads)
         return found, counts
 
-    def votes(self, hidden, found, threads):
-        """Return in how many tables each sample has the bucket of some rows.
-
-        Parameters
-        ----------
-        hidden : float32 array [n, padded_dim]
-        found : int array [n, m]
-            The rows.
-        threads : int
-
-        Returns
-        -------
-        int array [n, m]
-        """
-        queries = self._index.hash(Activations(hidden, None, None), threads)
+    def votes(self, hidden: np.ndarray, found: np.ndarray, threads: int) -> np.ndarray:
+        """Return in how many tables each sample is in the same bucket as its rows `found` [n, m], as int [n, m]."""
+        queries = self._index.hash(Activations.of_vectors(hidden), threads)
         return np.count_nonzero(self._index.codes[:, found] == queries[:, :, np.newaxis], axis=0)
 
 
 class Versioned(Protocol):
-    """What has weights, and counts their changes: a `slide.model.stack.LayerStack`, or a PyTorch layer.
-
-    Attributes
-    ----------
-    step : int
-        Training steps so far.
-    weights_version : int
-        Counts how often weights have changed other than by training steps.
-    """
+    """An owner of weights that counts their changes: a `slide.model.stack.LayerStack`, or a PyTorch layer."""
 
     @property
     def step(self) -> int:
@@ -244,38 +216,24 @@ class Versioned(Protocol):
 
 
 class SearchIndexes:
-    """The search indexes of one network, and the weights that they were made of.
+    """The search indexes of one network, and which state of its weights each was made from.
 
-    A reader sees an index complete or not at all.
+    A reader sees a complete index or none.
     """
 
     def __init__(self) -> None:
         self._made: dict[str, tuple[SketchIndex | HashIndex, int, int]] = {}
 
     def add(self, mode: str, index: SketchIndex | HashIndex, owner: Versioned) -> None:
-        """Keep an index that was made of the weights as they are.
-
-        Parameters
-        ----------
-        mode : str
-        index : SketchIndex or HashIndex
-        owner : Versioned
-            Whose weights these are.
-        """
+        """Keep an index that was made from the owner's weights as they are now."""
         self._made[index_of(mode)] = index, owner.step, owner.weights_version
 
     def get(self, mode: str, owner: Versioned) -> SketchIndex | HashIndex:
-        """Return the index of a mode.
-
-        Raises
-        ------
-        RuntimeError
-            There is none, or the weights have changed since.
-        """
+        """Return the index of a mode; RuntimeError if there is none, or if the weights have changed since."""
         name = index_of(mode)
         found = self._made.get(name)
         if found is not None and found[2] != owner.weights_version:
-            # Nothing can be predicted with it any more.
+            # The index is of no use any more: free its memory.
             self._made.pop(name, None)
             found = None
         if found is None:
@@ -283,8 +241,8 @@ class SearchIndexes:
         index, made_at, _ = found
         if made_at != owner.step:
             raise RuntimeError(
-                f"the {name} index is of the weights after step {made_at:,}, and the network has trained to step "
-                f"{owner.step:,}: call build_search_index({name!r}, ...) again"
+                f"the {name} index was made from the weights after step {made_at:,}, and the network has trained to "
+                f"step {owner.step:,} since: call build_search_index({name!r}, ...) again"
             )
         return index
 
@@ -294,8 +252,8 @@ def index_of(mode: str) -> str:
     return "lsh" if mode == "lsh-votes" else mode
 
 
-def _scanned(table, queries, coverage, seed, threads):
-    """Return the rows of the highest mean scores that hold a share of the queries' best, all in order if it is 1."""
+def _scanned(table: RowTable, queries: np.ndarray, coverage: float, seed: int, threads: int) -> np.ndarray:
+    """Return the rows of the highest mean scores that hold `coverage` of the queries' best; all, in order, for 1."""
     everyone = np.arange(table.n_rows, dtype=dtypes.INDEX)
     if coverage == 1:
         return everyone
@@ -310,8 +268,8 @@ def _scanned(table, queries, coverage, seed, threads):
     return rows[: deepest + 1]
 
 
-def _moments(weights):
-    """Mean and covariance of the rows, in double precision."""
+def _moments(weights: np.ndarray | BFloat16View) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of the rows (float32) and their covariance, computed in double precision."""
     n, dim = weights.shape
     total, squares = np.zeros(dim), np.zeros((dim, dim))
     for first in range(0, n, ROW_BLOCK):

@@ -1,8 +1,9 @@
-"""Labels that alone may be predicted: the same for all samples, or sample by sample."""
+"""Masks: which labels may be predicted, and which must not, for all samples or for each sample separately."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix, issparse
 
 from slide.kernels import dtypes
@@ -10,32 +11,36 @@ from slide.kernels.rows import RowTable
 from slide.kernels.search import candidates_topk, exact_topk
 
 FEW = 3
-"""Samples whose allowed rows are scored where they lie; for more they are first laid side by side, as products want."""
+"""Largest number of samples for which allowed rows are scored where they lie. For more samples the rows are first
+copied side by side, so that one matrix product can score them."""
 
 ROOM = 1 << 22
-"""Candidates in memory at a time."""
+"""Number of candidates in memory at a time."""
 
 
 class Allowed:
-    """The labels that each of some samples may be given.
+    """The labels that may be predicted for each of some samples.
 
     Parameters
     ----------
     labels : array of int [m], array of bool [n_labels], or sparse matrix, shape (n, n_labels)
-        Ids that all samples may be given, in any order, or which labels these are; or the columns of each sample's
-        non-zero entries.
-    n, n_labels : int
-        Samples and labels.
+        For all samples alike the ids, in any order, or a mask; or for each sample the columns of its non-zero entries.
+    n : int
+        Number of samples.
+    n_labels : int
+        Number of labels of the network.
 
     Raises
     ------
     ValueError
-        An id is out of range, or there is not a row for each sample.
+        An id is out of range, or the matrix does not have one row per sample.
     """
 
-    def __init__(self, labels, n: int, n_labels: int):
+    def __init__(self, labels: ArrayLike | csr_matrix, n: int, n_labels: int):
         self._n_labels = n_labels
-        self._ids = self._matrix = None
+        # One of the two is there.
+        self._ids: np.ndarray | None = None
+        self._matrix: csr_matrix | None = None
         if issparse(labels) and labels.ndim == 2:
             self._matrix = _checked_matrix(labels, n, n_labels)
         else:
@@ -43,25 +48,33 @@ class Allowed:
         self._subset: _Subset | None = None
 
     def most(self, block: slice) -> int:
-        """Return how many labels any of some consecutive samples may be given at most."""
+        """Return the largest number of allowed labels among some consecutive samples."""
         if self._ids is not None:
             return len(self._ids)
+        assert self._matrix is not None
         return int(np.diff(self._matrix.indptr[block.start : block.stop + 1]).max(initial=0))
 
-    def topk(self, table, hidden, exclusions, block, out_ids, out_scores, threads) -> None:
-        """Find each sample's k best labels among its own, exactly; see ``exact_topk`` for the arrays.
+    def topk(
+        self,
+        table: RowTable,
+        hidden: np.ndarray,
+        exclusions: Exclusions,
+        block: slice,
+        out_ids: np.ndarray,
+        out_scores: np.ndarray,
+        threads: int,
+    ) -> None:
+        """Find the k best of each sample's allowed labels, exactly; see ``exact_topk`` for the arrays.
 
         Parameters
         ----------
         table : RowTable
-            Of all labels.
+            Rows of all labels.
         hidden : float32 array [samples of the block, padded_dim]
-        exclusions : Exclusions
         block : slice
-            Of the samples.
+            Which of the samples these are.
         out_ids, out_scores : arrays [samples of the block, k]
             Written.
-        threads : int
         """
         if self._ids is not None and len(hidden) > FEW and len(self._ids):
             if self._subset is None:
@@ -76,35 +89,37 @@ class Allowed:
             candidates_topk(table, hidden[some], *self._candidates(part), *exclusions.of(part), *found, threads)
 
     def filter(self, found: np.ndarray, counts: np.ndarray, block: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Return candidates without those that are not allowed, in the order they have.
+        """Remove candidates that are not allowed; the others keep their order.
 
         Parameters
         ----------
         found : int32 array [samples of the block, any]
-            A sample has the first ``counts`` of its row.
+            Candidates: the first ``counts`` entries of each row.
         counts : int64 array [samples of the block]
         block : slice
-            Of the samples.
+            Which of the samples these are.
 
         Returns
         -------
         found, counts : arrays
-            As they are given.
+            In the same form.
         """
         if self._ids is not None:
             known = np.zeros(self._n_labels, bool)
             known[self._ids] = True
-            # Behind a sample's candidates there may be anything.
+            # Entries behind a sample's candidates may be no ids.
             good = known[np.where(np.arange(found.shape[1]) < counts[:, np.newaxis], found, 0)]
         else:
+            assert self._matrix is not None
             good = among(found, self._matrix[block], self._n_labels)
         return compact(found, counts, good)
 
-    def _candidates(self, block):
-        """The allowed labels of some samples in the form that ``candidates_topk`` reads."""
+    def _candidates(self, block: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return the allowed labels of some samples in the form that ``candidates_topk`` reads."""
         n = block.stop - block.start
         if self._ids is not None:
             return np.tile(self._ids, (n, 1)), np.full(n, len(self._ids), dtypes.OFFSET)
+        assert self._matrix is not None
         part = self._matrix[block]
         counts = np.diff(part.indptr).astype(dtypes.OFFSET)
         candidates = np.zeros((n, int(counts.max(initial=0))), dtypes.INDEX)
@@ -113,22 +128,30 @@ class Allowed:
 
 
 class _Subset:
-    """Copies of some rows of a table side by side, which are searched as a table of its own is."""
+    """Copies of some rows of a table side by side, searched as a table of their own."""
 
-    def __init__(self, table, ids):
+    def __init__(self, table: RowTable, ids: np.ndarray):
         self._ids = ids
-        # Float32 holds what is stored as bfloat16 exactly.
+        # Float32 holds every bfloat16 value exactly.
         self._table = RowTable(len(ids), table.dim, moments=0, name="allowed labels")
         self._table.weights[...] = table.weights[ids]
         self._table.bias[...] = table.bias[ids]
 
-    def topk(self, hidden, excluded, out_ids, out_scores, threads):
+    def topk(
+        self,
+        hidden: np.ndarray,
+        excluded: tuple[np.ndarray, np.ndarray],
+        out_ids: np.ndarray,
+        out_scores: np.ndarray,
+        threads: int,
+    ) -> None:
+        """Find each sample's k best labels among these rows; see ``exact_topk``."""
         exact_topk(self._table, hidden, *self._places(*excluded), out_ids, out_scores, threads)
-        # What was not found is -1, which stands for the last id here.
+        # -1 stands for no label, and would read the last id here.
         np.copyto(out_ids, self._ids[out_ids], where=out_ids >= 0)
 
-    def _places(self, ptr, ids):
-        """Where excluded labels stand among the rows, in the form that they have."""
+    def _places(self, ptr: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of excluded labels among the rows, in the form in which they are given."""
         if not len(ids):
             return ptr, ids
         places = np.searchsorted(self._ids, ids)
@@ -137,17 +160,9 @@ class _Subset:
 
 
 def among(found: np.ndarray, matrix: csr_matrix, n_labels: int) -> np.ndarray:
-    """Return which candidates of each sample are columns of the entries in its row.
+    """Return which candidates of each sample are columns of entries in its row of a matrix.
 
-    Parameters
-    ----------
-    found : int32 array [n, any]
-    matrix : csr_matrix, shape (n, any)
-    n_labels : int
-
-    Returns
-    -------
-    bool array of the shape of `found`
+    `found` is an int32 array [n, any] and `matrix` has n rows; the result is a bool array of the shape of `found`.
     """
     width = max(n_labels, matrix.shape[1])
     keys = found + np.arange(len(found), dtype=np.int64)[:, np.newaxis] * width
@@ -155,18 +170,18 @@ def among(found: np.ndarray, matrix: csr_matrix, n_labels: int) -> np.ndarray:
 
 
 def compact(found: np.ndarray, counts: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the good ones of each sample's first ``counts`` candidates, in their order, and how many these are."""
+    """Return the good ones among each sample's first ``counts`` candidates, in their order, and their numbers."""
     good = good & (np.arange(found.shape[1]) < counts[:, np.newaxis])
     order = np.argsort(~good, axis=1, kind="stable")
     return np.take_along_axis(found, order, axis=1), np.count_nonzero(good, axis=1).astype(dtypes.OFFSET)
 
 
-def _checked_ids(labels, n_labels):
-    """Ids in ascending order, each once."""
+def _checked_ids(labels: ArrayLike, n_labels: int) -> np.ndarray:
+    """Return label ids in ascending order, each once."""
     labels = np.asarray(labels)
     if labels.ndim != 1:
         raise ValueError(
-            f"allowed must be label ids in one dimension, or a sparse matrix with a row for each sample; it has "
+            f"allowed must be label ids in one dimension, or a sparse matrix with one row per sample; it has "
             f"{labels.ndim} dimensions"
         )
     if labels.dtype == bool:
@@ -183,7 +198,7 @@ def _checked_ids(labels, n_labels):
     return np.unique(labels).astype(dtypes.INDEX)
 
 
-def _checked_matrix(labels, n, n_labels):
+def _checked_matrix(labels: csr_matrix, n: int, n_labels: int) -> csr_matrix:
     matrix = csr_matrix(labels, copy=True)
     if matrix.shape[0] != n:
         raise ValueError(f"allowed has {matrix.shape[0]} rows for {n} samples")
@@ -200,42 +215,38 @@ def _checked_matrix(labels, n, n_labels):
 
 
 class Exclusions:
-    """The labels that each of some samples must not be given.
+    """The labels that must not be predicted for each of some samples.
 
     Parameters
     ----------
     matrix : sparse matrix, shape (n, any), or None
-        A sample's labels are the columns of its non-zero entries. None excludes nothing.
+        The excluded labels of a sample are the columns of its non-zero entries. None excludes nothing.
     n : int
-        Samples.
+        Number of samples.
 
     Raises
     ------
     ValueError
-        There is not a row for each sample.
+        The matrix does not have one row per sample.
     """
 
-    def __init__(self, matrix: csr_matrix | None, n: int):
-        self._matrix = None
+    def __init__(self, matrix: csr_matrix | np.ndarray | None, n: int):
+        self._matrix: csr_matrix | None = None
         if matrix is not None:
-            matrix = csr_matrix(matrix, copy=True)
-            if matrix.shape[0] != n:
-                raise ValueError(f"exclude has {matrix.shape[0]} rows for {n} samples")
-            matrix.eliminate_zeros()
-            matrix.sort_indices()
-            self._matrix = matrix
+            copy = csr_matrix(matrix, copy=True)
+            if copy.shape[0] != n:
+                raise ValueError(f"exclude has {copy.shape[0]} rows for {n} samples")
+            copy.eliminate_zeros()
+            copy.sort_indices()
+            self._matrix = copy
 
     def of(self, block: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Return the labels of some consecutive samples in the form that ``exact_topk`` reads.
-
-        Parameters
-        ----------
-        block : slice
+        """Return the excluded labels of some consecutive samples in the form that ``exact_topk`` reads.
 
         Returns
         -------
         ptr : int64 array [samples of the block + 1] or [0]
-            Empty where nothing is excluded.
+            Empty if nothing is excluded.
         ids : int32 array
             Ascending for each sample.
         """
@@ -245,18 +256,11 @@ class Exclusions:
         return ends - ends[0], self._matrix.indices[ends[0] : ends[-1]].astype(dtypes.INDEX, copy=False)
 
     def rows(self, block: slice) -> csr_matrix | None:
-        """Return the excluded labels of some consecutive samples as columns of entries, None where there are none."""
+        """Return the rows of some consecutive samples in the matrix of exclusions; None if nothing is excluded."""
         return None if self._matrix is None else self._matrix[block]
 
     def remove(self, scores: csr_matrix, block: slice) -> csr_matrix:
-        """Return sparse scores of some consecutive samples without the excluded labels.
-
-        Parameters
-        ----------
-        scores : csr_matrix, shape (samples of the block, n_labels)
-            Zeros are taken out as well.
-        block : slice
-        """
+        """Return sparse scores of some consecutive samples, [samples, n_labels], without excluded labels and zeros."""
         if self._matrix is None or not scores.nnz:
             return scores
         banned = self._matrix[block]
@@ -268,13 +272,6 @@ class Exclusions:
 
 
 def entry_keys(matrix: csr_matrix, width: int) -> np.ndarray:
-    """Return a number for each entry of a CSR matrix: row times `width` plus column, as int64.
-
-    Parameters
-    ----------
-    matrix : csr_matrix
-    width : int
-        At least the columns.
-    """
+    """Return a number for each entry of a matrix: row times `width` plus column, as int64; `width` >= columns."""
     rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
     return rows * width + matrix.indices

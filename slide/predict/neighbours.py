@@ -1,4 +1,4 @@
-"""Neighbours: the labels of the training samples most similar to a query."""
+"""Neighbours: the training samples most similar to a query, and their votes for labels."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from slide.kernels.parallel import resolve_threads
 from slide.predict.masks import Exclusions
 
 BLOCK = 512
-"""Queries whose votes are in memory at a time."""
+"""Number of queries whose votes are in memory at a time."""
 
 
 class Neighbours:
     """Exact nearest neighbours by the cosine of sparse features, and their votes for labels.
 
-    A query's k nearest training samples vote for their labels, each with its similarity to some power; the votes are
-    divided by the sum of all k weights, so that a label's votes estimate the probability that the query has it.
+    A query's k nearest training samples vote for their labels. The weight of a vote is the similarity, raised to a
+    power; votes are divided by the sum of all k weights, so that a label's votes estimate the probability that the
+    query has it.
 
-    Memory is 8 bytes for each non-zero of the features and 8 for each label of a sample; while it is made, the features
+    Memory is 8 bytes per non-zero of the features and 8 per label of a sample. While the object is made, the features
     are in memory twice more.
 
     Parameters
@@ -35,34 +36,51 @@ class Neighbours:
     Y : sparse or dense matrix, shape (n_samples, n_labels)
         Their labels: the positive entries.
     k : int
-        Neighbours that vote.
+        Number of neighbours that vote, 1 or more; 50 by default.
     power : float
-        Of the similarity, in a vote. 0 counts all neighbours alike; large values the nearest alone.
+        Power of the similarity that is a vote's weight, 0 or more; 2 by default. With 0 all neighbours count alike;
+        with large values only the nearest counts.
     feature_weights : float array [n_features], optional
         Multiplied into the features of samples and queries before they are scaled to unit length.
     threads : int, optional
-        By default all cores this process may use. Results do not depend on it.
+        By default all cores that this process may use. Results do not depend on it.
 
     Attributes
     ----------
-    n_samples, n_features, n_labels : int
+    n_samples : int
+        Number of samples that may be neighbours.
+    n_features : int
+        Number of features.
+    n_labels : int
+        Number of labels.
     labels_per_sample : float
-        Mean.
+        Mean number of labels per sample.
     k : int
+        As given.
     power : float
+        As given.
     threads : int
+        Number of threads that searches use.
 
     Raises
     ------
     DataError
-        A matrix is not one or has values that are not finite, or the numbers of samples differ.
+        `X` or `Y` is not a matrix or has values that are not finite, or the numbers of samples differ.
     ValueError
         There are no samples, or a setting is out of range.
 
     Notes
     -----
-    All methods may be called from several threads at once. A sample without features, or that shares none with any
-    training sample, has no neighbours and gets no votes; nor do samples of a similarity that is not positive.
+    Several threads may call any method at once. Training samples without a positive similarity to a query are not its
+    neighbours. A query without features, or without a feature in common with any training sample, has no neighbours and
+    gets no votes.
+
+    Examples
+    --------
+    >>> from slide import Neighbours
+    >>> neighbours = Neighbours([[1, 0], [1, 1], [0, 1]], [[1, 0], [1, 0], [0, 1]], k=1)
+    >>> neighbours.predict([[0, 2]], k=1)
+    (array([[1]], dtype=int32), array([[1.]], dtype=float32))
     """
 
     def __init__(
@@ -101,7 +119,7 @@ class Neighbours:
             data.n_samples,
         )
 
-    def _set(self, k, power):
+    def _set(self, k: int, power: float) -> None:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"k, the number of neighbours, must be a whole number from 1, got {k!r}")
         if not (math.isfinite(power) and power >= 0):
@@ -125,12 +143,19 @@ class Neighbours:
         )
 
     def replace(self, *, k: int | None = None, power: float | None = None) -> Neighbours:
-        """Return the same samples with other settings; their memory is shared.
+        """Return neighbours with the same samples, in the same memory, and other settings.
 
         Parameters
         ----------
         k : int, optional
+            Number of neighbours that vote; by default as now.
         power : float, optional
+            Power of the similarity; by default as now.
+
+        Returns
+        -------
+        Neighbours
+            A new object; this one does not change.
 
         Raises
         ------
@@ -147,11 +172,13 @@ class Neighbours:
         Parameters
         ----------
         X : sparse or dense matrix, shape (n, n_features)
+            Queries.
 
         Returns
         -------
         ids : int32 array [n, k]
-            Nearest first, equal similarities in order of id; -1 where there are no further neighbours.
+            Row numbers of the samples, nearest first, equal similarities in order of id; -1 where there are no further
+            neighbours.
         similarities : float32 array [n, k]
             Cosines, above 0; 0 where there is no neighbour.
 
@@ -160,7 +187,7 @@ class Neighbours:
         DataError
             `X` has a value that is not finite, or is not a matrix.
         ValueError
-            The number of columns does not fit.
+            `X` has another number of features.
         """
         X = self._features(X)
         n = X.shape[0]
@@ -179,35 +206,37 @@ class Neighbours:
         Parameters
         ----------
         X : sparse or dense matrix, shape (n, n_features)
-            The votes of all are in memory: `k` times the labels of a sample for each query, at most.
+            Queries. All their votes are in memory: up to `k` times the labels of a sample per query.
 
         Returns
         -------
         csr_matrix of float32, shape (n, n_labels)
-            From 0 to 1; columns ascending.
+            Votes from 0 to 1; columns ascending.
 
         Raises
         ------
         DataError, ValueError
-            As ``nearest`` does.
+            As for ``nearest``.
         """
         return self.votes_of(*self.nearest(X))
 
     def votes_of(self, ids: np.ndarray, similarities: np.ndarray) -> csr_matrix:
-        """Return the votes of neighbours found before.
+        """Return the votes of neighbours that ``nearest`` found before.
 
         Parameters
         ----------
         ids : int32 array [n, any]
+            As ``nearest`` returns them, or the first columns.
         similarities : float32 array [n, any]
-            As ``nearest`` returns them.
+            Likewise.
 
         Returns
         -------
         csr_matrix of float32, shape (n, n_labels)
+            As ``votes`` returns them.
         """
         found = ids >= 0
-        # Of the nearest, so that no power underflows for all neighbours at once.
+        # Relative to the nearest neighbour, so that no power underflows for all neighbours at once.
         relative = similarities / np.where(similarities > 0, similarities, 1)[:, :1].astype(np.float64)
         weights = np.where(found, relative**self.power, 0.0)
         weights = (weights / np.maximum(weights.sum(axis=1, keepdims=True), 1.0)).astype(dtypes.VALUE)
@@ -220,14 +249,16 @@ class Neighbours:
     def predict(
         self, X: csr_matrix, k: int = 5, *, exclude: csr_matrix | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return each query's k labels of most votes.
+        """Return the k labels with the most votes for each query.
 
         Memory is one block of votes, whatever the number of queries.
 
         Parameters
         ----------
         X : sparse or dense matrix, shape (n, n_features)
+            Queries.
         k : int
+            Number of labels per query, 1 or more; 5 by default.
         exclude : sparse matrix, shape (n, any), optional
             Labels that must not be predicted, as in ``Network.predict``.
 
@@ -241,7 +272,7 @@ class Neighbours:
         Raises
         ------
         DataError, ValueError
-            As ``nearest`` does, or k is not positive.
+            As for ``nearest``; ValueError also if k is not positive.
         """
         X = self._features(X)
         if k < 1:
@@ -255,10 +286,10 @@ class Neighbours:
             ids[block], best[block] = best_labels(votes, votes.data, k)
         return ids, best
 
-    def _reader(self, X, batch_size):
+    def _reader(self, X: csr_matrix, batch_size: int) -> BatchReader:
         return BatchReader(X, None, batch_size, normalize=True, weights=self._feature_weights)
 
-    def _features(self, X):
+    def _features(self, X: csr_matrix) -> csr_matrix:
         X = as_float32_csr(X, "X")
         if X.shape[1] != self.n_features:
             raise ValueError(f"X has {X.shape[1]:,} features, the neighbours {self.n_features:,}")
@@ -269,22 +300,21 @@ def best_labels(
     votes: csr_matrix,
     scores: np.ndarray,
     k: int,
-    more_ids: np.ndarray | None = None,
-    more_scores: np.ndarray | None = None,
+    more: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k best of each query's voted labels, and of further ones that may be among them.
+    """Return the k best among each query's voted labels and, where given, further labels.
 
     Parameters
     ----------
     votes : csr_matrix, shape (n, n_labels)
-        Its pattern counts; columns ascending.
+        Says which labels have votes; its values are not read. Columns ascending.
     scores : float array
         Parallel to ``votes.data``.
     k : int
-    more_ids : int32 array [n, any], optional
-        Further labels; -1 for none.
-    more_scores : float64 array [n, any], optional
-        Their scores; those of voted labels do not count.
+        Number of labels per query.
+    more : pair of arrays, optional
+        Further labels, int32 [n, any], -1 for none; and their scores, float64 [n, any]. Scores of labels that have
+        votes are ignored.
 
     Returns
     -------
@@ -295,8 +325,7 @@ def best_labels(
     """
     n = votes.shape[0]
     ids, best = np.empty((n, k), dtypes.INDEX), np.empty((n, k), np.float64)
-    if more_ids is None:
-        more_ids, more_scores = np.empty((n, 0), dtypes.INDEX), np.empty((n, 0), np.float64)
+    more_ids, more_scores = more or (np.empty((n, 0), dtypes.INDEX), np.empty((n, 0), np.float64))
     best_of_rows(
         votes.indptr.astype(dtypes.OFFSET),
         votes.indices.astype(dtypes.INDEX, copy=False),

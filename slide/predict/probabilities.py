@@ -1,10 +1,11 @@
-"""The scores of all labels, or a sample's best, as logits or as probabilities.
+"""The scores of all labels, or of a sample's best labels, as logits or as probabilities.
 
 A label's probability is
 
-- the sigmoid of its logit, where the loss is ``"bce"``: every label is a yes or no of its own;
+- the sigmoid of its logit, where the loss is ``"bce"``: every label is a separate yes or no;
 - the softmax over all labels, where the loss is ``"softmax"``;
-- that sigmoid divided by the sum over all labels, where the loss is ``"bce"`` and a sample has exactly one label.
+- that sigmoid divided by the sum of the sigmoids of all labels, where the loss is ``"bce"`` and a sample has exactly
+  one label.
 """
 
 from __future__ import annotations
@@ -26,24 +27,14 @@ from slide.system.memory import available
 NOTHING = np.zeros(0, dtypes.VALUE)
 
 SCORES = 1 << 24
-"""Scores of all labels in memory at a time, where only their sum is wanted."""
+"""Number of scores in memory at a time, where only the sum over all labels is wanted."""
 
 FIRST_LOOK = 16
-"""Labels of a sample that are looked at first, where those above a threshold are wanted."""
+"""Number of labels per sample that are scored first, where those above a threshold are wanted."""
 
 
 def all_logits(network: BaseNetwork, X: csr_matrix, outputs: np.ndarray) -> np.ndarray:
-    """Return the logits of some outputs, usually all.
-
-    Parameters
-    ----------
-    network : BaseNetwork
-    X : csr_matrix of float32, shape (n, n_features)
-    outputs : int32 array [m]
-
-    Returns
-    -------
-    float32 array [n, m]
+    """Return the logits of m outputs, usually all, as a float32 array [n, m].
 
     Raises
     ------
@@ -55,7 +46,7 @@ def all_logits(network: BaseNetwork, X: csr_matrix, outputs: np.ndarray) -> np.n
     if needed > available()[0]:
         raise MemoryError(
             f"scores of {shape[0]:,} samples for {shape[1]:,} labels each take {needed / 1e9:.1f} GB, more than there "
-            "is; score fewer samples at a time, or ask predict_topk for the best labels, which needs little memory"
+            "is; score fewer samples at a time, or call predict_topk for the best labels, which needs little memory"
         )
     out = np.empty(shape, dtypes.VALUE)
     for block, hidden in _hidden(network, X):
@@ -69,16 +60,11 @@ def probabilities(network: BaseNetwork, logits: np.ndarray, *, single: bool) -> 
     Parameters
     ----------
     network : BaseNetwork
-        Whose loss says what they are.
+        Its loss says which probabilities they are.
     logits : float32 array [n, n_labels]
-        Overwritten.
+        Overwritten, and returned.
     single : bool
         Whether a sample has exactly one label.
-
-    Returns
-    -------
-    float32 array [n, n_labels]
-        `logits`.
     """
     rows = max(1, SCORES // max(1, logits.shape[1]))
     for first in range(0, len(logits), rows):
@@ -100,7 +86,9 @@ def best(network: BaseNetwork, X: csr_matrix, k: int, *, single: bool) -> tuple[
     Parameters
     ----------
     network : BaseNetwork
+        Its loss says which probabilities they are.
     X : csr_matrix of float32, shape (n, n_features)
+        Samples.
     k : int
         From 1 to the number of labels.
     single : bool
@@ -117,11 +105,11 @@ def best(network: BaseNetwork, X: csr_matrix, k: int, *, single: bool) -> tuple[
     bce = network.config.output.loss == "bce"
     for block, hidden in _hidden(network, X):
         m = len(hidden)
-        nobody = np.zeros(m + 1, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
-        total = None if bce else np.empty(m, dtypes.VALUE)
+        no_exclusions = np.zeros(m + 1, dtypes.OFFSET), np.zeros(0, dtypes.INDEX)
+        total: np.ndarray | None = None if bce else np.empty(m, dtypes.VALUE)
         with one_blas_thread():
-            exact_topk(network.output.table, hidden, *nobody, ids[block], scores[block], network.threads, total)
-        # Double precision keeps the sum's logarithm from eating the digits of the difference.
+            exact_topk(network.output.table, hidden, *no_exclusions, ids[block], scores[block], network.threads, total)
+        # In double precision, subtracting the logarithm of the sum loses no digits that matter.
         logits = scores[block].astype(np.float64)
         if bce and not single:
             scores[block] = expit(logits)
@@ -129,6 +117,7 @@ def best(network: BaseNetwork, X: csr_matrix, k: int, *, single: bool) -> tuple[
         if bce:
             log_sigmoid(logits)
             total = _log_sum_of_sigmoids(network, hidden)
+        assert total is not None
         scores[block] = np.exp(logits - total[:, np.newaxis])
     return ids, scores
 
@@ -136,22 +125,16 @@ def best(network: BaseNetwork, X: csr_matrix, k: int, *, single: bool) -> tuple[
 def above(
     network: BaseNetwork, X: csr_matrix, threshold: float, *, labels_per_sample: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return each sample's labels whose probability is above a threshold.
+    """Return each sample's labels whose probability is above a threshold, in CSR form.
 
-    A softmax shares a probability of 1 among a sample's labels: theirs counts times the mean number of labels.
-
-    Parameters
-    ----------
-    network : BaseNetwork
-    X : csr_matrix of float32, shape (n, n_features)
-    threshold : float
-    labels_per_sample : float
+    A softmax divides a probability of 1 among a sample's labels. Its probabilities are therefore first multiplied with
+    the mean number of labels per sample.
 
     Returns
     -------
     indptr : int64 array [n + 1]
     outputs : int32 array
-        In CSR form, each sample's best first.
+        Each sample's best first.
     """
     factor = 1.0 if network.config.output.loss == "bce" else labels_per_sample
     found: list[np.ndarray] = [NOTHING] * X.shape[0]
@@ -161,7 +144,7 @@ def above(
         taken = np.count_nonzero(scores * factor > threshold, axis=1)
         for sample, row, count in zip(left, ids, taken, strict=True):
             found[sample] = row[:count]
-        # All that were looked at are in: there may be more.
+        # Where all labels scored so far are above the threshold, there may be more.
         left = left[taken == k] if k < network.n_labels else left[:0]
         k = min(4 * k, network.n_labels)
     counts = np.fromiter(map(len, found), np.int64, len(found))
@@ -170,29 +153,26 @@ def above(
 
 
 def log_sigmoid(logits: np.ndarray) -> None:
-    """Overwrite logits with the logarithm of their sigmoid, which does not underflow as the sigmoid does.
-
-    Parameters
-    ----------
-    logits : float array
-    """
+    """Overwrite logits with the logarithm of their sigmoid, which does not underflow as the sigmoid does."""
     np.negative(logits, out=logits)
     np.logaddexp(0, logits, out=logits)
     np.negative(logits, out=logits)
 
 
 def _hidden(network: BaseNetwork, X: csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield the hidden vectors of one block of samples after another."""
     for first in range(0, X.shape[0], PREDICT_BLOCK):
         block = slice(first, min(first + PREDICT_BLOCK, X.shape[0]))
-        yield block, network.layer_inputs(X[block])[-1].dense
+        yield block, network.layer_inputs(X[block])[-1].vectors
 
 
-def _logits(network, hidden, outputs, out):
+def _logits(network: BaseNetwork, hidden: np.ndarray, outputs: np.ndarray, out: np.ndarray) -> None:
     with one_blas_thread():
         shared_logits(network.output.table, outputs, NOTHING, hidden, out, network.threads)
 
 
-def _log_sum_of_sigmoids(network, hidden):
+def _log_sum_of_sigmoids(network: BaseNetwork, hidden: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the sum of all labels' sigmoids for each sample, in double precision."""
     outputs = np.arange(network.n_labels, dtype=dtypes.INDEX)
     total = np.empty(len(hidden))
     rows = max(1, SCORES // network.n_labels)

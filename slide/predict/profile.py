@@ -1,9 +1,10 @@
-"""What a mode of prediction is worth: its quality beside the exact prediction's, and how long both take."""
+"""Profile of a prediction mode: its quality and its times, compared with those of the exact mode."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -11,39 +12,56 @@ from scipy.sparse import csr_matrix
 from slide import metrics
 
 SINGLES, BATCH, REPEATS = 200, 256, 3
-"""Samples predicted one by one; samples of a batch, and how often it is predicted."""
+"""Number of samples predicted one by one, number of samples in a batch, and how often that batch is predicted."""
 
 PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
+"""Percentiles of the time per sample, by their keys in the report."""
 
 
-def timings(calls: dict[str, Callable[[csr_matrix], object]], X: csr_matrix) -> dict[str, dict[str, float]]:
+class Predicts(Protocol):
+    """A network that predicts in several modes: `slide.Network`."""
+
+    def predict(
+        self,
+        X: csr_matrix,
+        k: int = 5,
+        *,
+        exclude: csr_matrix | None = None,
+        mode: str = "exact",
+        candidates: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `slide.Network.predict`."""
+
+
+def timings(calls: Mapping[str, Callable[[csr_matrix], object]], X: csr_matrix) -> dict[str, dict[str, float]]:
     """Time predictions of single samples and of batches.
 
-    The calls take turns, sample by sample, so that whatever else the machine does slows down all of them alike.
+    The calls take turns, sample by sample, so that other work of the machine slows down all of them alike.
 
     Parameters
     ----------
-    calls : dict of callable
-        By name, what predicts the samples it is given.
+    calls : mapping of callable
+        Functions that predict the samples they are given, by name.
     X : csr_matrix, shape (n, n_features)
         Samples, one or more; the first few hundred are used.
 
     Returns
     -------
     dict of dict
-        By name: ``"p50_ms"``, ``"p90_ms"`` and ``"p99_ms"`` of the milliseconds that a single sample takes, and
-        ``"points_per_second"`` in batches of `BATCH` samples, or as many as there are: the median batch's.
+        By name: ``"p50_ms"``, ``"p90_ms"`` and ``"p99_ms"``, percentiles of the milliseconds a single sample takes,
+        and ``"points_per_second"``, samples per second of the median batch. A batch has `BATCH` samples, or all
+        if there are fewer.
     """
     singles = [X[i] for i in range(min(SINGLES, X.shape[0]))]
     batch = X[:BATCH]
     for call in calls.values():
-        # The first time is no measure: memory is touched, libraries are loaded.
+        # Not timed: the first call touches memory and loads libraries.
         call(singles[0])
-    one = {name: [] for name in calls}
+    one: dict[str, list[float]] = {name: [] for name in calls}
     for x in singles:
         for name, call in calls.items():
             one[name].append(_seconds(call, x))
-    many = {name: [] for name in calls}
+    many: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(REPEATS):
         for name, call in calls.items():
             many[name].append(_seconds(call, batch))
@@ -64,11 +82,12 @@ def overlap(exact: np.ndarray, found: np.ndarray, ks: Sequence[int]) -> dict[str
     exact, found : int array [n, max(ks) or more]
         Best first, -1 for none.
     ks : sequence of int
+        Numbers of best labels.
 
     Returns
     -------
     dict of float
-        Mean over the samples that have exact labels, as ``"recall@k"``; NaN if there are none.
+        ``"recall@k"`` by k: the mean over the samples that have exact labels, NaN if none has.
     """
     shares = {}
     for k in ks:
@@ -82,7 +101,7 @@ def overlap(exact: np.ndarray, found: np.ndarray, ks: Sequence[int]) -> dict[str
 
 
 def compare_with_exact(
-    network,
+    network: Predicts,
     X: csr_matrix,
     Y: csr_matrix,
     mode: str,
@@ -92,7 +111,7 @@ def compare_with_exact(
     inv_propensity: np.ndarray | None = None,
     mask_inputs: bool = False,
 ) -> dict:
-    """Measure a mode of prediction beside the exact one: what it finds, how good that is, and how long both take.
+    """Compare a prediction mode with the exact one: what it finds, how good that is, and how long both take.
 
     Parameters
     ----------
@@ -101,6 +120,7 @@ def compare_with_exact(
     X : csr_matrix, shape (n, n_features)
         One sample or more.
     Y : csr_matrix, shape (n, n_labels)
+        Their labels.
     mode, candidates
         As for ``Network.predict``.
     ks, inv_propensity, mask_inputs
@@ -109,13 +129,17 @@ def compare_with_exact(
     Returns
     -------
     dict
-        ``"exact"`` and ``"sampled"``: dicts of the quality, as ``Network.evaluate`` returns it, and of what `timings`
-        does. ``"recall"``: what `overlap` returns. ``"speedup"``: by the names of `timings`, how many times as fast
-        the mode is.
+        ``"exact"`` and ``"sampled"``: dicts with the quality, as ``Network.evaluate`` returns it, and the times, as
+        `timings` returns them. ``"recall"``: what `overlap` returns. ``"speedup"``: how many times as fast the mode is,
+        by the keys of `timings`.
     """
-    calls = {}
-    for name, how in (("exact", {}), ("sampled", {"mode": mode, "candidates": candidates})):
-        calls[name] = lambda X, how=how: network.predict(X, max(ks), exclude=X if mask_inputs else None, **how)
+
+    def call(mode: str, candidates: int | None) -> Callable[[csr_matrix], tuple[np.ndarray, np.ndarray]]:
+        return lambda X: network.predict(
+            X, max(ks), exclude=X if mask_inputs else None, mode=mode, candidates=candidates
+        )
+
+    calls = {"exact": call("exact", None), "sampled": call(mode, candidates)}
     found = {name: call(X)[0] for name, call in calls.items()}
     times = timings(calls, X)
     exact, sampled = times["exact"], times["sampled"]
@@ -125,7 +149,7 @@ def compare_with_exact(
     return {**report, "recall": overlap(found["exact"], found["sampled"], ks), "speedup": speedup}
 
 
-def _seconds(call, x):
+def _seconds(call: Callable[[csr_matrix], object], x: csr_matrix) -> float:
     start = time.perf_counter()
     call(x)
     return time.perf_counter() - start

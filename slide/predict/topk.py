@@ -1,6 +1,6 @@
 """Prediction: from samples through the hidden layers to each sample's best labels.
 
-Everything here may run in several threads at once on one network: what is written belongs to the call.
+Several threads may call everything here on one network at once: a call writes only to memory of its own.
 """
 
 from __future__ import annotations
@@ -26,29 +26,22 @@ from slide.predict.masks import Allowed, Exclusions, among, compact
 from slide.system.blas import one_blas_thread
 
 PREDICT_BLOCK = 4096
-"""Samples whose hidden vectors are in memory at a time."""
+"""Number of samples whose hidden vectors are in memory at a time."""
 
 BLOCK = 1024
-"""Samples whose candidates are in memory at a time."""
+"""Number of samples whose candidates are in memory at a time."""
 
 WIDEN = 8
-"""Limit on over-fetching: at most this many times the wanted candidates are requested to make up for labels that are not
-allowed. Where fewer than one label in so many is allowed, all of them are scored, which takes no longer than to search a
-sketch."""
+"""Limit on over-fetching: at most this many times the wanted candidates are requested to make up for labels that are
+not allowed. If fewer than one label in `WIDEN` is allowed, all allowed labels are scored instead, which takes no longer
+than to search a sketch."""
 
 UNWEIGHTED = np.zeros(0, dtypes.VALUE)
 FIRST = np.zeros(1, dtypes.OFFSET)
 
 
 class Masks(NamedTuple):
-    """Which labels some samples may be given.
-
-    Attributes
-    ----------
-    excluded : Exclusions
-    allowed : Allowed or None
-        None where every label is allowed that is not excluded.
-    """
+    """Which labels may be predicted for some samples; `allowed` is None where all are that are not excluded."""
 
     excluded: Exclusions
     allowed: Allowed | None
@@ -62,7 +55,7 @@ class Block(NamedTuple):
     hidden : float32 array [n, padded_dim]
         Their hidden vectors.
     rows : slice
-        Which samples of the masks these are.
+        Their rows in the masks.
     ids, scores : int32, float32 arrays [n, k]
         Written: the best labels and their scores.
     """
@@ -88,33 +81,33 @@ class Finder(NamedTuple):
         All its rows are up to date.
     mode : str
         One of `MODES`.
-    index : SketchIndex or HashIndex or None
-        What the mode searches; None for ``"exact"``.
+    searched : SketchIndex or HashIndex or None
+        The index that the mode searches; None for ``"exact"``.
     candidates : int or None
-        Rows that the index proposes per sample; None for its default.
-    threads : int
+        Number of rows that the index proposes per sample; None for its default.
     """
 
     table: RowTable
     mode: str
-    index: SketchIndex | HashIndex | None
+    searched: SketchIndex | HashIndex | None
     candidates: int | None
     threads: int
 
     @classmethod
     def of(
-        cls, table: RowTable, mode: str, candidates: int | None, indexes: Callable[[str], SketchIndex | HashIndex], threads
+        cls,
+        table: RowTable,
+        mode: str,
+        candidates: int | None,
+        indexes: Callable[[str], SketchIndex | HashIndex],
+        threads: int,
     ) -> Finder:
-        """Return the finder of a mode, or raise ValueError if there is no such mode or `candidates` is not positive.
+        """Return the finder of a mode; `indexes` returns the index of a mode other than ``"exact"``.
 
-        Parameters
-        ----------
-        table : RowTable
-        mode : str
-        candidates : int or None
-        indexes : callable
-            Returns the index of a mode other than ``"exact"``.
-        threads : int
+        Raises
+        ------
+        ValueError
+            There is no such mode, or `candidates` is not positive.
         """
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -124,7 +117,7 @@ class Finder(NamedTuple):
 
     def find(self, block: Block, masks: Masks) -> None:
         """Find the best rows for some consecutive hidden vectors."""
-        table, index, allowed = self.table, self.index, masks.allowed
+        table, index, allowed = self.table, self.searched, masks.allowed
         if self.mode == "lsh-votes":
             self._search(block, masks, self._by_votes)
         elif index is None and allowed is None:
@@ -136,9 +129,11 @@ class Finder(NamedTuple):
         else:
             self._search(block, masks, self._by_scores)
 
-    def _search(self, block: Block, masks: Masks, choose: Callable) -> None:
+    def _search(
+        self, block: Block, masks: Masks, choose: Callable[[Block, Exclusions, np.ndarray, np.ndarray], None]
+    ) -> None:
         """Choose among the rows that the index proposes and that are allowed."""
-        index, allowed = self.index, masks.allowed
+        index, allowed = self.searched, masks.allowed
         assert index is not None
         wanted = max(self.candidates or index.default_candidates, block.ids.shape[1])
         if allowed is not None:
@@ -151,20 +146,22 @@ class Finder(NamedTuple):
             choose(part, masks.excluded, found, counts)
 
     def _by_scores(self, part: Block, excluded: Exclusions, found: np.ndarray, counts: np.ndarray) -> None:
+        """Choose the candidates of the highest scores."""
         candidates_topk(
             self.table, part.hidden, found, counts, *excluded.of(part.rows), part.ids, part.scores, self.threads
         )
 
     def _by_votes(self, part: Block, excluded: Exclusions, found: np.ndarray, counts: np.ndarray) -> None:
+        """Choose the candidates that are in the most hash tables; their scores are the numbers of tables."""
         banned, n_rows = excluded.rows(part.rows), self.table.n_rows
         if banned is not None:
             found, counts = compact(found, counts, ~among(found, banned, n_rows))
-        # Those that most tables found come first already.
+        # The index returns the candidates of most votes first: the best are among the first k.
         k = min(part.ids.shape[1], found.shape[1])
         there = np.arange(k) < counts[:, np.newaxis]
         found = np.where(there, found[:, :k], n_rows)
-        assert isinstance(self.index, HashIndex)
-        votes = np.where(there, self.index.votes(part.hidden, np.where(there, found, 0), self.threads), -np.inf)
+        assert isinstance(self.searched, HashIndex)
+        votes = np.where(there, self.searched.votes(part.hidden, np.where(there, found, 0), self.threads), -np.inf)
         order = np.lexsort((found, -votes), axis=1)
         part.ids.fill(-1)
         part.scores.fill(-np.inf)
@@ -175,10 +172,10 @@ class Finder(NamedTuple):
 
 def predict(
     layers: LayerStack,
-    X: csr_matrix,
+    X: csr_matrix | np.ndarray,
     k: int,
     *,
-    exclude: csr_matrix | None = None,
+    exclude: csr_matrix | np.ndarray | None = None,
     allowed: ArrayLike | csr_matrix | None = None,
     mode: str = "exact",
     candidates: int | None = None,
@@ -186,44 +183,36 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each sample's k best labels and their scores; see `Network.predict`.
 
-    Parameters
-    ----------
-    layers : LayerStack
-    X, k, exclude, allowed, mode, candidates
-        As for `Network.predict`.
-    indexes : SearchIndexes, optional
-        The search indexes of the layers, for modes other than ``"exact"``.
+    Modes other than ``"exact"`` need `indexes`, the search indexes of the layers.
     """
-    indexes = SearchIndexes() if indexes is None else indexes
-    finder = Finder.of(
-        layers.output.table, mode, candidates, lambda name: indexes.get(name, layers), layers.threads
-    )
+    made = SearchIndexes() if indexes is None else indexes
+    finder = Finder.of(layers.output.table, mode, candidates, lambda name: made.get(name, layers), layers.threads)
     if k < 1:
         raise ValueError(f"k must be 1 or more, got {k}")
     layers.settle()
-    single = (X.ndim if hasattr(X, "ndim") else np.ndim(X)) == 1
-    if single and not issparse(X):
+    if not issparse(X):
         X = np.asarray(X)
-    batch = _one_sample(layers, X)
-    if batch is None:
-        X = layers.checked(X.reshape(1, -1) if single else X)
-    n = 1 if batch is not None else X.shape[0]
+    single = X.ndim == 1
+    samples: csr_matrix | Batch | None = _one_sample(layers, X)
+    if samples is None:
+        samples = layers.checked(X.reshape((1, -1)) if single else X)
+    n = samples.n_samples if isinstance(samples, Batch) else samples.shape[0]
     excluded = Exclusions(_as_row(exclude, layers) if single else exclude, n)
     masks = Masks(excluded, None if allowed is None else Allowed(allowed, n, layers.n_labels))
     ids = np.empty((n, k), dtypes.INDEX)
     scores = np.empty((n, k), dtypes.VALUE)
-    # One sample is scored row by row, without BLAS, in less time than it takes to set the threads of that.
-    needs_blas = batch is None or finder.index is not None or len(layers.hidden) > 1
+    # A single sample is scored row by row, without BLAS, in less time than it takes to set the threads of BLAS.
+    needs_blas = not isinstance(samples, Batch) or finder.searched is not None or len(layers.hidden) > 1
     with one_blas_thread() if needs_blas else nullcontext():
-        for rows, hidden in _hidden_blocks(layers, X, batch, n):
+        for rows, hidden in _hidden_blocks(layers, samples):
             finder.find(Block(hidden, rows, ids[rows], scores[rows]), masks)
     return (ids[0], scores[0]) if single else (ids, scores)
 
 
 def evaluate(
     layers: LayerStack,
-    X: csr_matrix,
-    Y: csr_matrix,
+    X: csr_matrix | np.ndarray,
+    Y: csr_matrix | np.ndarray,
     *,
     ks: Iterable[int] = (1, 3, 5),
     inv_propensity: np.ndarray | None = None,
@@ -232,16 +221,7 @@ def evaluate(
     candidates: int | None = None,
     indexes: SearchIndexes | None = None,
 ) -> dict[str, float]:
-    """Return P@k, nDCG@k, R@k and, given propensities, PSP@k of the prediction; see `Network.evaluate`.
-
-    Parameters
-    ----------
-    layers : LayerStack
-    X, Y, ks, inv_propensity, mask_inputs, mode, candidates
-        As for `Network.evaluate`.
-    indexes : SearchIndexes, optional
-        As for `predict`.
-    """
+    """Return P@k, nDCG@k, R@k and, given propensities, PSP@k of the prediction; see `Network.evaluate`."""
     ks = tuple(ks)
     if Y.shape[1] != layers.n_labels:
         raise ValueError(f"Y has {Y.shape[1]:,} labels, the network {layers.n_labels:,}")
@@ -251,7 +231,7 @@ def evaluate(
 
 
 def build_index(
-    layers: LayerStack, mode: str, X: csr_matrix | None, dims: int, coverage: float, lsh: LSHConfig | None
+    layers: LayerStack, mode: str, X: csr_matrix | np.ndarray | None, dims: int, coverage: float, lsh: LSHConfig | None
 ) -> SketchIndex | HashIndex:
     """Return the index that `Network.build_search_index` keeps."""
     table, seed, threads = layers.output.table, layers.config.seed, layers.threads
@@ -259,41 +239,41 @@ def build_index(
         return HashIndex(table, lsh or layers.config.output.lsh, seed=seed, threads=threads)
     if X is None or not X.shape[0]:
         raise ValueError("a sketch needs X, samples like those to predict: a few thousand of the training samples do")
-    queries = layers.layer_inputs(X)[-1].dense
+    queries = layers.layer_inputs(X)[-1].vectors
     return SketchIndex(table, queries, dims=dims, coverage=coverage, seed=seed, threads=threads)
 
 
-def _hidden_blocks(
-    layers: LayerStack, X: csr_matrix, batch: Batch | None, n: int
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield the hidden vectors of one block of samples after another."""
-    if batch is not None:
-        yield slice(0, 1), layers.hidden_of(batch)
+def _hidden_blocks(layers: LayerStack, samples: csr_matrix | Batch) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield the hidden vectors of one block of samples after another; those of a single sample that is a batch."""
+    if isinstance(samples, Batch):
+        yield slice(0, 1), layers.hidden_of(samples)
         return
-    reader = layers.reader(X, None, min(PREDICT_BLOCK, max(n, 1)))
+    n = samples.shape[0]
+    reader = layers.reader(samples, None, min(PREDICT_BLOCK, max(n, 1)))
     for first in range(0, n, PREDICT_BLOCK):
         rows = slice(first, min(n, first + PREDICT_BLOCK))
         yield rows, layers.hidden_of(reader.read(np.arange(rows.start, rows.stop, dtype=dtypes.OFFSET)))
 
 
-def _one_sample(layers: LayerStack, x: np.ndarray | csr_matrix) -> Batch | None:
-    """Return one sample that is as it should be as a batch, without the checks that sparse matrices get.
+def _one_sample(layers: LayerStack, x: np.ndarray | csr_matrix | csr_array) -> Batch | None:
+    """Return a single valid sample as a batch, without the general checks of matrices.
 
-    The checks take a tenth of a millisecond, as long as to score some thousand labels. The result is None for whatever
-    is not one sample, or needs to be changed or refused.
+    Those checks take a tenth of a millisecond, as long as scoring some thousand labels. The result is None if `x` is
+    not a single sample, or if the general checks would change or refuse it.
     """
-    if type(x) in (csr_matrix, csr_array):
+    if type(x) is csr_matrix or type(x) is csr_array:
         if x.shape != (1, layers.n_features) or x.data.dtype != dtypes.VALUE:
             return None
-        indices, values, ends = x.indices, x.data, x.indptr
-        if len(ends) != 2 or ends[0] or not ends[1] == len(indices) == len(values):
+        indices: np.ndarray = x.indices
+        values, indptr = x.data, x.indptr
+        if len(indptr) != 2 or indptr[0] or not indptr[1] == len(indices) == len(values):
             return None
         if len(indices) and not (
             indices[0] >= 0 and indices[-1] < layers.n_features and (indices[1:] > indices[:-1]).all()
         ):
             return None
     elif isinstance(x, np.ndarray) and x.shape == (layers.n_features,) and x.dtype.kind in "biuf":
-        # Truth values are searched several times as fast as numbers.
+        # NumPy searches truth values several times as fast as numbers.
         indices = np.flatnonzero(x != 0)
         with np.errstate(over="ignore"):
             values = x[indices].astype(dtypes.VALUE)
@@ -310,14 +290,14 @@ def _one_sample(layers: LayerStack, x: np.ndarray | csr_matrix) -> Batch | None:
     return Batch(ends, out_indices, out_values, np.zeros(2, dtypes.OFFSET), out_indices[:0])
 
 
-def _as_row(exclude, layers: LayerStack):
-    """Return what one sample must not be given as a matrix of one row."""
+def _as_row(exclude: csr_matrix | np.ndarray | None, layers: LayerStack) -> csr_matrix | np.ndarray | None:
+    """Return the exclusions of a single sample as a matrix of one row."""
     if exclude is None or issparse(exclude) or np.ndim(exclude) != 1:
         return exclude
     if len(exclude) not in (layers.n_labels, layers.n_features):
         raise ValueError(
             f"exclude in one dimension must have an entry for each of the {layers.n_labels:,} labels, or the "
-            f"{layers.n_features:,} features, that is not zero for what must not be predicted; it has "
+            f"{layers.n_features:,} features, not zero where a label must not be predicted; it has "
             f"{len(exclude):,}. For label ids make a sparse matrix of one row"
         )
     return csr_matrix(exclude)

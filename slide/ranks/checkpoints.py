@@ -1,12 +1,12 @@
-"""What several ranks save together: each writes its rows, and the set is complete or is not there.
+"""Saving by several ranks together: each writes its rows, and the saved network is complete or is not there.
 
-A folder is made under a name that begins with a dot. All ranks write their shares into it (`slide.persist.shards`) and flush
-them to the disk; when the last has, rank 0 writes the manifests, gives the folder its name and removes the oldest of a
-run's checkpoints. Whoever dies when, what has its own name is complete. One process reads it as any saved network, and
-a run goes on from it on any number of ranks.
+Rank 0 makes a folder under a name that begins with a dot. All ranks write their shards into it (`slide.persist.shards`)
+and flush them to the disk. When all have, rank 0 writes the manifests, renames the folder and removes the oldest
+checkpoints of the run. Whichever rank dies at whichever moment, a folder under its final name is complete. One process
+reads it like any saved network, and a run can be resumed from it on any number of ranks.
 
-Replicas that train each for itself are averaged first. What they keep back of their gradients (``keep_rows``) is saved
-for each; on another number of replicas the first has the sum.
+Replicas that train with local SGD are averaged first. The gradients that replicas keep back (``keep_rows``) are saved
+for each replica; on another number of replicas, the first gets their sum.
 """
 
 from __future__ import annotations
@@ -16,56 +16,60 @@ import logging
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from slide.files.atomic import new_folder, write_file
 from slide.kernels import dtypes
+from slide.kernels.bfloat16 import BFloat16View
+from slide.model.base import BaseNetwork
 from slide.model.faults import NumericalFault, check_network
 from slide.persist import shards
-from slide.persist.format import MANIFEST, manifest, table_states, training_arrays
+from slide.persist.format import MANIFEST, Source, manifest, table_states, training_arrays
 from slide.persist.shards import Part
 from slide.ranks.stack import RankStack
 from slide.train.checkpoints import Checkpoints, SavedRun, write_run
+from slide.train.run_state import RunState
 
 log = logging.getLogger("slide")
 
-RESIDUAL = "output.residual-"
-"""Begins the names of what replicas keep back, before their numbers."""
+T = TypeVar("T")
 
+RESIDUAL = "output.residual-"
+"""Beginning of the names of arrays of gradients that replicas keep back; the number of the replica follows."""
 
 WORTH_A_FILE = 1 << 20
-"""Bytes from which on ranks write a part each of an array that all of them have; smaller ones are written by rank 0."""
+"""Size, in bytes, from which every rank writes a part of an array that all have; rank 0 writes smaller arrays."""
 
 
 class Group(Protocol):
-    """What is asked of a communicator: mpi4py's have it."""
+    """What saving needs of a communicator; mpi4py's communicators have it."""
 
     rank: int
     size: int
 
-    def bcast(self, obj: object, root: int = 0) -> object:
-        """Return the root's object, to all."""
+    def bcast(self, obj: T, root: int = 0) -> T:
+        """Return the root's object on all ranks."""
 
-    def allgather(self, obj: object) -> list:
-        """Return all objects by rank, to all."""
+    def allgather(self, obj: T) -> list[T]:
+        """Return the objects of all ranks, in their order, on all ranks."""
 
-    def gather(self, obj: object, root: int = 0) -> list | None:
-        """Return all objects by rank, to the root."""
+    def gather(self, obj: T, root: int = 0) -> list[T] | None:
+        """Return the objects of all ranks, in their order, on the root."""
 
 
 class SharedCheckpoints(Checkpoints):
-    """Checkpoints that all ranks write together; their methods are called by all of them alike.
+    """Checkpoints that all ranks write together: all ranks call the methods alike.
 
     Parameters
     ----------
     plain : Checkpoints
         Where and when; on a file system that all ranks share.
     group : communicator
-        Of the network's ranks.
+        The network's ranks.
     average : callable
-        Makes replicas that train on their own agree.
+        Averages replicas that train with local SGD.
     """
 
     def __init__(self, plain: Checkpoints, group: Group, average: Callable[[], None]):
@@ -74,8 +78,8 @@ class SharedCheckpoints(Checkpoints):
         self._group = group
 
     def begin(self, resume: SavedRun | None = None) -> None:
-        """See `slide.train.checkpoints.Checkpoints.begin`; where rank 0 refuses the folder, all do."""
-        problem = None
+        """See `slide.train.checkpoints.Checkpoints.begin`; if rank 0 refuses the folder, all ranks do."""
+        problem: OSError | None = None
         if self._group.rank == 0:
             try:
                 super().begin(resume)
@@ -85,17 +89,18 @@ class SharedCheckpoints(Checkpoints):
         if problem is not None:
             raise problem
 
-    def _write(self, network, state, facts, name):
+    def _write(self, network: BaseNetwork, state: RunState, facts: dict, name: str) -> None:
         self._average()
         path = self.folder / name
+        layers: RankStack = network.layers  # type: ignore[assignment]  # only networks on ranks come here
         last = "" if self.latest is None else f". The last good one is {self.latest}"
-        check_together(self._group, network.layers, f"checkpoint {path} was not written: ", last)
+        check_together(self._group, layers, f"checkpoint {path} was not written: ", last)
         best = {f"best.{part}": array for part, array in (state.best.weights or {}).items()}
 
-        def beside(folder):
+        def beside(folder: Path) -> None:
             write_run(folder, state, facts)
 
-        problem = write_together(self._group, network.layers, path, best, beside, moments=True)
+        problem = write_together(self._group, layers, path, best, beside, moments=True)
         if problem is not None:
             if self._group.rank == 0:
                 log.warning("checkpoint %s could not be written, training goes on without it: %s", path, problem)
@@ -108,23 +113,16 @@ class SharedCheckpoints(Checkpoints):
 def check_together(
     group: Group, layers: RankStack, where: str, advice: str = "", *, moments: bool = True
 ) -> None:
-    """Raise NumericalFault on all ranks if something of the network is not finite on one of them.
+    """Raise NumericalFault on all ranks if something in the network is not finite on one of them.
 
-    Parameters
-    ----------
-    group : communicator
-    layers : RankStack
-    where, advice : str
-        Go before and after what is said of it.
-    moments : bool
-        As for `slide.model.faults.check_network`.
+    `where` and `advice` begin and end the message; `moments` is as for `slide.model.faults.check_network`.
     """
-    problem = None
+    problem: NumericalFault | None = None
     try:
         check_network(layers, moments=moments)
     except NumericalFault as fault:
         problem = fault
-    # Rows are in one place each: what is wrong with them, the others are told.
+    # A rank sees only its own rows: the first fault of any rank is the fault of all.
     problem = next((fault for fault in group.allgather(problem) if fault is not None), None)
     if problem is not None:
         raise problem.with_context(where, advice)
@@ -139,52 +137,58 @@ def write_together(
     *,
     moments: bool,
 ) -> str | None:
-    """Write a layers, to a folder that replaces what is there when it is complete; return why not, None if it is.
+    """Write a network to a folder that replaces `path` once it is complete; return why that failed, None if it did not.
 
     Parameters
     ----------
     group : communicator
-        All of whose ranks call this.
+        All its ranks call this.
     layers : RankStack
-        Whose replicas agree.
+        The layers of this rank; replicas are equal.
     path : Path
+        Name of the folder.
     more : dict of array
-        More arrays than the network's, with their rows, by name.
+        Further arrays to save, by name, with the rows of this rank.
     beside : callable
-        Given the folder, on rank 0: writes more files.
+        Called with the folder, on rank 0, to write more files.
     moments : bool
+        Whether to save what training needs to go on.
     """
+    reason: str | None = None
     if group.rank:
-        folder = group.bcast(None)
-        if folder is not None:
-            group.gather(_write_shards(group, layers, Path(folder), more, moments))
-        return group.bcast(None)
-    told, problem = False, None
+        name: str | None = group.bcast(None)
+        if name is not None:
+            group.gather(_write_shards(group, layers, Path(name), more, moments))
+        return group.bcast(reason)
+    announced = False
     try:
         with new_folder(path) as folder:
-            told = True
+            announced = True
             group.bcast(str(folder))
             written = group.gather(_write_shards(group, layers, folder, more, moments))
-            failed = [f"rank {rank}: {share}" for rank, share in enumerate(written) if isinstance(share, str)]
+            assert written is not None, "rank 0 is the root"
+            failed = [f"rank {rank}: {why}" for rank, why in enumerate(written) if isinstance(why, str)]
             if failed:
                 raise OSError("; ".join(failed))
-            entries, tables = zip(*written, strict=True)
-            shards.write_manifest(folder, entries)
+            done = [of_rank for of_rank in written if not isinstance(of_rank, str)]
+            shards.write_manifest(folder, [entries for entries, _ in done])
             beside(folder)
             about = manifest(layers, moments=moments, layout="shards")
-            for of_rank in tables if moments else ():
-                about["training"]["tables"] |= of_rank
+            for _, tables in done if moments else ():
+                about["training"]["tables"] |= tables
             text = json.dumps(about, indent=2)
             write_file(folder / MANIFEST, lambda stream: stream.write(text.encode()))
     except OSError as error:
-        problem = str(error)
-        if not told:
+        reason = str(error)
+        if not announced:
             group.bcast(None)
-    return group.bcast(problem)
+    return group.bcast(reason)
 
 
-def _write_shards(group, layers, folder, more, moments):
-    """Write this rank's share; return its entries for the manifests, or why it could not be written."""
+def _write_shards(
+    group: Group, layers: RankStack, folder: Path, more: dict[str, np.ndarray], moments: bool
+) -> tuple[dict[str, dict], dict[str, dict]] | str:
+    """Write this rank's shards; return its entries for the manifests, or why they could not be written."""
     arrays = layers.parameters(moments=moments) | more
     if moments:
         arrays |= training_arrays(layers)
@@ -198,14 +202,14 @@ def _write_shards(group, layers, folder, more, moments):
             name = f"{RESIDUAL}{layers.replica[0]}"
             entries[name] = shards.write_shard(folder, name, suffix, Part(layers.residual, layers.label_rows))
     except FileNotFoundError:
-        return f"no {folder} on {platform.node()}; what ranks save together needs a file system that all of them share"
+        return f"no {folder} on {platform.node()}; to save together, all ranks need a file system that they share"
     except OSError as error:
         return str(error)
     return entries, table_states(layers)
 
 
-def _part(group, layers, name, array):
-    """What this rank writes of an array: a part of those that all have, and of those that its replicas have."""
+def _part(group: Group, layers: RankStack, name: str, array: np.ndarray | BFloat16View) -> Part:
+    """Return the rows of an array that this rank writes: its part of the rows that other ranks have too."""
     whole, codes = Part(array, range(len(array))), name.endswith(".codes")
     if codes and name.startswith(layers.table_name("output")):
         return whole.piece(*layers.replica)
@@ -219,15 +223,8 @@ def _part(group, layers, name, array):
     return whole.piece(0, 1) if group.rank == 0 else whole.piece(0, len(array) + 1)
 
 
-def read_residual(layers: RankStack, source) -> None:
-    """Read what a network's replica kept back, or on another number of them, for the first, what all did.
-
-    Parameters
-    ----------
-    layers : RankStack
-    source : object
-        From `slide.persist.saved_network.open_arrays`.
-    """
+def read_residual(layers: RankStack, source: Source) -> None:
+    """Read the gradients that this replica kept back; on another number of replicas, the first reads the sum of all."""
     residual = layers.residual
     if residual is None:
         return

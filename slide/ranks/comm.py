@@ -1,66 +1,64 @@
-"""Ranks: a communicator that moves arrays and counts the bytes that arrive, by what they are for.
+"""Ranks: a communicator that moves arrays and counts the bytes that arrive, by their purpose.
 
-Sums are taken in the order of the ranks, by our own additions: every rank gets the same bits, whatever the MPI library
-and the network between the machines.
+We add up sums ourselves, in the order of the ranks: every rank gets the same bits, whichever MPI library and network it
+uses.
 """
 
 from __future__ import annotations
 
 import pickle
 from collections import Counter
+from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 
 from slide.system.extras import load_extra
 
+T = TypeVar("T")
 
-def mpi():
-    """Return mpi4py's module ``MPI``.
 
-    Raises
-    ------
-    MissingExtra
-        It is not installed.
-    """
+def mpi() -> ModuleType:
+    """Return mpi4py's module ``MPI``; MissingExtra if it is not installed."""
     return load_extra("mpi4py.MPI", "mpi", "distributed training")
 
 
 class Traffic:
-    """What a rank has received from others.
+    """Counts what a rank has received from others, over all its communicators.
 
     Attributes
     ----------
     bytes, calls : Counter
-        By kind, such as ``"features"``. A rank has one such account, for all its communicators.
+        Bytes received, and calls, by kind, such as ``"features"``.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.bytes: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
 
     def add(self, kind: str, nbytes: int) -> None:
-        """Count a call that brings so many bytes from other ranks."""
+        """Count a call that brings `nbytes` from other ranks."""
         self.bytes[kind] += int(nbytes)
         self.calls[kind] += 1
 
     def copy(self) -> Traffic:
-        """Return the account as it stands."""
+        """Return a copy, which does not count on."""
         other = Traffic()
         other.bytes, other.calls = self.bytes.copy(), self.calls.copy()
         return other
 
 
 class Pending:
-    """An exchange under way.
+    """An exchange that has begun.
 
     Parameters
     ----------
     request : MPI.Request or None
         None if there is nothing to wait for.
     result : array
-        What it fills.
+        The array that it fills.
     sent : object
-        What must not go before it is over.
+        What must stay in memory until it is over.
     """
 
     def __init__(self, request, result: np.ndarray, sent: object):
@@ -75,19 +73,23 @@ class Pending:
 
 
 class Ranks:
-    """Some processes that exchange arrays; every method but ``split`` is called by all of them, in the same order.
+    """A group of processes that exchange arrays. All of them must call every method, in the same order.
+
+    The argument `kind` of the methods says under which name the bytes are counted.
 
     Parameters
     ----------
     comm : mpi4py communicator
-        Used as it is; give a duplicate where something else talks over it too.
+        Must have no other user: give a duplicate if it has.
     traffic : Traffic, optional
-        The account to keep.
+        Where received bytes are counted.
 
     Attributes
     ----------
-    rank, size : int
-        This process's number, from 0, and how many there are.
+    rank : int
+        Number of this process, from 0.
+    size : int
+        Number of processes.
     """
 
     def __init__(self, comm, traffic: Traffic | None = None):
@@ -97,11 +99,11 @@ class Ranks:
         self._byte = mpi().BYTE
 
     def split(self, colour: int, key: int) -> Ranks:
-        """Return the ranks of one colour, in the order of their keys; they keep the same account."""
+        """Return the ranks of one colour, in the order of their keys; they count in the same `Traffic`."""
         return Ranks(self.comm.Split(colour, key), self.traffic)
 
     def allgather(self, kind: str, array: np.ndarray) -> np.ndarray:
-        """Return every rank's array, all of one shape and type: [size, ...]."""
+        """Return every rank's array [size, ...]; all have the same shape and type."""
         return self.iallgather(kind, array).wait()
 
     def iallgather(self, kind: str, array: np.ndarray) -> Pending:
@@ -115,15 +117,7 @@ class Ranks:
         return Pending(self.comm.Iallgather(self._bytes(array), self._bytes(out)), out, array)
 
     def allgatherv(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Return all ranks' rows, those of rank 0 first.
-
-        Parameters
-        ----------
-        kind : str
-        rows : array [counts[rank], ...]
-        counts : int array [size]
-            Rows of each rank.
-        """
+        """Return the rows of all ranks, those of rank 0 first; `counts` has the number of rows of each rank."""
         return self.iallgatherv(kind, rows, counts).wait()
 
     def iallgatherv(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> Pending:
@@ -139,19 +133,21 @@ class Ranks:
         return Pending(self.comm.Iallgatherv(self._bytes(rows), to), out, rows)
 
     def alltoallv(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Give every rank its rows of this rank's array, and return those that all have for this one.
+        """Send every rank its rows of this rank's array; return the rows that all ranks have for this one.
 
         Parameters
         ----------
         kind : str
+            Name under which the bytes are counted.
         rows : array [sum of counts, ...]
-            Those for rank 0 first.
+            Rows for rank 0 first.
         counts : int array [size]
-            Rows that each rank is given; the same on all ranks.
+            Number of rows that each rank gets; the same on all ranks.
 
         Returns
         -------
         array [size, counts[rank], ...]
+            Rows from rank 0 first.
         """
         return self.ialltoallv(kind, rows, counts).wait()
 
@@ -170,13 +166,13 @@ class Ranks:
         return Pending(self.comm.Ialltoallv(*ends), out, rows)
 
     def ordered_sum(self, kind: str, array: np.ndarray) -> np.ndarray:
-        """Return the sum of all ranks' arrays, which have one shape and type: the same bits on every rank."""
+        """Return the sum of all ranks' arrays, the same bits on every rank; all have the same shape and type."""
         flat = np.ascontiguousarray(array).reshape(-1)
         counts = np.diff(len(flat) * np.arange(self.size + 1) // self.size)
         return self.allgatherv(kind, in_order(self.alltoallv(kind, flat, counts)), counts).reshape(np.shape(array))
 
-    def bcast(self, kind: str, value: object, root: int = 0) -> object:
-        """Return the value that the root has; anything that can be pickled."""
+    def bcast(self, kind: str, value: T, root: int = 0) -> T:
+        """Return the value that the root has, which must be possible to pickle."""
         if self.size == 1:
             return value
         mine = pickle.dumps(value) if self.rank == root else b""
@@ -192,7 +188,7 @@ class Ranks:
         return bool(self.bcast_array(kind, np.array([value]))[0])
 
     def bcast_array(self, kind: str, array: np.ndarray) -> np.ndarray:
-        """Return rank 0's array, which has the shape and type of this one."""
+        """Return the array of rank 0, which has the same shape and type."""
         array = np.ascontiguousarray(array)
         if self.size > 1:
             array = array if array.flags.writeable else array.copy()
@@ -201,7 +197,7 @@ class Ranks:
         return array
 
     def gatherv(self, kind: str, rows: np.ndarray, counts: np.ndarray) -> np.ndarray | None:
-        """Return on rank 0 what ``allgatherv`` returns, on the others None."""
+        """Return on rank 0 what ``allgatherv`` returns, and None on the others."""
         rows = np.ascontiguousarray(rows)
         if self.size == 1:
             return rows
@@ -215,30 +211,25 @@ class Ranks:
         self.traffic.add(kind, out.nbytes - rows.nbytes)
         return out
 
-    def _bytes(self, array):
+    def _bytes(self, array: np.ndarray) -> list:
         return [_flat(array), self._byte]
 
 
 def in_order(parts: np.ndarray) -> np.ndarray:
-    """Return the sum of arrays over the first axis, one after the other.
-
-    Parameters
-    ----------
-    parts : array [n, ...]
-    """
+    """Return the sum over the first axis, added one after the other."""
     total = parts[0].copy()
     for part in parts[1:]:
         total += part
     return total
 
 
-def _flat(array):
+def _flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1).view(np.uint8)
 
 
-def _row_bytes(rows):
+def _row_bytes(rows: np.ndarray) -> int:
     return int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.itemsize
 
 
-def _starts(sizes):
+def _starts(sizes: np.ndarray) -> np.ndarray:
     return np.cumsum(sizes) - sizes

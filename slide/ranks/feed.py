@@ -1,6 +1,6 @@
-"""The samples of a run over several ranks: each reads its own, and what they read makes a batch.
+"""The samples of a run over several ranks: each rank reads its own part of a batch, and the parts are joined.
 
-While a batch is trained on, the features and labels of the next one are under way, and the sizes of the one after that.
+During training on a batch, the features and labels of the next one are under way, and the sizes of the one after that.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from slide.config import ConfigError, TrainingConfig
-from slide.data.dataset import DataError
+from slide.data.dataset import DataError, Dataset, MatrixLike
 from slide.data.fingerprint import fingerprint
 from slide.data.statistics import column_counts
 from slide.kernels import dtypes
@@ -28,36 +28,39 @@ from slide.train.records import History, Progress
 
 
 class DistributedFeed:
-    """The samples of a run; see `slide.train.feed.Feed`, whose attributes and methods it has.
+    """The samples of a run; it has the attributes and methods of `slide.train.feed.Feed`.
 
     Parameters
     ----------
     layers : RankStack
+        The layers of this rank.
     X, Y : sparse or dense matrices
-        All samples, the same on all ranks, of which each trains on its own; or those of this rank, if `own`.
+        All samples, the same on all ranks; or, if `own`, those of this rank.
     config : TrainingConfig
+        Settings of the run.
     validation : pair of matrices, optional
         The same on all ranks.
     own : bool
+        Whether X and Y have only the samples of this rank.
     on_epoch_end : callable
-        Called at the end of each epoch's batches.
+        Called after the last batch of each epoch.
     """
 
     def __init__(
         self,
         layers: RankStack,
-        X: csr_matrix,
-        Y: csr_matrix,
+        X: MatrixLike,
+        Y: MatrixLike,
         config: TrainingConfig,
-        validation: tuple[csr_matrix, csr_matrix] | None,
+        validation: tuple[MatrixLike, MatrixLike] | None,
         *,
         own: bool = False,
         on_epoch_end: Callable[[], None],
     ):
         if config.on_fault != "stop":
             raise ConfigError(
-                f"TrainingConfig.on_fault = {config.on_fault!r} needs one process: of a batch over several ranks it is "
-                'known too late that it should be left out. Set it to "stop", and go on from the last checkpoint'
+                f"TrainingConfig.on_fault = {config.on_fault!r} needs one process: on several ranks a fault is found "
+                'after the step, too late to skip the batch. Set it to "stop", and resume from the last checkpoint'
             )
         self.layers, self.config, self._on_epoch_end = layers, config, on_epoch_end
         self._grid = grid = layers.grid
@@ -70,22 +73,23 @@ class DistributedFeed:
         if not own and (samples != total).any():
             raise DataError(
                 f"the ranks have {', '.join(map(str, samples[:8].tolist()))} training samples: fit takes the same data "
-                "on all ranks, or with own_samples=True each rank's samples alone"
+                "on all ranks, or with own_samples=True only the samples of each rank"
             )
         cuts = Cuts(total, config.batch_size, n_portions)
         of_ranks = cuts.of_ranks(world.size)
         mine = of_ranks[world.rank]
         if own and any(part.stop - part.start != n for part, n in zip(of_ranks, samples.tolist(), strict=True)):
             raise DataError(
-                f"rank {world.rank} has {self.given.n_samples} training samples; of {total} samples and batches of "
-                f"{config.batch_size} it should have those from {mine.start} to {mine.stop - 1}: "
-                "slide.distributed.own_rows says which"
+                f"rank {world.rank} has {self.given.n_samples} training samples; with {total} samples and batches of "
+                f"{config.batch_size} it should have samples {mine.start} to {mine.stop - 1}, as "
+                "slide.distributed.own_rows says"
             )
-        self.other, self._probe = None, None
+        self.other: Dataset | None = None
+        self._probes: list[Dataset] = []
         if validation is not None and config.eval_points:
             self.other = measured(layers, validation, config)
             ends = self.other.n_samples * np.arange(world.size + 1) // world.size
-            self._probe = self.other.subset(slice(int(ends[world.rank]), int(ends[world.rank + 1])))
+            self._probes = [self.other.subset(slice(int(ends[world.rank]), int(ends[world.rank + 1])))]
         held_out = config.holdout if validation is None else 0.0
         each, start = n_portions // world.size, mine.start if own else 0
         most = max(1, config.eval_points // n_portions)
@@ -101,25 +105,26 @@ class DistributedFeed:
             )
             for s in range(each * world.rank, each * (world.rank + 1))
         ]
-        probes = [portion.probe for portion in self.portions if portion.probe is not None]
         if held_out:
-            self._probe = probes
-        elif self._probe is not None:
-            self._probe = [self._probe]
-        sizes = [sum(portion.data.n_samples for portion in self.portions), sum(p.n_samples for p in self._probe or ())]
+            self._probes = [portion.probe for portion in self.portions if portion.probe is not None]
+        sizes = [sum(portion.data.n_samples for portion in self.portions), sum(p.n_samples for p in self._probes)]
         sizes.append(max(portion.per_epoch for portion in self.portions))
         every = world.allgather("sizes", np.array(sizes, np.int64))
         self.n_samples, self.n_measured = int(every[:, 0].sum()), int(every[:, 1].sum())
         if held_out and not self.n_measured:
-            raise DataError("no portion of the training samples has one to spare for holdout; set it to 0")
+            raise DataError(
+                "every portion of the training samples has one sample, so that none can be held out; set "
+                "TrainingConfig.holdout to 0"
+            )
         self.per_epoch = int(every[:, 2].max())
         row = slice(grid.data.rank * grid.labels.size * each, (grid.data.rank + 1) * grid.labels.size * each)
         self.batch_samples = int(cuts.sizes[row].sum())
-        self.counts = world.ordered_sum("frequencies", sum(column_counts(portion.data.Y) for portion in self.portions))
+        own_counts = reduce(np.add, [column_counts(portion.data.Y) for portion in self.portions])
+        self.counts = world.ordered_sum("frequencies", own_counts)
         check_labels(self.counts)
 
     def facts(self) -> dict:
-        """See `slide.train.feed.Feed.facts`; of ranks that have their own samples each, how many there are in all."""
+        """See `slide.train.feed.Feed.facts`; if ranks have only their own samples, without a digest."""
         data = fingerprint(self.given)
         if self._own:
             names = "points", "values", "labels_of_points"
@@ -132,8 +137,9 @@ class DistributedFeed:
         """See `slide.train.feed.Feed.start`."""
         layers = self.layers
         if layers.config.feature_weights == "idf":
-            df = sum(column_counts(portion.data.X, nonzero=True) for portion in self.portions)
-            df = self._grid.world.ordered_sum("frequencies", df)
+            own = reduce(np.add, [column_counts(portion.data.X, nonzero=True) for portion in self.portions])
+            df = self._grid.world.ordered_sum("frequencies", own)
+            assert layers.feature_weights is not None
             layers.feature_weights[:] = initialization.idf_of(df, self.n_samples)
 
     def open(self) -> None:
@@ -163,28 +169,22 @@ class DistributedFeed:
         """See `slide.train.feed.Feed.read`."""
         return parcel.receive()
 
-    def _send(self, rows):
+    def _send(self, rows: tuple[np.ndarray, ...]) -> Parcel:
         """Read this rank's part of a batch and begin to send it to the others."""
-        return Parcel(self._grid, [portion.reader.read(some) for portion, some in zip(self.portions, rows, strict=True)])
+        parts = [portion.reader.read(some) for portion, some in zip(self.portions, rows, strict=True)]
+        return Parcel(self._grid, parts)
 
     def evaluate(self, inv_propensity: np.ndarray | None, mask_inputs: bool) -> dict[str, float]:
         """See `slide.train.feed.Feed.evaluate`; each rank measures on its own samples."""
-        return evaluate_own(self.layers, self._probe, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
+        return evaluate_own(self.layers, self._probes, inv_propensity=inv_propensity, mask_inputs=mask_inputs)
 
     def wrap(self, callbacks: Callbacks) -> Callbacks:
-        """See `slide.train.feed.Feed.wrap`: those of rank 0 are told, and all ranks do as they say."""
+        """See `slide.train.feed.Feed.wrap`; see `RootCallbacks`."""
         return RootCallbacks(callbacks, self.layers)
 
 
 class RootCallbacks(Callbacks):
-    """Callbacks that rank 0 alone calls; all ranks end the run if one of them asks for it.
-
-    Parameters
-    ----------
-    callbacks : Callbacks
-        Those of ranks other than 0 are never called.
-    layers : RankStack
-    """
+    """Callbacks of rank 0, the only ones that are called; all ranks end the run if one asks for it."""
 
     def __init__(self, callbacks: Callbacks, layers: RankStack):
         self._layers, self._ranks = layers, layers.grid.world
@@ -193,7 +193,7 @@ class RootCallbacks(Callbacks):
 
     @contextmanager
     def following(self, run: Run, history: History) -> Iterator[None]:
-        """See `Callbacks.following`; the history is given what was received in the run."""
+        """See `Callbacks.following`; the history also gets the bytes that this rank received per batch."""
         before, step = self._layers.traffic.copy(), self._layers.step
         with super().following(run, history):
             try:

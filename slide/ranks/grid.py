@@ -1,4 +1,4 @@
-"""The grid of ranks, and the labels that each column of it has."""
+"""The grid of ranks, and the labels of each of its columns."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ log = logging.getLogger("slide")
 
 
 class Grid:
-    """Where this rank stands.
+    """The grid of all ranks, and the place of this rank in it. All ranks make one together.
 
     Parameters
     ----------
     comm : mpi4py communicator
-        Duplicated. Called by all its ranks.
+        All ranks; it is duplicated.
     config : DistributionConfig
+        Numbers of data shards and label shards, and the other settings.
 
     Attributes
     ----------
     world : Ranks
-        All.
+        All ranks.
     labels : Ranks
-        Those that share this rank's part of the batch; number l has shard l of the labels.
+        The ranks with the same part of the batch (a row of the grid); rank l of them has shard l of the labels.
     data : Ranks
-        The replicas of this rank's labels, by their part of the batch.
+        The replicas of this rank's labels (a column of the grid), in the order of their parts of the batch.
     alarm : mpi4py communicator
-        Of all, for nothing but failures.
+        All ranks, for failures only.
     together : Ranks
-        Those that make each step of the hidden layers together: all, or where replicas only average now and then
-        `labels`.
-
+        The ranks that take each step of the hidden layers together: `world`, or `labels` with local SGD
+        (``average_every``).
+    n_portions : int
+        Number of portions of the samples.
     on_this_machine : list of list of int
-        The cores of each rank that is on the same machine, this one's among them.
+        The cores of each rank on this machine, this rank included.
 
     Raises
     ------
     ConfigError
-        The ranks do not make the grid.
+        The ranks do not make a grid, or the number of portions is not a multiple of theirs.
     """
 
     def __init__(self, comm, config: DistributionConfig):
@@ -67,35 +69,36 @@ class Grid:
         here.Free()
 
     def go_on_with(self, portions: int | None, holdout: float) -> None:
-        """Cut the samples into as many portions as the run that goes on did, so that its batches are the same.
+        """Cut the samples into as many portions as the run that is resumed, so that its batches are the same.
 
-        Where the ranks cannot have as many each, the order of its samples is another from here on, which is logged.
+        If the ranks cannot have equal numbers of these portions, the order of the samples changes from here on; a
+        warning is logged.
 
         Parameters
         ----------
         portions : int or None
-            None for a run of one process, which has one.
+            Number of portions of the run; None for a run of one process, which has one.
         holdout : float
-            Of the run.
+            Share of the samples that the run holds out.
 
         Raises
         ------
         ConfigError
-            Samples were held out of each portion, and the ranks cannot have the same.
+            Samples were held out of each portion, and the ranks cannot have the same portions.
         """
         portions, ranks = portions or 1, self.world.size
         if self.config.portions is None:
             self.n_portions = portions_for(ranks, portions) or self.n_portions
         if holdout and self.n_portions != portions:
             raise ConfigError(
-                f"the run had its samples in {portions} portions, of each of which some were held out: {ranks} ranks would "
-                f"hold out others. Go on with a number of ranks that divides {portions}"
+                f"the run had its samples in {portions} portions and held out some of each: {ranks} ranks would hold "
+                f"out others. Resume it on a number of ranks that divides {portions}"
             )
         if self.n_portions != portions and self.world.rank == 0:
             log.warning(
-                "the run had its samples in %d portions, %d ranks have them in %d: from here on they come in another "
-                "order, some of this epoch twice, others not at all. For the same batches on any number of ranks give "
-                "distribution.portions, such as 12, from the start",
+                "the run had its samples in %d portions, %d ranks have them in %d: from here on the order of the "
+                "samples is another, and this epoch has some samples twice and others not at all. For the same batches "
+                "on any number of ranks, set distribution.portions, for example to 12, from the start",
                 portions,
                 ranks,
                 self.n_portions,
@@ -103,7 +106,7 @@ class Grid:
 
     @property
     def rows_of_ranks(self) -> tuple[int, int]:
-        """Where this rank's part of the batch begins and ends among the ranks of `together`."""
+        """The ranks of `together` that are in this rank's row of the grid: the first, and one past the last."""
         if self.together is self.labels:
             return 0, self.labels.size
         first = self.data.rank * self.labels.size
@@ -114,39 +117,38 @@ class Grid:
 
 
 def cores_of_process() -> list[int]:
-    """Return the numbers of the cores that this process may use, empty where the system does not say."""
+    """Return the numbers of the cores that this process may use; empty if the system does not say."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def portions_for(ranks: int, portions: int | None) -> int | None:
-    """Return the portions of a run that goes on, None if so many ranks cannot have as many each.
+    """Return the number of portions of a run that is resumed, None if the ranks cannot have equal numbers of them.
 
-    Parameters
-    ----------
-    ranks : int
-    portions : int or None
-        As of ``Grid.go_on_with``.
+    `portions` is as for ``Grid.go_on_with``.
     """
     return portions or 1 if (portions or 1) % ranks == 0 else None
 
 
 class LabelShard:
-    """The labels, or features, of one shard of several: numbers 0, 1, ... here stand for ids that ascend.
+    """The labels, or features, of one shard: numbers 0, 1, ... within the shard stand for ascending ids.
 
     Parameters
     ----------
     n_labels : int
-        Of the network.
-    shard, n_shards : int
+        Number of labels, or features, of the network.
+    shard : int
+        Number of the shard, from 0.
+    n_shards : int
+        Number of shards.
     partition : str
-        As of `DistributionConfig`.
+        ``"cyclic"`` or ``"contiguous"``; see `DistributionConfig`.
     what : str
-        What they are, for messages.
+        ``"labels"`` or ``"features"``, for messages.
 
     Attributes
     ----------
     n_rows : int
-        Labels of the shard.
+        Number of labels in the shard.
     first, distance : int
         Number i stands for the label ``first + i * distance``.
 
@@ -160,7 +162,7 @@ class LabelShard:
         if n_labels < n_shards:
             raise ConfigError(
                 f"{n_labels} {what} cannot be cut into {n_shards} shards, each of which needs one: "
-                f"choose at most {n_labels}, or fewer ranks"
+                f"choose at most {n_labels} shards, or fewer ranks"
             )
         if partition == "cyclic":
             self.first, self.distance = shard, n_shards
@@ -171,12 +173,12 @@ class LabelShard:
 
     @property
     def labels(self) -> range:
-        """The labels of the shard, in the order of its numbers."""
+        """The labels of the shard, in the order of their numbers."""
         return range(self.first, self.first + self.n_rows * self.distance, self.distance)
 
     @property
     def ids(self) -> slice:
-        """Where the labels of the shard stand in an array of all."""
+        """The places of the shard's labels in an array of all labels."""
         return slice(self.first, self.first + (self.n_rows - 1) * self.distance + 1, self.distance)
 
     def to_ids(self, numbers: np.ndarray) -> np.ndarray:
@@ -184,17 +186,23 @@ class LabelShard:
         return np.where(numbers < 0, numbers, self.first + numbers * self.distance)
 
     def select(self, ptr: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return, of lists of labels, the parts that are of this shard, as its numbers, and which labels these were.
+        """Select the labels of this shard from lists of labels.
 
         Parameters
         ----------
         ptr : int64 array [lists + 1]
-        labels : int32 array
             List s is ``labels[ptr[s]:ptr[s + 1]]``.
+        labels : int32 array
+            Labels of all lists.
 
         Returns
         -------
-        ptr, numbers, here : int64 [lists + 1], int32, and bool as long as `labels`
+        ptr : int64 array [lists + 1]
+            Where the lists of selected labels begin and end.
+        numbers : int32 array
+            Selected labels, as numbers of this shard.
+        here : bool array as long as `labels`
+            Which labels are selected.
         """
         number, rest = np.divmod(labels - self.first, self.distance)
         here = (rest == 0) & (number >= 0) & (number < self.n_rows)

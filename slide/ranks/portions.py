@@ -1,10 +1,10 @@
-"""How the samples of a data set are dealt to ranks.
+"""Portions: how the samples of a data set are divided among ranks.
 
-The samples are cut into portions, ranges of consecutive samples, each in proportion to what it gives to a batch: an equal
-number of samples but for rounding. A rank has as many portions as any other. An epoch goes through each portion in an order
-of its own, a function of the seed, the epoch and the portion, and takes of each its part of every batch, that of portion 0
-first. So the batches depend on the number of portions alone: four ranks with one portion each train on the same batches as
-one rank with four, and one rank with one portion on those of a run without ranks.
+The samples are cut into portions, ranges of consecutive samples, in proportion to the number of samples that a portion
+gives to each batch; these are equal except for rounding. All ranks have the same number of portions. In an epoch, each
+portion has its own order, a function of the seed, the epoch and the portion, and gives its part to every batch, portion
+0 first. So the batches depend only on the number of portions: four ranks with one portion each train on the same
+batches as one rank with four portions, and one rank with one portion trains on those of a run without ranks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from slide.config import ConfigError, TrainingConfig
-from slide.data.dataset import Dataset, is_mapped
+from slide.data.dataset import Dataset
+from slide.data.mapped import as_mapped
 from slide.kernels import dtypes
+from slide.model.stack import LayerStack
 from slide.system.renames import former_names
 from slide.train.feed import hold_out, order_of
 
@@ -25,44 +27,49 @@ from slide.train.feed import hold_out, order_of
 class Cuts:
     """Where the portions of a data set begin and end.
 
-    Parameters
-    ----------
-    n_samples, batch_size, n_portions : int
-
-    Raises
-    ------
-    ConfigError
-        A batch has fewer samples than there are portions.
+    Raises ConfigError if a batch has fewer samples than there are portions.
     """
 
     def __init__(self, n_samples: int, batch_size: int, n_portions: int):
         if batch_size < n_portions:
             raise ConfigError(
-                f"TrainingConfig.batch_size is {batch_size} and there are {n_portions} portions of the samples, each of "
-                f"which gives every batch a sample or more: choose {n_portions} or more"
+                f"TrainingConfig.batch_size is {batch_size} and the samples are cut into {n_portions} portions, each "
+                f"of which gives at least one sample to every batch: set batch_size to {n_portions} or more"
             )
         ends = batch_size * np.arange(n_portions + 1, dtype=np.int64) // n_portions
         self.sizes = np.diff(ends)
         self.ends = n_samples * ends // batch_size
 
     def of_ranks(self, ranks: int) -> list[slice]:
-        """Return the samples that each of so many ranks has."""
+        """Return the samples of each rank, if there are `ranks` of them."""
         each = len(self.sizes) // ranks
         return [slice(int(self.ends[r * each]), int(self.ends[(r + 1) * each])) for r in range(ranks)]
 
 
 @former_names(shares="portions")
 def own_rows(n_samples: int, batch_size: int, comm, portions: int | None = None) -> slice:
-    """Return the samples that a rank trains on, and needs to read.
+    """Return the samples that this rank trains on, and needs to read; see ``own_samples`` of `DistributedNetwork.fit`.
 
     Parameters
     ----------
     n_samples : int
-        Of the whole data set.
+        Number of samples of the whole data set.
     batch_size : int
+        As in the `slide.TrainingConfig` of the run.
     comm : mpi4py communicator
+        All ranks.
     portions : int, optional
-        As of `DistributionConfig`.
+        As in the `DistributionConfig` of the network; by default one for each rank.
+
+    Returns
+    -------
+    slice
+        Rows of the whole data set.
+
+    Raises
+    ------
+    ConfigError
+        A batch has fewer samples than there are portions.
     """
     ranks = comm.Get_size()
     return Cuts(n_samples, batch_size, portions or ranks).of_ranks(ranks)[comm.Get_rank()]
@@ -74,41 +81,46 @@ class Portion:
     Parameters
     ----------
     data : Dataset
+        All samples of the portion.
     number : int
-        Of the portion.
+        Number of the portion, from 0.
     size : int
-        Samples that it gives to a batch.
+        Number of samples that it gives to a batch.
     config : TrainingConfig
+        Settings of the run.
     seed : int
+        Seed of the network.
     held_out : float
-        Portion of the samples that is set aside, `measured` of them at most.
+        Share of the samples to hold out.
     measured : int
+        Largest number of samples to hold out.
 
     Attributes
     ----------
     data : Dataset
-        To train on.
+        Samples to train on.
     probe : Dataset or None
-        What is set aside.
+        Samples that are held out.
     """
 
     def __init__(
         self, data: Dataset, number: int, size: int, config: TrainingConfig, seed: int, held_out: float, measured: int
     ):
         self.number, self.size, self._config, self._seed = number, size, config, seed
-        self.data, self.probe = data, None
-        # A portion of one sample has none to spare.
+        self.data = data
+        self.probe: Dataset | None = None
+        # A portion of one sample needs it for training.
         if held_out and data.n_samples > 1:
             self.data, self.probe = hold_out(data, held_out, measured, seed, number)
 
     @property
     def per_epoch(self) -> int:
-        """Batches that its samples last for."""
+        """Number of batches per epoch to which it gives samples."""
         return -(-self.data.n_samples // self.size)
 
-    def open(self, network) -> None:
-        """Make what reads the samples."""
-        self.reader = network.reader(self.data.X, self.data.Y, self.size)
+    def open(self, layers: LayerStack) -> None:
+        """Make the reader of its samples."""
+        self.reader = layers.reader(self.data.X, self.data.Y, self.size)
 
     def batches(self, epoch: int, first: int) -> Iterator[np.ndarray]:
         """Yield the rows of its part of each batch of an epoch, from number `first` on."""
@@ -117,31 +129,20 @@ class Portion:
 
 
 def batches_of(portions: list[Portion], epoch: int, first: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield, for each batch of an epoch, the rows of each of some portions; none where one has no more.
-
-    Parameters
-    ----------
-    portions : list of Portion
-    epoch, first : int
-    """
+    """Yield the rows of each portion for each batch of an epoch, from batch `first` on; no rows once a portion ends."""
     nothing = np.zeros(0, dtypes.OFFSET)
     return zip_longest(*(portion.batches(epoch, first) for portion in portions), fillvalue=nothing)
 
 
 def rows_of(data: Dataset, rows: slice) -> Dataset:
-    """Return consecutive samples of a data set, without copying them; of a mapped one as a mapped one.
-
-    Parameters
-    ----------
-    data : Dataset
-    rows : slice
-    """
+    """Return consecutive samples of a data set without copying them; samples of mapped data are mapped too."""
     return Dataset(_rows_of(data.X, rows), _rows_of(data.Y, rows), name=data.name)
 
 
-def _rows_of(matrix, rows):
-    if is_mapped(matrix):
-        return matrix.part(rows.start, rows.stop)
+def _rows_of(matrix: csr_matrix, rows: slice) -> csr_matrix:
+    mapped = as_mapped(matrix)
+    if mapped is not None:
+        return mapped.part(rows.start, rows.stop)
     ends = matrix.indptr[rows.start : rows.stop + 1]
     part = csr_matrix((rows.stop - rows.start, matrix.shape[1]), dtype=matrix.dtype)
     part.indptr, inside = ends - ends[0], slice(int(ends[0]), int(ends[-1]))

@@ -1,10 +1,11 @@
-"""Replicas of a shard: the same labels on ranks that train on other samples, and how they stay alike.
+"""Replicas of a shard: ranks with the same labels and different samples, and how their weights stay equal.
 
-In every batch they combine the gradients of the rows that any of them touched: row ids and gradients travel, are added
-up in the order of the ranks, and every replica takes the same step. With ``keep_rows`` below 1 a replica sends the rows
-of largest gradient alone and keeps the others' as a residual that goes on top of the row's next gradient (error
-feedback; Stich et al., *Sparsified SGD with memory*, NeurIPS 2018). With ``average_every`` they do not talk until then,
-and average what they have become (local SGD; Stich, ICLR 2019).
+In every batch, the replicas combine the gradients of the rows that any of them touched: they exchange row ids and
+gradients, add them up in the order of the ranks, and all take the same step. With ``keep_rows`` below 1, a replica
+sends only the rows with the largest gradients and keeps the other gradients as a residual, which it adds to the next
+gradient of the same row (error feedback; Stich et al., *Sparsified SGD with memory*, NeurIPS 2018). With
+``average_every`` they exchange nothing for that many batches, and then average their weights (local SGD; Stich, ICLR
+2019).
 """
 
 from __future__ import annotations
@@ -14,26 +15,27 @@ import numpy as np
 from slide.kernels import dtypes
 from slide.kernels.rows import RowTable
 from slide.model.stack import LayerStack
-from slide.ranks.comm import Pending
+from slide.ranks.comm import Pending, Ranks
 from slide.ranks.grid import Grid
 
 BLOCK = 1 << 12
-"""Rows that are averaged at a time."""
+"""Number of rows that are averaged at a time."""
 
 
 class Replicas:
-    """What one replica exchanges with those of the same shard.
+    """Exchanges gradients between this rank and the other replicas of its shard.
 
     Parameters
     ----------
     grid : Grid
+        The grid of ranks.
     table : RowTable
-        Of the shard.
+        Rows of the shard.
 
     Attributes
     ----------
     combine_gradients : bool
-        Whether there are other replicas that the batches' gradients are combined with.
+        Whether there are other replicas, with which the gradients of every batch are combined.
     """
 
     def __init__(self, grid: Grid, table: RowTable):
@@ -46,17 +48,13 @@ class Replicas:
 
     @property
     def residual(self) -> np.ndarray | None:
-        """What this replica keeps back: gradients of rows and their biases, float32 [n_rows, any]; None if nothing."""
+        """Gradients of rows and their biases that this replica has kept back, float32 [n_rows, any]; None if none."""
         return self._residual
 
     def begin(self, rows: np.ndarray, gradients: np.ndarray) -> None:
         """Begin to combine the gradients of this replica with those of the others; ``end`` does the rest.
 
-        Parameters
-        ----------
-        rows : int32 array [n]
-            Ascending, each once.
-        gradients : float32 array [n, any]
+        `rows` are int32 [n], ascending, each once; `gradients` are float32 [n, any].
         """
         touched = rows
         if self._residual is not None:
@@ -68,13 +66,16 @@ class Replicas:
             self._under_way.append(join("rows", touched, counts[:, 1]))
 
     def end(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the rows that any replica has touched, those that it gives a gradient of, and the gradients' sums.
+        """Finish the exchange that ``begin`` began.
 
         Returns
         -------
-        touched, rows : int32 arrays [any], [m]
-            Ascending. What was touched on one replica has caught up there, and must do so on all.
+        touched : int32 array
+            Rows that any replica has touched, ascending. They have caught up there and must catch up on all replicas.
+        rows : int32 array [m]
+            Rows with gradients, ascending.
         gradients : float32 array [m, any]
+            Sums of the gradients of all replicas.
         """
         ids, parts, *touched = [pending.wait() for pending in self._under_way]
         rows, places = np.unique(ids, return_inverse=True)
@@ -85,8 +86,9 @@ class Replicas:
         self._under_way = []
         return np.unique(touched[0]) if touched else rows, rows, total
 
-    def _largest(self, rows, gradients):
-        """The rows whose gradients, residuals included, are longest; the others' become residuals."""
+    def _largest(self, rows: np.ndarray, gradients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows with the longest gradients, residuals included; the other gradients become residuals."""
+        assert self._residual is not None
         gradients = gradients + self._residual[rows]
         self._residual[rows] = gradients
         count = int(np.ceil(self._keep * len(rows)))
@@ -99,14 +101,9 @@ class Replicas:
 
 
 def average(grid: Grid, layers: LayerStack, since: int) -> None:
-    """Make replicas the mean of what they have become: weights, biases and moments of all rows that any has touched.
+    """Average the weights, biases and moments of all replicas, for the rows that any replica has touched.
 
-    Parameters
-    ----------
-    grid : Grid
-    layers : LayerStack
-    since : int
-        The step of the last average; rows that no replica has touched since are the same on all.
+    `since` is the step of the last average: rows that no replica has touched since are equal on all.
     """
     ranks = grid.data
     tables = [layer.table for layer in layers]
@@ -125,5 +122,5 @@ def average(grid: Grid, layers: LayerStack, since: int) -> None:
                     view[some] = _mean(ranks, np.asarray(view[some]))
 
 
-def _mean(ranks, array):
+def _mean(ranks: Ranks, array: np.ndarray) -> np.ndarray:
     return (ranks.ordered_sum("average", array.astype(np.float32)) / ranks.size).astype(array.dtype, copy=False)

@@ -1,4 +1,4 @@
-"""RankStack: the layers that one rank has of a network that several ranks share."""
+"""RankStack: the layers of one rank, in a network on several ranks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import numpy as np
 from slide.config import ConfigError, HiddenConfig, NetworkConfig
 from slide.config.distribution import DistributionConfig
 from slide.kernels.parallel import isa, resolve_threads
+from slide.kernels.rows import RowTable
 from slide.model.footprint import bytes_needed
-from slide.model.layers import HiddenLayer
+from slide.model.layers import HiddenLayer, InputLayer
 from slide.model.stack import Layer, LayerStack
 from slide.ranks.comm import Traffic
 from slide.ranks.failures import watch
@@ -25,16 +26,20 @@ class RankStack(LayerStack):
     Parameters
     ----------
     n_features, n_labels : int
-        Of the whole network.
+        Sizes of the whole network.
     config : NetworkConfig
+        Configuration of the whole network.
     comm : mpi4py communicator
+        All ranks.
     distribution : DistributionConfig
+        How the network is distributed over them.
     threads : int, optional
         By default as many as there are cores for each rank.
 
     Attributes
     ----------
     grid : Grid
+        The place of this rank among all ranks.
     shard : LabelShard
         The labels whose neurons are here.
     feature_shard : LabelShard or None
@@ -43,8 +48,8 @@ class RankStack(LayerStack):
     Raises
     ------
     ConfigError
-        The ranks do not make the grid, there are fewer labels than shards, or the configuration has something that
-        cannot be distributed.
+        The ranks do not make a grid, there are fewer labels than shards, or the configuration has a setting that cannot
+        be distributed.
     """
 
     output: ShardOutput
@@ -72,12 +77,12 @@ class RankStack(LayerStack):
 
     @property
     def traffic(self) -> Traffic:
-        """What this rank has received from others."""
+        """Bytes that this rank has received from others."""
         return self.grid.world.traffic
 
     @property
     def leads(self) -> bool:
-        """Whether this is rank 0, which speaks for all."""
+        """Whether this is rank 0, which writes messages and manifests for all."""
         return self.grid.world.rank == 0
 
     @property
@@ -87,16 +92,16 @@ class RankStack(LayerStack):
 
     @property
     def replica(self) -> tuple[int, int]:
-        """(index of this replica, number of replicas) of the labels that are here."""
+        """(index of this replica, number of replicas), for the labels of this rank."""
         return self.grid.data.rank, self.grid.data.size
 
     @property
     def residual(self) -> np.ndarray | None:
-        """What this replica keeps back of its gradients; see `slide.ranks.replicas`."""
+        """Gradients that this replica has kept back; see `slide.ranks.replicas`."""
         return self.output.residual
 
     def table_name(self, layer: str) -> str:
-        """See `LayerStack.table_name`; tables over a shard of the labels are of use to that shard alone."""
+        """See `LayerStack.table_name`; tables over a shard of the labels are of use only to the same shard."""
         labels = self.grid.labels
         if layer != "output" or labels.size == 1:
             return layer
@@ -110,7 +115,7 @@ class RankStack(LayerStack):
 
     @property
     def feature_replica(self) -> tuple[int, int]:
-        """(index of this replica, number of replicas) of the features that are here, where features are cut into shards."""
+        """(index of this replica, number of replicas), for the features of this rank if they are cut into shards."""
         return self.replica if self.grid.together is self.grid.labels else (0, 1)
 
     def _check_fit(self, trainable: bool) -> None:
@@ -130,34 +135,22 @@ class RankStack(LayerStack):
         return ShardOutput(self.shard, self.grid, dim, self.config.output, storage, seed, self.buffers, self.threads)
 
     def rows_of(self, array: str) -> slice:
-        """Return where the rows that are here stand in a whole array, by the array's name."""
+        """Return the places of this rank's rows in the whole array of that name."""
         here = self.rows_here(array)
         return slice(None) if here is None else slice(here[1].start, here[1].stop, here[1].step)
 
 
 def threads_each(grid: Grid) -> int:
-    """Return the threads that a rank can use without taking them from others on the same processors.
-
-    Parameters
-    ----------
-    grid : Grid
-    """
+    """Return the number of threads that a rank can use if the ranks on the same cores divide these evenly."""
     return max(1, resolve_threads(None) // grid.on_this_machine.count(cores_of_process()))
 
 
 def checksum(layer: Layer, *, rows: bool = True) -> int:
-    """Return a number that layers which differ in a weight, a bias or a moment hardly share.
-
-    Parameters
-    ----------
-    layer : HiddenLayer or OutputLayer
-    rows : bool
-        False leaves out those of the layer's table.
-    """
-    arrays = [np.frombuffer(layer.table.buffer, np.uint32)] if rows else []
-    # A layer whose rows are features has its biases apart.
-    arrays += [view.view(np.uint32) for view in (getattr(layer, "bias", None), getattr(layer, "bias_moments", None))
-               if view is not None]
+    """Return a checksum of the weights, biases and moments of a layer; without the rows of its table if not `rows`."""
+    arrays = [_words_of(layer.table)] if rows else []
+    # Where rows are features, the layer has the biases.
+    if isinstance(layer, InputLayer):
+        arrays += [layer.bias.view(np.uint32), layer.bias_moments.view(np.uint32)]
     total = 0
     for array in arrays:
         for bits in np.array_split(array.reshape(-1), max(1, array.size >> 20)):
@@ -166,20 +159,26 @@ def checksum(layer: Layer, *, rows: bool = True) -> int:
     return total
 
 
-def _check(config, grid):
-    """Refuse what cannot be distributed."""
+def _words_of(table: RowTable) -> np.ndarray:
+    """Return the memory of a table as 32-bit words."""
+    buffer = table.buffer
+    return buffer.view(np.uint32) if isinstance(buffer, np.ndarray) else np.frombuffer(memoryview(buffer), np.uint32)
+
+
+def _check(config: NetworkConfig, grid: Grid) -> None:
+    """Raise ConfigError for settings that cannot be distributed."""
     kinds = grid.world.allgather("control", np.array([isa().encode()], "S32"))[:, 0]
     if len(set(kinds.tolist())) > 1:
         found = ", ".join(sorted({kind.decode() for kind in kinds.tolist()}))
         raise ConfigError(
             f"the ranks' processors have different instruction sets, {found}, and round differently, so that replicas "
-            "would drift apart: set SLIDE_ISA to one that all have, such as SLIDE_ISA=avx2, for all ranks"
+            "would drift apart: set SLIDE_ISA on all ranks to a set that all have, such as SLIDE_ISA=avx2"
         )
     clipped, features = config.optimizer.clip_norm is not None, grid.config.shard_features
     for given, what, instead in (
         (config.update == "hogwild", "NetworkConfig.update 'hogwild'", "'grouped', so that replicas stay the same"),
         (config.output.init == "mean", "OutputConfig.init 'mean'", "'random'"),
-        (clipped and grid.data.size > 1, "OptimizerConfig.clip_norm with several data shards", "label shards alone"),
+        (clipped and grid.data.size > 1, "OptimizerConfig.clip_norm with several data shards", "label shards only"),
         (clipped and features, "OptimizerConfig.clip_norm with shard_features", "not to clip, or whole hidden layers"),
         (
             features and config.hidden[0].uses_tables,

@@ -1,8 +1,8 @@
 """Prediction with the labels on several ranks.
 
-Each rank takes its own samples through the hidden layers; the hidden vectors go to the ranks that have the labels, each
-of which finds its best, and these go back to be merged. What arrives is the same as on one process, equal scores in
-order of id.
+Each rank takes its own samples through the hidden layers and sends the hidden vectors to the ranks that have the
+labels. Each of these finds the best of its labels and sends them back, to be merged. The result is the same as in one
+process, equal scores in order of id.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from slide.kernels import dtypes
 from slide.kernels.search import exact_topk
 from slide.predict.masks import Exclusions
 from slide.predict.topk import PREDICT_BLOCK
+from slide.ranks.comm import Ranks
+from slide.ranks.grid import LabelShard
 from slide.ranks.stack import RankStack
 from slide.system.blas import one_blas_thread
 
@@ -25,16 +27,18 @@ from slide.system.blas import one_blas_thread
 def predict_own(
     layers: RankStack, X: csr_matrix, k: int, exclude: csr_matrix | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k best labels of this rank's samples, and their scores; called by all ranks.
+    """Return the k best labels of this rank's samples, and their scores; all ranks call this.
 
     Parameters
     ----------
     layers : RankStack
+        The layers of this rank.
     X : csr_matrix, shape (n, n_features)
-        Checked; other ranks may have any other number of samples.
+        This rank's samples, checked. Other ranks may have any number.
     k : int
+        Number of labels per sample.
     exclude : csr_matrix or None
-        None on all ranks or on none.
+        Labels that must not be predicted; None on all ranks or on none.
     """
     layers.settle()
     ranks, table, shard = layers.grid.labels, layers.output.table, layers.output.shard
@@ -43,7 +47,7 @@ def predict_own(
     exclusions = Exclusions(exclude, n)
     size = max(1, PREDICT_BLOCK // ranks.size)
     reader = layers.reader(X, None, size)
-    # As often as the rank with the most samples, of all that have a part in the hidden layers.
+    # All ranks loop as often as the rank with the most samples: each iteration exchanges arrays.
     most = int(layers.grid.together.allgather("prediction", np.array([n], np.int64)).max())
     for first in range(0, most, size):
         rows = np.arange(min(first, n), min(first + size, n), dtype=dtypes.OFFSET)
@@ -68,8 +72,9 @@ def merge(ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Parameters
     ----------
     ids : int32 array [lists, n, k]
-        -1 where there is none, with a score of minus infinity.
+        -1 where there is no label.
     scores : float32 array [lists, n, k]
+        Minus infinity where there is no label.
 
     Returns
     -------
@@ -91,38 +96,34 @@ def evaluate_own(
     inv_propensity: np.ndarray | None = None,
     mask_inputs: bool = False,
 ) -> dict[str, float]:
-    """Return the quality of the prediction on all ranks' samples.
+    """Return the quality of the prediction over the samples of all ranks; `probes` are those of this rank.
 
-    Parameters
-    ----------
-    layers : RankStack
-    probes : list of Dataset
-        Those of this rank.
-    ks, inv_propensity, mask_inputs
-        As for `Network.evaluate`.
+    The other parameters are those of `Network.evaluate`.
     """
     ks = tuple(ks)
-    X, Y = _joined([probe.X for probe in probes]), _joined([probe.Y for probe in probes])
+    X = _joined([probe.X for probe in probes], layers.n_features)
+    Y = _joined([probe.Y for probe in probes], layers.n_labels)
     names = [f"{name}@{k}" for k in ks for name in ("P", "nDCG", "R", *(() if inv_propensity is None else ("PSP",)))]
-    if X is None:
-        X = csr_matrix((0, layers.n_features), dtype=dtypes.VALUE)
     ids, _ = predict_own(layers, X, max(ks), X if mask_inputs else None)
     sums = metrics.totals(ids, Y, ks, inv_propensity) if len(ids) else dict.fromkeys(names, (0.0, 0.0))
     every = layers.grid.world.allgather("evaluation", np.array([sums[name] for name in names]))
     return metrics.ratios(dict(zip(names, map(tuple, every.sum(axis=0).tolist()), strict=True)))
 
 
-def _joined(matrices):
-    if len(matrices) < 2:
-        return matrices[0] if matrices else None
-    return csr_matrix(vstack(matrices, "csr"))
+def _joined(matrices: list[csr_matrix], columns: int) -> csr_matrix:
+    if len(matrices) == 1:
+        return matrices[0]
+    return csr_matrix(vstack(matrices, "csr")) if matrices else csr_matrix((0, columns)).astype(dtypes.VALUE)
 
 
-def _of_shard(ranks, shard, banned, n, counts):
-    """The excluded labels of all ranks' samples that are of this shard, as its numbers."""
+def _of_shard(
+    ranks: Ranks, shard: LabelShard, banned: tuple[np.ndarray, np.ndarray], n: int, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the excluded labels of all ranks' samples that are of this shard, as its numbers."""
     ptr, ids = banned
     lengths = np.diff(ptr) if n else np.zeros(0, dtypes.OFFSET)
     sizes = ranks.allgather("prediction", np.array([len(ids)], np.int64))[:, 0]
     lengths = ranks.allgatherv("prediction", lengths.astype(dtypes.OFFSET, copy=False), counts)
     ids = ranks.allgatherv("prediction", ids, sizes)
-    return shard.select(np.concatenate([[0], np.cumsum(lengths)]), ids)[:2]
+    ptr, numbers, _ = shard.select(np.concatenate([[0], np.cumsum(lengths)]), ids)
+    return ptr, numbers

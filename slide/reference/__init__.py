@@ -1,4 +1,4 @@
-"""The authors' C++ program: what it reads and what it saves.
+"""The authors' C++ program: the settings that it reads, and the weights that it saves.
 
 ===========  ====================================================
 `settings`   its configuration files (.csv), as settings of this package

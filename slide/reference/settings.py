@@ -1,16 +1,18 @@
-"""Runs of the authors' C++ program, SLIDE, from the configuration files it reads: what it calls settings, as ours.
+"""Configuration files of the authors' C++ program, SLIDE, as settings of this package.
 
 A file has a line ``name = value`` for each setting, with commas between the values of layers; a line that has a ``#``
-is a comment. `read` turns one into a `RunConfig` and lists, for the settings that something else stands for here, what
-does. `slide.reference.weights` reads the weights that the program saves.
+is a comment. `read` turns a file into a `RunConfig`, and notes every setting that is handled differently, and how.
+`slide.reference.weights` reads the weights that the program saves.
 
-The program samples a layer where its `Sparsity` in training is below 1. A sample then computes its labels, all that it
-finds in `L` hash tables of buckets of 128 and, where that is fewer than 1,000 neurons, random ones up to there; the
-number itself has no effect. Here it has: it is the share of neurons that a sample computes, 1,000 at least.
+The program samples a layer if its `Sparsity` in training is below 1. A sample then computes its labels and all neurons
+that it finds in `L` hash tables with buckets of 128; if these are fewer than 1,000, random neurons make up the number.
+The value of `Sparsity` has no further effect there. Here it does: it is the share of neurons that a sample computes, at
+least 1,000.
 
-What no setting says is as in the program where it can be: softmax over the neurons computed, of which a sample's labels
-share the target evenly; Adam over all rows; samples in the file's order, unscaled; the last, incomplete batch left out.
-Initial weights differ: the program draws all weights and biases from a normal distribution of deviation 0.01.
+Where there is no setting, this package does what the program does, as far as it can: softmax over the computed neurons,
+whose target a sample's labels share evenly; Adam over all rows; samples in the order of the file, not scaled; the last,
+incomplete batch left out. Initial weights differ: the program draws all weights and biases from a normal distribution
+of standard deviation 0.01.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slide.config import (
     ConfigError,
@@ -34,37 +37,38 @@ from slide.config import (
 )
 
 IDS = 2**31 - 1
+"""Largest id or number of something."""
 
 LEAST_ACTIVE = 1000
-"""Neurons that the program makes up with random ones where a sample finds fewer."""
+"""Smallest number of neurons per sample; the program adds random ones where a sample finds fewer."""
 
 CAPACITY = 128
-"""Neurons of a bucket."""
+"""Neurons per bucket."""
 
 BIN_SIZE, CODE_BITS = 8, 2
-"""Coordinates that a hash code looks at, and how many bits of it tell buckets apart: the program gives a code of three
-bits two in the bucket's number, where codes overlap: of ``2**RangePow`` buckets it uses ``7 * (4**K - 1) / 3``."""
+"""Coordinates per hash code, and bits per code in a bucket's number. A code of the program has three bits but gets two
+in the bucket's number, so that codes overlap: of ``2**RangePow`` buckets the program uses ``7 * (4**K - 1) / 3``."""
 
 EVALUATED = 50
-"""Batches of test data that the program looks at after an epoch."""
+"""Number of batches of test data that the program measures quality on after an epoch."""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a setting's value may be: whole numbers or others, between two bounds, one or one for each layer."""
+    """Allowed values of a setting: whole or other numbers, between two bounds, one or one for each layer."""
 
     whole: bool = True
     low: float = 1
     high: float = IDS
     several: bool = False
 
-    def __str__(self):
+    def __str__(self) -> str:
         number = "a whole number" if self.whole else "a number"
         bounds = f"from {self.low:,} to {self.high:,}" if self.low else f"above 0, at most {self.high:,}"
         return f"{number} {bounds}" + (" for each layer, with commas between" if self.several else "")
 
-    def read(self, text):
-        """Return the value, or None if it is not what it may be."""
+    def read(self, text: str) -> Any:
+        """Return the value, a number or a list of numbers, or None if it is not allowed."""
         parts = text.split(",") if self.several else [text]
         try:
             numbers = [int(part) if self.whole else float(part) for part in parts]
@@ -94,25 +98,27 @@ NUMBERS = {
 }
 PATHS = ("trainData", "testData", "weight", "savedweight", "logFile")
 OPTIONAL = ("Stepsize", "totRecords", "totRecordsTest", *PATHS)
-"""What a run can do without."""
+"""Settings that a file need not have."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a configuration file of the C++ program asks for.
+    """A configuration file of the C++ program, as settings of this package.
 
     Attributes
     ----------
     path : Path
         The file.
     config : RunConfig
+        The settings.
     notes : list of str
-        For each setting that is not taken as it is: its name and what happens instead.
+        One note for each setting that is handled differently: its name, and how it is handled.
     n_features, n_labels : int
+        Sizes of the network.
     train, test : Path or None
-        Data.
+        Files of the data.
     train_samples, test_samples : int or None
-        How many samples of them are used, from the first on: whole batches.
+        Number of samples to use, from the first on: whole batches. None for all.
     """
 
     path: Path
@@ -132,6 +138,7 @@ def read(path: str | os.PathLike) -> Reference:
     Parameters
     ----------
     path : path-like
+        The file (.csv).
 
     Returns
     -------
@@ -140,7 +147,8 @@ def read(path: str | os.PathLike) -> Reference:
     Raises
     ------
     ConfigError
-        A setting is unknown, missing or not what it may be; the message names the file, the line and the setting.
+        A setting is unknown, missing or has a value that is not allowed; the message names the file, the line and the
+        setting.
     OSError
         The file cannot be read.
     """
@@ -159,9 +167,7 @@ def read(path: str | os.PathLike) -> Reference:
             raise settings.wrong(name, f"at least Batchsize, {batch:,} samples")
     layers = [_Layer(settings, i) for i in range(n_layers)]
     hidden = [
-        HiddenConfig(
-            units=layer.size, activation="relu", candidates=layer.candidates, dropout=0.0, **layer.tables()
-        )
+        HiddenConfig(units=layer.size, activation="relu", candidates=layer.candidates, dropout=0.0, **layer.tables())
         for layer in layers[:-1]
     ]
     output = layers[-1]
@@ -194,13 +200,13 @@ def read(path: str | os.PathLike) -> Reference:
 
 
 class _Settings:
-    """The settings of a file by name, and the lines they stand on."""
+    """The settings of a file by name, and the numbers of their lines."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path):
         self.path = path
-        self._values = {}
-        self._lines = {}
-        self.notes = []
+        self._values: dict[str, Any] = {}
+        self._lines: dict[str, int] = {}
+        self.notes: list[str] = []
         try:
             text = path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -213,7 +219,7 @@ class _Settings:
             what = NUMBERS[missing[0]]
             raise ConfigError(f"{path}: {missing[0]} is missing; expected a line {missing[0]} = {what}")
 
-    def _read_line(self, number, line):
+    def _read_line(self, number: int, line: str) -> None:
         name, equals, text = (part.strip() for part in line.partition("="))
         where = f"{self.path}, line {number}"
         if not equals:
@@ -221,7 +227,7 @@ class _Settings:
         if name not in NUMBERS and name not in PATHS:
             raise ConfigError(f"{where}: unknown setting {name!r}; expected one of {', '.join((*NUMBERS, *PATHS))}")
         if name in self._lines:
-            self.notes.append(f"{name}: stands on lines {self._lines[name]} and {number}; the last one counts")
+            self.notes.append(f"{name}: is on lines {self._lines[name]} and {number}; the last one counts")
         self._lines[name] = number
         self._values[name] = text if name in PATHS else NUMBERS[name].read(text)
         if name in PATHS and not text:
@@ -229,26 +235,28 @@ class _Settings:
         if self._values[name] is None:
             raise ConfigError(f"{where}: {name} must be {NUMBERS[name]}, got {text!r}")
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         return self._values[name]
 
-    def __contains__(self, name):
+    def __contains__(self, name: str) -> bool:
         return name in self._values
 
-    def get(self, name, default=None):
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a setting, or the default if the file does not have it."""
         return self._values.get(name, default)
 
-    def wrong(self, name, expected, found=None):
-        """Return the error of a setting that does not go with the others."""
+    def wrong(self, name: str, expected: str, found: str | None = None) -> ConfigError:
+        """Return the error for a setting that does not go with the others."""
         found = self[name] if found is None else found
         return ConfigError(f"{self.path}, line {self._lines[name]}: {name} must be {expected}, got {found}")
 
-    def check_length(self, name, length, expected):
+    def check_length(self, name: str, length: int, expected: str) -> None:
+        """Raise ConfigError if a setting has another number of values."""
         if len(self[name]) != length:
             raise self.wrong(name, expected, f"{len(self[name])}")
 
-    def file(self, name):
-        """A file as the program finds it, from the current folder; or else from that of the configuration."""
+    def file(self, name: str) -> Path | None:
+        """Return a file: relative to the current folder, as the program finds it, or else to the configuration's."""
         if name not in self:
             return None
         path = Path(self[name])
@@ -257,9 +265,9 @@ class _Settings:
 
 
 class _Layer:
-    """One layer of the program: its size, and its hash tables where it has a use for them."""
+    """One layer of the program: its size, and its hash tables if it uses them."""
 
-    def __init__(self, settings, i):
+    def __init__(self, settings: _Settings, i: int):
         self.number = i
         self.size = settings["sizesOfLayers"][i]
         shares = settings["Sparsity"]
@@ -270,15 +278,17 @@ class _Layer:
         self._renew = max(1, round(settings["Rebuild"] / settings["Rehash"]))
 
     @property
-    def is_sampled(self):
+    def is_sampled(self) -> bool:
+        """Whether samples compute only some of the neurons."""
         return self.sparsity < 1 and self.active < self.size
 
     @property
-    def candidates(self):
+    def candidates(self) -> str:
+        """The mode of this package that does the same."""
         return "lsh" if self.is_sampled else "full"
 
-    def tables(self):
-        """The sections of the hash tables."""
+    def tables(self) -> dict[str, Any]:
+        """Return the settings of the hash tables, empty if there are none."""
         if not self.is_sampled:
             return {}
         return {
@@ -298,57 +308,58 @@ class _Layer:
         }
 
 
-def _whole_batches(samples, batch):
+def _whole_batches(samples: int | None, batch: int) -> int | None:
     return None if samples is None else samples // batch * batch
 
 
-def _notes(settings, layers):
-    """What happens to settings that are not taken as they are."""
+def _notes(settings: _Settings, layers: list[_Layer]) -> list[str]:
+    """Return a note for each setting that is handled differently, and how."""
     notes = list(settings.notes)
     for layer in layers:
         tables = f"K={layer.k}, L={layer.l}, RangePow={layer.bits} of layer {layer.number}"
         if layer.is_sampled:
             notes.append(
                 f"Sparsity={layer.sparsity:g} of layer {layer.number}: a sample computes {layer.active:,} of "
-                f"{layer.size:,} neurons, what it finds in the hash tables and random ones that make up the number; "
-                f"the reference computes all it finds, {layer.l * CAPACITY:,} at most, and makes up {LEAST_ACTIVE:,}"
+                f"{layer.size:,} neurons: those that it finds in the hash tables, and random ones up to that number; "
+                f"the reference computes all that it finds, up to {layer.l * CAPACITY:,}, and random ones only up to "
+                f"{LEAST_ACTIVE:,}"
             )
             notes.append(
-                f"{tables}: hash tables of densified winner-take-all codes and buckets of {CAPACITY}, as in the "
-                "reference, but with functions of their own: other neurons share buckets"
+                f"{tables}: hash tables of densified winner-take-all codes with buckets of {CAPACITY}, as in the "
+                "reference, but with hash functions of their own: different neurons share a bucket"
             )
         elif layer.sparsity < 1:
             notes.append(
-                f"Sparsity={layer.sparsity:g} of layer {layer.number}: all {layer.size:,} neurons are computed, since "
-                f"the reference makes up {LEAST_ACTIVE:,} with random ones; {tables} have no effect"
+                f"Sparsity={layer.sparsity:g} of layer {layer.number}: all {layer.size:,} neurons are computed, "
+                f"because the reference adds random ones up to {LEAST_ACTIVE:,}; {tables} have no effect"
             )
         else:
             notes.append(f"{tables}: no effect, as in the reference: with a Sparsity of 1 all neurons are computed")
         if layer.sparsity_in_prediction < 1:
             notes.append(
                 f"Sparsity={layer.sparsity_in_prediction:g} of layer {layer.number} in prediction: every label is "
-                "scored here; slide evaluate MODEL TEST --mode lsh measures prediction through hash tables beside that"
+                "scored here; slide evaluate MODEL TEST --mode lsh also measures prediction through hash tables"
             )
     rehash, rebuild, batch = settings["Rehash"], settings["Rebuild"], settings["Batchsize"]
     if not any(layer.is_sampled for layer in layers):
         notes.append(f"Rehash={rehash}, Rebuild={rebuild}: no effect, no layer has hash tables")
     else:
         if rehash % batch:
-            notes.append(f"Rehash={rehash}: every {rehash // batch:,} batches, which is not quite as many samples")
+            notes.append(f"Rehash={rehash}: every {rehash // batch:,} batches, which are slightly fewer samples")
         if rebuild % rehash:
             notes.append(
-                f"Rebuild={rebuild}: new hash functions come with tables, at every {max(1, round(rebuild / rehash))}. "
-                "rehashing, which is not quite as many samples"
+                f"Rebuild={rebuild}: new hash functions come with new tables, at rehashing number "
+                f"{max(1, round(rebuild / rehash))} and its multiples, which is not exactly that many samples"
             )
     if "Stepsize" in settings:
         notes.append(
-            f"Stepsize={settings['Stepsize']}: quality is followed once an epoch, on {EVALUATED * batch:,} samples of "
-            "the test data drawn at random, not every so many batches on the first ones"
+            f"Stepsize={settings['Stepsize']}: quality is measured after each epoch, on {EVALUATED * batch:,} samples "
+            "of the test data drawn at random; the reference takes the first samples, after every Stepsize batches"
         )
     if "weight" in settings:
         notes.append(
-            f"weight={settings['weight']}: not read, as in the reference unless it is compiled to; "
-            "slide import-reference makes a network of such weights"
+            f"weight={settings['weight']}: not read, as in the reference unless it was compiled to read weights; "
+            "slide import-reference makes a network from such weights"
         )
     if "savedweight" in settings:
         notes.append(f"savedweight={settings['savedweight']}: not written; the network is saved in the folder of --out")

@@ -1,21 +1,22 @@
-"""The optimizer between its configuration and the kernels: each batch's rule, and what skipped rows owe.
+"""The optimizer between its configuration and the kernels: the rule of each batch, and how skipped rows catch up.
 
-A row that no batch reads at some steps misses what dense Adam does to it with a zero gradient. At step u a row last
-stepped at s < u, its moments m and v, would move by::
+Dense Adam moves every row at every step, even with a zero gradient. So a row that no batch reads for some steps is
+behind. Let m and v be its moments, and s the step at which it was last stepped. At step u > s dense Adam would move it
+by::
 
     rate_u beta1^i m / (root_u beta2^(i/2) sqrt(v) + eps)        i = u - s, rate_u = lr_u / (1 - beta1^u),
                                                                  root_u = 1 / sqrt(1 - beta2^u)
 
-and shrink by ``keep_u = 1 - lr_u weight_decay``, at every step in between. With ``a = rate_u beta1^i`` and ``b = root_u
-beta2^(i/2)`` the sum over u is ``m * sum a / (b sqrt(v) + eps)``: an integral of one function of b, whatever the row,
-over weights a that depend on s alone. So for each s four moments of that measure are kept, to which each batch adds one
-term, and the two-node Gauss quadrature that they determine stands for all steps. Terms older than the window, in which
-beta1^i falls to nothing, are never added. Weight decay multiplies earlier terms by later factors, and the four moments
-with them; biases do not decay and have moments of their own.
+and would shrink it by ``keep_u = 1 - lr_u weight_decay``, at every step in between. With ``a = rate_u beta1^i`` and
+``b = root_u beta2^(i/2)`` the sum over u is ``m * sum a / (b sqrt(v) + eps)``. Whatever the row, that is an integral of
+one function of b, over weights a that depend on s alone. So four moments of this measure are kept for each s, and each
+batch adds one term to them. They determine a two-node Gauss quadrature, which stands for all steps. Terms older than
+the window, in which beta1^i falls to nothing, are never added. Weight decay multiplies earlier terms by later factors,
+and the four moments with them. Biases do not decay and have moments of their own.
 
-The quadrature is exact for up to two skipped steps, and else errs by the fourth power of b's relative spread over the
-window. That is nothing but in the first steps of a run, where the bias correction changes fast, or if beta2 is so
-small that v fades with m; such steps are replayed one by one.
+The quadrature is exact for up to two skipped steps. For more, its error is of the fourth power of b's relative spread
+over the window. That is nothing except in the first steps of a run, where the bias correction changes fast, or if beta2
+is so small that v fades with m. Such steps are replayed one by one.
 """
 
 from __future__ import annotations
@@ -31,33 +32,34 @@ from slide.kernels.catch_up import Owed, add_step
 from slide.kernels.optim import StepRule
 
 NEGLIGIBLE = 1e-9
-"""Where beta1^i has fallen to it, a momentum moves weights no more."""
+"""The fraction beta1^i below which what is left of a momentum is treated as zero."""
 
 TOLERANCE = 1e-3
-"""Error of a row's catch-up, in learning rates, above which steps are replayed one by one: the worst over all moments
-that Adam can have."""
+"""Largest error of a row's catch-up, in learning rates, for which steps are not replayed one by one. It holds for the
+worst of all moments that Adam can have."""
 
 LONGEST_WINDOW = 4096
-"""Window, in steps, above which a batch would spend more on the measures than the rows save."""
+"""Longest window, in steps, for which the measures cost a batch less than they save the rows."""
 
 NEVER = 2**31 - 1
+"""A step that no run reaches."""
 
 
 class Optimizer:
-    """Makes the rule of each batch, and keeps of the steps taken what skipped rows will ask for.
+    """Makes the rule of each batch, and records what skipped rows need to catch up with the steps taken.
 
-    Parameters
-    ----------
-    config : OptimizerConfig
+    About fifty bytes are kept of each step since rows were last settled. Several threads must not use it at once.
 
     Attributes
     ----------
+    config : OptimizerConfig
+        The settings.
     step : int
-        Steps taken.
-
-    Notes
-    -----
-    Some fifty bytes are kept of each step since rows were last settled. Not safe for use by several threads.
+        Number of steps taken.
+    window : int
+        Steps after which a momentum has faded, 0 if skipped rows do not move.
+    replay_until : int
+        Step up to which skipped steps are replayed one by one.
     """
 
     def __init__(self, config: OptimizerConfig):
@@ -73,28 +75,23 @@ class Optimizer:
 
     @property
     def moments(self) -> int:
-        """Moment vectors of a parameter."""
+        """Number of moments that are kept of each weight."""
         return 2 if self.config.name == "adam" else 0
 
     @property
     def accumulates(self) -> bool:
-        """Whether rows accumulate the squares of their gradients."""
+        """Whether the squares of each row's gradients are accumulated."""
         return self.config.name == "adagrad"
 
     def resume(self, step: int) -> None:
-        """Go on from a step at whose end no row owes anything.
-
-        Parameters
-        ----------
-        step : int
-        """
+        """Go on from a step at whose end all rows are up to date."""
         self.step = self._first = step
         decays_weights = self.config.weight_decay > 0
         self._log_keep = np.zeros(1 if decays_weights else 0, np.float64)
         self._steps = np.zeros((0, 3), dtypes.VALUE)
         self._nodes = np.zeros((0, 8), dtypes.VALUE)
-        # Of the rows last stepped at each step of the window, the newest last: the root of the first skipped step, and
-        # four moments of b over what it was in that step, minus 1; apart for biases where weights decay.
+        # One entry for the rows that were last stepped at each step of the window, the newest last: the root of their
+        # first skipped step, and four moments of b / (b at that step) - 1. Biases have their own if weights decay.
         self._first_root = np.zeros(len(self._fading))
         self._measures = np.zeros((4, 2 if decays_weights else 1, len(self._fading)))
 
@@ -103,7 +100,7 @@ class Optimizer:
         self.resume(self.step)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what is kept of the steps since rows were last settled, by name; empty where they owe nothing.
+        """Return what is kept of the steps since rows were last settled, by name; empty if no row is behind.
 
         With `step` and `settled_at` it is all that ``restore`` needs to go on to the same bits.
         """
@@ -112,38 +109,26 @@ class Optimizer:
 
     @property
     def settled_at(self) -> int:
-        """The step at whose end no row owed anything."""
+        """The last step at whose end all rows were up to date."""
         return self._first
 
     def state_layout(self, steps: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Return shape and dtype of each array of ``state``, by name.
-
-        Parameters
-        ----------
-        steps : int
-            Since rows were last settled.
-        """
+        """Return shape and dtype of each array of ``state`` that many steps after rows were last settled, by name."""
         if steps <= 0 or not self._keeps_history:
             return {}
-        shapes = {"log_keep": (steps + 1,) if len(self._log_keep) else (0,)}
+        shapes: dict[str, tuple[int, ...]] = {"log_keep": (steps + 1,) if len(self._log_keep) else (0,)}
         if self._moves:
             shapes |= {"steps": (steps, 3), "nodes": (steps, 8)}
             shapes |= {"first_root": self._first_root.shape, "measures": self._measures.shape}
         return {name: (shape, getattr(self, f"_{name}").dtype) for name, shape in shapes.items()}
 
     def restore(self, step: int, settled_at: int, state: dict[str, np.ndarray]) -> None:
-        """Go on from a step at whose end rows owed what `state` says.
-
-        Parameters
-        ----------
-        step, settled_at : int
-        state : dict of array
-            As ``state`` returned it; copied.
+        """Go on from where an optimizer stood whose ``state`` returned `state`; the arrays are copied.
 
         Raises
         ------
         ValueError
-            An array is missing, or does not fit the steps or the configuration.
+            `settled_at` is not from 0 to `step`, or an array is missing or does not fit the steps or the configuration.
         """
         if not 0 <= settled_at <= step:
             raise ValueError(f"settled_at must be from 0 to {step}, got {settled_at}")
@@ -156,11 +141,11 @@ class Optimizer:
             setattr(self, f"_{name}", np.array(array, order="C"))
 
     @property
-    def _keeps_history(self):
+    def _keeps_history(self) -> bool:
         return self._moves or len(self._log_keep) > 0
 
     def owed(self) -> Owed | None:
-        """Return what rows owe at the end of the last step, None if they may be read as they are."""
+        """Return what rows need to catch up with the last step, None if all of them are up to date."""
         if self.step == self._first or not self._keeps_history:
             return None
         config = self.config
@@ -169,17 +154,14 @@ class Optimizer:
         return Owed(self.step, self._first, self._log_keep, decay, motion)
 
     def rule(self, lr_factor: float = 1.0) -> StepRule:
-        """Return the rule of the next step; nothing is kept of it until ``advance``.
+        """Return the rule of the next step, at `lr_factor` times the configured learning rate.
 
-        Parameters
-        ----------
-        lr_factor : float
-            Multiplies the configured learning rate.
+        The step is counted by ``advance``.
 
         Raises
         ------
         ValueError
-            The factor is so large that weight decay would turn weights around.
+            The learning rate is so high that weight decay would turn the weights' signs around.
         """
         config, lr, step = self.config, lr_factor * self.config.lr, self.step + 1
         if lr * config.weight_decay >= 1:
@@ -193,12 +175,7 @@ class Optimizer:
         return optim.adam(lr, *betas, config.eps, step, weight_decay=decay, decay_moments=self._decays, owed=owed)
 
     def advance(self, lr_factor: float = 1.0) -> None:
-        """Count a step that was taken by ``rule(lr_factor)``.
-
-        Parameters
-        ----------
-        lr_factor : float
-        """
+        """Count a step that was taken by ``rule(lr_factor)``."""
         n, self.step = self.step - self._first, self.step + 1
         lr = lr_factor * self.config.lr
         decay = lr * self.config.weight_decay
@@ -217,8 +194,8 @@ class Optimizer:
                 add_step(*window, rate, root, decay, math.sqrt(self.config.beta2), nodes)
 
 
-def _with_room(array, n):
-    """Return the array, or a copy of it with room for twice as many entries if it has not got n."""
+def _with_room(array: np.ndarray, n: int) -> np.ndarray:
+    """Return the array if it has room for n entries, or a copy with room for about twice as many."""
     if len(array) >= n:
         return array
     larger = np.zeros((2 * n + 62, *array.shape[1:]), array.dtype)
@@ -226,16 +203,16 @@ def _with_room(array, n):
     return larger
 
 
-def _window(beta1):
+def _window(beta1: float) -> int:
     return min(max(1, math.ceil(math.log(NEGLIGIBLE) / math.log(beta1))), NEVER) if beta1 > 0 else 1
 
 
-def _two_nodes(moments):
-    """Weights [2, ...] and nodes [2, ...] of the Gauss quadratures of measures with moments 0 to 3, [4, ...]."""
+def _two_nodes(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights [2, ...] and nodes [2, ...] of the Gauss quadratures of measures with moments 0 to 3, [4, ...]."""
     total = moments[0]
     mean, second, third = moments[1:] / np.where(total > 0, total, 1.0)
     variance = np.maximum(second - mean**2, 0.0)
-    # A single term, or several in one place but for rounding.
+    # The measure is a single term, or several that differ only by rounding.
     single = variance <= 1e-12 * mean**2
     skew = (third - 3 * mean * second + 2 * mean**3) / np.where(single, 1.0, variance)
     skew[single] = 0.0
@@ -246,12 +223,12 @@ def _two_nodes(moments):
 
 
 @lru_cache(maxsize=16)
-def _accurate_from(beta1, beta2):
-    """First of a row of steps after which two nodes do for all momenta, NEVER if there is none up to 2^14."""
+def _accurate_from(beta1: float, beta2: float) -> int:
+    """Return the first power of two, up to 2^14, from which step on two nodes suffice for all moments; or NEVER."""
     if beta1**2 >= beta2 or _window(beta1) > LONGEST_WINDOW:
         return NEVER
     i = np.arange(1.0, _window(beta1) + 1)
-    # By Cauchy and Schwarz m is at most so many times sqrt(v).
+    # By the inequality of Cauchy and Schwarz |m| is at most this many times sqrt(v).
     most = (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1**2 / beta2))
     for step in 2 ** np.arange(15):
         a, b = beta1**i / (1 - beta1 ** (step + i)), np.sqrt(beta2**i / (1 - beta2 ** (step + i)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from slide.kernels import dtypes, optim, sparse, sparse_input
@@ -16,16 +18,25 @@ from slide.rows.passes import Pass
 from slide.system.buffers import Buffers
 
 
+class Groups(Protocol):
+    """What `Pairs.group` makes of a batch's pairs: a `PairGroups`, or the `TouchedRows` of `HogwildPairs`."""
+
+    @property
+    def rows_in_place(self) -> np.ndarray:
+        """The distinct rows of the pairs, ascending: int32, valid until the next batch."""
+
+
 class Pairs:
-    """The (sample, row) pairs of one layer, batch after batch: their ids, their grouping, their logits.
+    """The (sample, row) pairs of one layer, batch after batch.
 
     Parameters
     ----------
     name : str
-        Of the layer, for memory reports.
+        Name of the layer in memory reports.
     table : RowTable
-        Whose rows the pairs name.
+        The table whose rows the pairs name.
     buffers : Buffers
+        Where ids and logits are kept.
     """
 
     def __init__(self, name: str, table: RowTable, buffers: Buffers):
@@ -35,35 +46,34 @@ class Pairs:
         self._groups: PairGroups | None = None
 
     def room(self, what: str, n: int, capacity: int) -> np.ndarray:
-        """Return an int32 array [n, capacity] for ids of pairs, the same memory for every batch."""
+        """Return an int32 array [n, capacity] for ids of pairs, in the same memory for every batch."""
         return self._buffers.array(f"{self._name} {what}", (n, capacity), dtypes.INDEX)
 
     def best(self, inputs: Activations, forced: Ragged, budget: int, threads: int) -> Ragged:
-        """Take every sample's rows of highest logit, searched exhaustively.
+        """Return each sample's rows of highest logit, found by exhaustive search.
 
         Parameters
         ----------
         inputs : Activations
-            The samples.
+            The samples, as dense vectors.
         forced : Ragged
-            Rows that are active in any case, without gaps, each sample's ascending; `budget` counts them.
+            Rows that are active in any case, without gaps between the samples, each sample's ascending.
         budget : int
+            Number of rows per sample, forced ones included.
         threads : int
+            Number of threads.
         """
         n = len(forced.begin)
         found = np.empty((n, min(budget, self._table.n_rows)), dtypes.INDEX)
         scores = np.empty(found.shape, dtypes.VALUE)
-        exact_topk(self._table, inputs.dense, forced.indptr, forced.flat, found, scores, threads)
+        exact_topk(self._table, inputs.vectors, forced.indptr, forced.flat, found, scores, threads)
         return self.lay_out(forced, found)
 
     def lay_out(self, forced: Ragged, others: np.ndarray) -> Ragged:
-        """Return each sample's rows, with the same room for every sample: the forced ones, then others.
+        """Return each sample's rows, with the same room for every sample: its forced rows, then others.
 
-        Parameters
-        ----------
-        forced : Ragged
-        others : int32 array [samples, budget]
-            Rows that are not forced, taken in order until a sample has `budget` rows; -1 for none.
+        `others` is an int32 array [samples, budget] of rows that are not forced, -1 for none. They are taken in order
+        until a sample has `budget` rows.
         """
         n, budget = others.shape
         lengths = forced.lengths
@@ -77,8 +87,8 @@ class Pairs:
         begin = np.arange(n, dtype=dtypes.OFFSET) * ids.shape[1]
         return Ragged(ids.reshape(-1), begin, begin + lengths)
 
-    def group(self, rows: Ragged, threads: int) -> PairGroups:
-        """Group the pairs by row."""
+    def group(self, rows: Ragged, threads: int) -> Groups:
+        """Group the pairs by row; the groups are valid until the next call."""
         if self._groups is None or self._groups.capacity < len(rows.flat):
             capacity = len(rows.flat) + len(rows.flat) // 8
             self._groups = PairGroups(capacity, hugepages=self._buffers.hugepages)
@@ -86,34 +96,46 @@ class Pairs:
         self._groups.group(rows.flat, rows.begin, rows.end, self._table.n_rows, threads)
         return self._groups
 
-    def catch_up(self, groups: PairGroups, rule: StepRule, threads: int) -> None:
-        """Bring the pairs' rows up to date, before a kernel reads them that does not do so itself."""
+    def catch_up(self, groups: Groups, rule: StepRule, threads: int) -> None:
+        """Bring the pairs' rows up to date, for a kernel that does not do so itself before it reads them."""
         if rule.owed is not None:
             catch_up(self._table, groups.rows_in_place, rule.owed, threads)
 
-    def logits(self, groups: PairGroups, rows: Ragged, inputs: Activations, now: Pass) -> np.ndarray:
+    def logits(self, groups: Groups, rows: Ragged, inputs: Activations, now: Pass) -> np.ndarray:
         """Return the pairs' logits, parallel to ``rows.flat``; rows that skipped steps catch up first."""
+        assert isinstance(groups, PairGroups)
         out = self._buffers.array(f"{self._name} logits", rows.flat.shape, dtypes.VALUE)
         if inputs.reads_sparse:
             self.catch_up(groups, now.rule, now.threads)
-            sparse_input.sddmm(self._table, groups, *_entries(inputs), out, now.threads)
+            columns, values = inputs.entries
+            sparse_input.sddmm(
+                self._table, groups, columns.begin, columns.end, columns.flat, values, out, now.threads
+            )
         else:
-            sparse.sddmm(self._table, groups, inputs.dense, out, now.threads, now.rule.owed)
+            sparse.sddmm(self._table, groups, inputs.vectors, out, now.threads, now.rule.owed)
         return out
 
     def step(
-        self, groups: PairGroups, deltas: np.ndarray, inputs: Activations, gradient: SampleGradient | None, now: Pass
+        self, groups: Groups, deltas: np.ndarray, inputs: Activations, gradient: SampleGradient | None, now: Pass
     ) -> None:
         """Step the pairs' rows by the gradients `deltas` of their logits; add the samples' gradient to `gradient`."""
+        assert isinstance(groups, PairGroups)
         if inputs.reads_sparse:
-            # There may be millions of features. Only those present are stepped, where the others may wait.
+            columns, values = inputs.entries
+            # A row may have millions of features. If the rule allows it, only the columns present are stepped.
             touched_only = inputs.dense is None and not now.rule.whole_rows
             sparse_input.step_groups(
-                self._table, groups, deltas, *_entries(inputs), gradient, touched_only, now.rule, now.threads
+                self._table,
+                groups,
+                deltas,
+                columns.begin,
+                columns.end,
+                columns.flat,
+                values,
+                gradient,
+                touched_only,
+                now.rule,
+                now.threads,
             )
         else:
-            optim.step_groups(self._table, groups, deltas, inputs.dense, gradient, now.rule, now.threads)
-
-
-def _entries(inputs):
-    return inputs.columns.begin, inputs.columns.end, inputs.columns.flat, inputs.values
+            optim.step_groups(self._table, groups, deltas, inputs.vectors, gradient, now.rule, now.threads)

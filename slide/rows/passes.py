@@ -1,4 +1,4 @@
-"""What a layer needs to know of the pass in which a batch goes through it."""
+"""What a layer needs to know about a batch's pass through the layers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ class Pass(NamedTuple):
     Attributes
     ----------
     rule : StepRule
-        The step that the rows take. Rows that skipped earlier steps catch up by it before they are read.
+        The step that the rows take, and how rows that skipped earlier steps catch up before they are read.
     iteration : int
         Keys the draws and the dropout of the batch.
     threads : int
+        Number of threads.
     """
 
     rule: StepRule

@@ -1,4 +1,4 @@
-"""What parameter tables keep of each weight beside its value, and how precisely they keep it."""
+"""How a parameter table keeps its rows: moments, precision, memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from slide.config import NetworkConfig
 from slide.kernels import dtypes
+from slide.kernels.memory import HugeBuffer
 from slide.kernels.rows import RowTable
 from slide.rows.optimizer import Optimizer
 from slide.system.buffers import Buffers
@@ -20,11 +21,11 @@ class Storage(NamedTuple):
     Attributes
     ----------
     moments : int
-        Moments the optimizer keeps of each weight.
+        Number of moments that the optimizer keeps of each weight.
     accumulates : bool
-        Whether it accumulates the squares of each row's gradients.
+        Whether the optimizer accumulates the squares of each row's gradients.
     precision : str
-        Of weights and moments; see `slide.config.NetworkConfig`.
+        Precision of weights and moments; see `slide.config.NetworkConfig`.
     """
 
     moments: int = 0
@@ -33,62 +34,51 @@ class Storage(NamedTuple):
 
     @classmethod
     def of(cls, config: NetworkConfig, *, trainable: bool = True) -> Storage:
-        """Return how a network stores its rows.
-
-        Parameters
-        ----------
-        config : NetworkConfig
-        trainable : bool
-            False leaves out what the optimizer keeps.
-        """
+        """Return how a network stores its rows; without what the optimizer keeps if it is not trainable."""
         if not trainable:
             return cls(precision=config.precision)
         optimizer = Optimizer(config.optimizer)
         return cls(optimizer.moments, optimizer.accumulates, config.precision)
 
     def make_table(
-        self, rows: int, dim: int, name: str, buffers: Buffers, *, limit: float, seed: int, threads: int, biased=True
+        self,
+        rows: int,
+        dim: int,
+        name: str,
+        buffers: Buffers,
+        *,
+        limit: float,
+        seed: int,
+        threads: int,
+        biased: bool = True,
     ) -> RowTable:
-        """Return a layer's table, accounted for in `buffers`: weights drawn from [-limit, limit), the rest zero.
+        """Return the table of the layer `name`, listed in `buffers`.
 
-        Parameters
-        ----------
-        rows, dim : int
-        name : str
-            Of the layer.
-        buffers : Buffers
-        limit : float
-        seed : int
-            Of the draws.
-        threads : int
-        biased : bool
-            Whether rows have biases.
+        Weights are drawn from [-limit, limit); everything else is zero. Rows have biases only if `biased`.
         """
         name = f"{name} weights"
         table = RowTable(rows, dim, name=name, hugepages=buffers.hugepages, biased=biased, **self._asdict())
-        # A row is a header in float32 and parts that may be narrower; counted in float32 all the same.
-        buffers.add(name, table.buffer, shape=(rows, table.buffer.nbytes // (4 * rows)), dtype=dtypes.VALUE)
+        memory = table.buffer
+        assert isinstance(memory, HugeBuffer)
+        # Parts of a row may be narrower than float32; its length is given in float32 all the same.
+        buffers.add(name, memory, shape=(rows, memory.nbytes // (4 * rows)), dtype=dtypes.VALUE)
         table.fill_uniform(limit, seed, threads)
         return table
 
     def bytes_needed(self, rows: int, dim: int) -> int:
-        """Return the bytes of such a table.
-
-        Parameters
-        ----------
-        rows, dim : int
-        """
+        """Return the bytes of a table of this size."""
         return RowTable.bytes_needed(rows, dim, self.moments, self.precision)
 
 
 class MappedStorage:
-    """Rows that lie in a file and are read from there, when and as far as they are needed: for prediction alone.
+    """Rows that lie in a file and are read from there when they are needed, for prediction only.
 
     Parameters
     ----------
     precision : str
+        Precision of the weights in the file.
     records : callable
-        Returns the rows of a layer, an array of ``RowTable.record_dtype``, from its name, their number and their
+        Returns the rows of a layer, an array of ``RowTable.record_dtype``, for its name, the number of rows and their
         dimension.
     """
 
@@ -96,9 +86,13 @@ class MappedStorage:
         self._precision = precision
         self._records = records
 
-    def make_table(self, rows: int, dim: int, name: str, buffers: Buffers, *, biased: bool = True, **draws) -> RowTable:
-        """Return a layer's table, accounted for in `buffers`; its weights are not drawn. See `Storage.make_table`."""
+    def make_table(
+        self, rows: int, dim: int, name: str, buffers: Buffers, *, biased: bool = True, **draws: float
+    ) -> RowTable:
+        """See `Storage.make_table`; weights are not drawn, so `draws` goes unused."""
         what, records = f"{name} weights", self._records(name, rows, dim)
         table = RowTable(rows, dim, moments=0, name=what, biased=biased, precision=self._precision, records=records)
-        buffers.note(what, table.buffer)
+        memory = table.buffer
+        assert isinstance(memory, np.ndarray)
+        buffers.note(what, memory)
         return table

@@ -1,8 +1,8 @@
 """The history of a run: files, curves, comparisons, the progress bar, TensorBoard.
 
 ==============  ============================================================
-`pace`          how often a run is written down
-`history`       a run as JSON lines, written while it goes on and read again
+`pace`          how often figures of a run are recorded
+`history`       a run as JSON lines, written while it goes on, and read
 `comparison`    several runs side by side, as a table
 `plots`         the curves of runs
 `display`       a run on the terminal: a progress bar or log lines

@@ -1,30 +1,33 @@
-"""Runs side by side: the settings in which they differ, what they cost and what they reached."""
+"""Runs side by side: the settings in which they differ, their cost and their quality."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from slide.files.tables import table
 from slide.runs.history import RecordedRun
 
 COMPLETE = "complete"
-"""How a run ends that nothing ends before its time."""
+"""End of a run that was neither stopped nor failed."""
 
 
-def compare(runs: Sequence[RecordedRun]) -> list[dict]:
-    """Return what there is to compare of each run, as plain values.
+def compare(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
+    """Return the figures of runs, to compare them.
 
     Parameters
     ----------
     runs : sequence of RecordedRun
+        Runs that `read_history` returned.
 
     Returns
     -------
     list of dict
-        Of each its ``name``, ``settings`` (those in which the runs differ, by their path in the configuration, with
-        the sizes, the threads and the data), ``ended`` (how), ``batches``, ``ms_per_batch``, ``seconds``,
-        ``rehash_share``, ``active``, ``best`` and ``last`` (P@1 of the best and the last measured epoch), ``test``
-        (that on test data) and ``peak_rss_bytes``; what is not known is None.
+        For each run its ``name``; ``settings``, those in which the runs differ, by their path in the configuration,
+        with the sizes, the threads and the data; ``ended`` (how), ``batches``, ``ms_per_batch``, ``seconds``,
+        ``rehash_share``, ``active``; ``best`` and ``last``, the P@1 of the best and of the last measured epoch;
+        ``test``, the P@1 on test data; and ``peak_rss_bytes``. Unknown values are None.
     """
     settings = [_settings(run) for run in runs]
     paths = dict.fromkeys(path for one in settings for path in one)
@@ -36,12 +39,7 @@ def compare(runs: Sequence[RecordedRun]) -> list[dict]:
 
 
 def names_of(runs: Sequence[RecordedRun]) -> list[str]:
-    """Return a name for each run: its own or, where several have that, as much of the path as tells them apart.
-
-    Parameters
-    ----------
-    runs : sequence of RecordedRun
-    """
+    """Return a name for each run: its own or, if two runs have the same, the part of its path that differs."""
     names = [run.name for run in runs]
     if len(set(names)) == len(names):
         return names
@@ -55,12 +53,7 @@ def names_of(runs: Sequence[RecordedRun]) -> list[str]:
 
 
 def comparison_table(runs: Sequence[RecordedRun]) -> str:
-    """Return runs as a table in Markdown, aligned for reading as it is, a row for each run.
-
-    Parameters
-    ----------
-    runs : sequence of RecordedRun
-    """
+    """Return an aligned Markdown table with a row for each run."""
     compared = compare(runs)
     paths = list(compared[0]["settings"])
     header = ["run", *_short(paths), *(title for title, _ in COLUMNS)]
@@ -68,22 +61,13 @@ def comparison_table(runs: Sequence[RecordedRun]) -> str:
         [one["name"], *(_plain(one["settings"][path]) for path in paths), *(show(one) for _, show in COLUMNS)]
         for one in compared
     ]
-    # A column that is empty says nothing.
+    # Empty columns are left out.
     keep = [i for i in range(len(header)) if i == 0 or any(row[i] for row in rows)]
-    rows = [[row[i] for i in keep] for row in ([header, *rows])]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [_line([rows[0][0].ljust(widths[0]), *map(str.rjust, rows[0][1:], widths[1:])])]
-    lines.append(_line(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]))
-    lines += [_line([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows[1:]]
-    return "\n".join(lines)
+    return table([header[i] for i in keep], [[row[i] for i in keep] for row in rows], markdown=True)
 
 
-def _line(cells):
-    return f"| {' | '.join(cells)} |"
-
-
-def _settings(run):
-    """All settings by their path, with what else a run was made of."""
+def _settings(run: RecordedRun) -> dict[str, Any]:
+    """Return all settings by their path, with the sizes, the threads, the data and the machine."""
     header = run.header
     of_data = {f"data.{what}": name for what, name in header["data"].items()}
     sizes = {name: header[name] for name in ("points", "n_features", "n_labels", "threads")}
@@ -91,17 +75,17 @@ def _settings(run):
     return {**_flat(header["config"]), **of_data, **sizes, **machine, "slide": header.get("slide")}
 
 
-def _flat(values, path=""):
-    """Nested dictionaries and lists as one dictionary of dotted paths."""
-    items = values.items() if isinstance(values, dict) else enumerate(values)
-    out = {}
+def _flat(values: dict[str, Any] | list[Any], path: str = "") -> dict[str, Any]:
+    """Return nested dictionaries and lists as one dictionary with dotted paths."""
+    items: Iterable[tuple[object, Any]] = values.items() if isinstance(values, dict) else enumerate(values)
+    out: dict[str, Any] = {}
     for name, value in items:
         below = f"{path}.{name}" if path else str(name)
         out.update(_flat(value, below) if isinstance(value, (dict, list)) else {below: value})
     return out
 
 
-def _figures(run):
+def _figures(run: RecordedRun) -> dict[str, Any]:
     end, last = run.end or {}, run.last
     batches, seconds = (end or last).get("batch"), (end or last).get("seconds")
     rehashing = (end or last).get("rehash_seconds")
@@ -110,7 +94,7 @@ def _figures(run):
     return {
         "ended": _ended(run),
         "batches": batches,
-        "ms_per_batch": 1e3 * seconds / batches if batches else None,
+        "ms_per_batch": 1e3 * seconds / batches if batches and seconds is not None else None,
         "seconds": seconds,
         "rehash_share": rehashing / seconds if seconds else None,
         "active": (end or last).get("active"),
@@ -121,7 +105,7 @@ def _figures(run):
     }
 
 
-def _ended(run):
+def _ended(run: RecordedRun) -> str:
     if run.end is None:
         return "not ended"
     if run.end.get("error"):
@@ -131,9 +115,9 @@ def _ended(run):
     return "out of patience" if run.end.get("out_of_patience") else COMPLETE
 
 
-def _short(paths):
-    """The last part of each path, or as many as tell it from the others."""
-    out = []
+def _short(paths: list[str]) -> list[str]:
+    """Return the last part of each path, or as many parts as make it differ from the others."""
+    out: list[str] = []
     for path in paths:
         parts = path.split(".")
         for n in range(1, len(parts) + 1):
@@ -144,7 +128,7 @@ def _short(paths):
     return out
 
 
-def _plain(value):
+def _plain(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -152,11 +136,11 @@ def _plain(value):
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _number(name, form, scale=1):
+def _number(name: str, form: str, scale: float = 1) -> Callable[[dict[str, Any]], str]:
     return lambda one: "" if one[name] is None else format(scale * one[name], form)
 
 
-COLUMNS = (
+COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("ended", lambda one: "" if one["ended"] == COMPLETE else one["ended"]),
     ("batches", _number("batches", ",")),
     ("ms/batch", _number("ms_per_batch", ".2f")),
@@ -168,4 +152,4 @@ COLUMNS = (
     ("test", _number("test", ".2f", 100)),
     ("MiB", _number("peak_rss_bytes", ",.0f", 2**-20)),
 )
-"""The columns of the table after those of the settings: their titles, and what they show of a run."""
+"""Columns of the table after those of the settings: their titles, and a function from figures to their text."""

@@ -1,4 +1,4 @@
-"""A run on the terminal: a progress bar, or log lines where there is none."""
+"""A run on the terminal: a progress bar, or log lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from slide.train.records import History, Progress
 
 log = logging.getLogger("slide")
 
-
 LOG_SECONDS = 10.0
-"""Time between two log lines of training where there is no terminal to draw a bar on."""
+"""Seconds between two log lines, where there is no terminal."""
 
 TIME = "%H:%M:%S"
-
 TIME_LENGTH = len("00:00:00")
+"""Format of the time in log lines, and its length in characters."""
 
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 BAR_LENGTH = 10
-"""The fewest characters of the bar itself."""
+"""Smallest length of the bar itself, in characters."""
 
 
-def columns():
-    """How many characters may stand in a line of the terminal; some break a line that is filled to the last."""
+def columns() -> int:
+    """Return the longest line for this terminal: a column less than its width, which some terminals would break."""
     try:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):
@@ -40,19 +39,19 @@ def columns():
 
 
 class TrainingDisplay(Callback):
-    """Shows how training gets on: a bar if standard error is a terminal, else a log line every few seconds.
+    """Shows the progress of training: a bar on a terminal, elsewhere a log line every few seconds.
 
     Parameters
     ----------
     measured_on : str
-        What quality is measured on: ``"test"`` or ``"validation"``.
+        Name of the samples that quality is measured on: ``"test"`` (the default) or ``"validation"``.
     monitor : str
-        A metric to show besides P@1.
+        A metric to show together with P@1; default ``"P@1"``, nothing more.
 
     Attributes
     ----------
     progress : Progress or None
-        Of the run that is, or was last, shown.
+        Progress of the current or last run; None before the first.
     """
 
     def __init__(self, measured_on: str = "test", monitor: str = "P@1") -> None:
@@ -75,7 +74,7 @@ class TrainingDisplay(Callback):
         self._due = time.monotonic() + LOG_SECONDS
 
     def on_batch(self, progress: Progress) -> None:
-        """Show how things stand after a batch."""
+        """Update the bar, or log a line if it is time for one."""
         if not self._bar.disable:
             self._draw(progress)
         elif time.monotonic() >= self._due:
@@ -96,15 +95,16 @@ class TrainingDisplay(Callback):
         """Leave the bar as it is."""
         self._bar.close()
 
-    def _draw(self, progress):
+    def _draw(self, progress: Progress) -> None:
         frame = len("100%||  [00:00:00<00:00:00, ]") + len(f"{progress.batches}/{progress.batches}")
         summary = self._summary(progress, columns() - frame - BAR_LENGTH)
         self._bar.set_postfix_str(summary, refresh=False)
         self._bar.update(progress.batch - self._bar.n)
 
-    def _summary(self, progress, room=math.inf):
-        """How things stand, in no more characters than there is room for: what matters least is left out."""
-        measured, throughput = [], []
+    def _summary(self, progress: Progress, room: float = math.inf) -> str:
+        """Return the figures in `room` characters or fewer; those that matter least are left out first."""
+        measured: list[str] = []
+        throughput: list[str] = []
         if progress.quality:
             measured.append(f"{progress.quality['P@1']:.1%} in {self._measured_on}")
             if self._monitor != "P@1":

@@ -1,19 +1,19 @@
-"""The history of a training run as a file: JSON lines, which every language reads and a killed run leaves whole.
+"""The history of a training run as a file of JSON lines: every language can read it, also after the run was killed.
 
-`HistoryFile` writes it during the run and `read_history` reads it. Each line is an object, whose ``kind`` is
+`HistoryFile` writes it during the run and `read_history` reads it. Each line is an object. Its ``kind`` is
 
-- ``"run"``, the first line: the format's version, when the run began, the sizes, the configuration, the threads, the
-  names of the data and what the machine is. A run that goes on where another ended has such a line too, whose ``batch``
-  is that of the checkpoint it goes on from; what the run before did after that batch does not count;
-- ``"batch"``, some 500 times over the run and at least every 10 seconds (`slide.runs.pace.Pace`): the running means
+- ``"run"``, the first line: the format's version, the time at which the run began, the sizes, the configuration, the
+  threads, the names of the data and the machine. If a run goes on from a checkpoint, there is such a line too, with the
+  ``batch`` of the checkpoint; lines above it that belong to later batches do not count;
+- ``"batch"``, about 500 times over the run and at least every 10 seconds (`slide.runs.pace.Pace`): the running means
   of `slide.train.records.Progress`, the learning rate, and the process's memory;
-- ``"epoch"``, for each: the same with means over the epoch and the ``quality`` that was measured at its end, if it was;
-- ``"end"``: the fields of `slide.train.records.History`, and the most memory the process has had. A run that was killed has
-  no such line, and its last line may be cut short;
-- ``"test"``, where the network was measured on test data after the run: its ``quality`` there.
+- ``"epoch"``, for each epoch: the same, with means over the epoch, and the ``quality`` if it was measured;
+- ``"end"``: the fields of `slide.train.records.History`, and the peak memory of the process. If the run was killed,
+  there is no such line, and the last line may be cut short;
+- ``"test"``, if the network was measured on test data after the run: its ``quality`` there.
 
-Names are those of the Python objects; seconds are of training, bytes are bytes, quality is in fractions of 1, and what
-is not a finite number is null.
+Names are those of the Python objects, except that ``points`` and ``measured_points`` count samples. Seconds are seconds
+of training, memory is in bytes, quality is in fractions of 1, and numbers that are not finite are null.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import os
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -47,10 +47,10 @@ log = logging.getLogger("slide")
 FORMAT = "slide-history"
 VERSION = 1
 RUN = '{"kind": "run"'
-"""How a line begins with which a run begins or goes on."""
+"""Beginning of the line with which a run begins or goes on."""
 
 DIGITS = 7
-"""Of the running means."""
+"""Significant digits of the running means."""
 
 PROGRESS = ("epoch", "batch", "samples", "seconds", "loss", "precision", "active", "lr", "rehash_seconds")
 NUMBERS = {
@@ -60,10 +60,10 @@ NUMBERS = {
     "end": ("batch", "samples", "seconds", "active", "rehash_seconds", "peak_rss_bytes"),
     "test": ("points",),
 }
-"""The numbers that a line of each kind has."""
+"""Numbers in the lines of each kind."""
 
 MEANS = ("loss", "precision", "active", "lr")
-"""Those that may be null."""
+"""Numbers that may be null."""
 
 OBJECTS = {
     "run": ("config", "machine", "data"),
@@ -72,7 +72,7 @@ OBJECTS = {
     "end": ("best_quality",),
     "test": ("quality",),
 }
-"""The objects that a line of each kind has."""
+"""Objects in the lines of each kind."""
 
 
 class HistoryError(ValueError):
@@ -80,19 +80,19 @@ class HistoryError(ValueError):
 
 
 class HistoryFile(Callback):
-    """Writes the history of a run, line by line: what there is can be read while the run goes on.
+    """Writes the history of a run, line by line; it can be read while the run goes on.
 
-    A run that goes on from a checkpoint (its first `Progress` has a ``batch``) appends to the file; any other begins
-    a new one. In the folder of a saved network the history of that network is kept beside as ``history.former.jsonl``
-    until another network is saved there. What cannot be written once the run has begun is told in the log and does not
-    end the run.
+    A run that goes on from a checkpoint (its first `Progress` has a ``batch``) appends to the file; any other run
+    begins a new one. In the folder of a saved network, the history of that network is renamed to
+    ``history.former.jsonl`` and kept until another network is saved there. If a line cannot be written after the run
+    has begun, the log says so, the run goes on and its history ends.
 
     Parameters
     ----------
     path : path-like
-        The file; its folder is made if there is none.
-    data : dict of str, optional
-        Names of the data, such as ``{"train": "train.txt.xz"}``, for the first line.
+        File to write; its folder is made if it does not exist.
+    data : dict of str to str, optional
+        Names of the data for the first line, such as ``{"train": "train.txt.xz"}``.
     """
 
     def __init__(self, path: str | os.PathLike, *, data: dict[str, str] | None = None) -> None:
@@ -105,7 +105,7 @@ class HistoryFile(Callback):
         Raises
         ------
         FileExistsError
-            There is a file of that name that is no history.
+            There is a file with that name that is no history.
         OSError
             The file cannot be written.
         """
@@ -148,6 +148,7 @@ class HistoryFile(Callback):
     def on_epoch(self, progress: Progress) -> None:
         """Write the epoch's line."""
         epoch = progress.finished
+        assert epoch is not None, "an epoch has ended"
         means = {"loss": epoch.loss, "precision": epoch.precision, "active": epoch.active}
         self._write("epoch", {**self._figures(progress), **means, "quality": epoch.quality})
 
@@ -173,23 +174,23 @@ class HistoryFile(Callback):
         self._write("end", record)
 
     def tested(self, quality: dict[str, float], samples: int) -> None:
-        """Write the quality on test data, measured after the run.
+        """Write the quality on test data after the run.
 
         Parameters
         ----------
         quality : dict
-            As ``Network.evaluate`` returns it.
+            Result of ``Network.evaluate``.
         samples : int
-            That it was measured on.
+            Number of samples that it was measured on.
         """
         self._write("test", {"points": samples, "quality": quality})
 
-    def _figures(self, progress):
+    def _figures(self, progress: Progress) -> dict[str, Any]:
         figures = {name: getattr(progress, name) for name in PROGRESS}
         figures["skipped"] = progress.skipped
         return {**figures, "rss_bytes": self._process.memory_info().rss}
 
-    def _write(self, kind, record):
+    def _write(self, kind: str, record: dict[str, Any]) -> None:
         if self._broken:
             return
         try:
@@ -198,70 +199,64 @@ class HistoryFile(Callback):
             self._broken = True
             log.warning("%s: %s; the run goes on, its history ends here", self.path, error.strerror)
 
-    def _make_way(self):
-        """Put the history of the network that is saved here aside; any other goes."""
+    def _make_way(self) -> None:
+        """Rename the history if it belongs to the network that is saved here, or remove it."""
         former = self.path.with_name(FORMER_HISTORY)
         if self.path.name == HISTORY and self.path.with_name(MANIFEST).is_file() and not former.exists():
             self.path.rename(former)
         else:
             self.path.unlink()
 
-    def _append(self, text):
-        # Opened every time: the folder may be replaced meanwhile, when a network is saved there.
+    def _append(self, text: str) -> None:
+        # The file is opened every time: when a network is saved here, the whole folder is replaced.
         with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(text)
 
 
 @dataclass
 class RecordedRun:
-    """A run as its history tells it.
+    """A run, read from its history.
 
     Attributes
     ----------
     path : Path
         The file.
     name : str
-        That of its folder or, if the file is not called ``history.jsonl``, its own.
+        Name of the file's folder or, if the file is not called ``history.jsonl``, of the file.
     header : dict
-        Its first line or, if the run went on from a checkpoint, the line with which it last did.
+        The first line or, if the run went on from a checkpoint, the last line of kind ``"run"``.
     batches, epochs : list of dict
         The lines of batches and epochs, in order.
     end : dict or None
         The last line; None if the run goes on or was killed.
-    test : dict
+    test : dict of str to float
         Quality on test data; empty if it was not measured.
     cut_short : bool
-        Whether the last line is incomplete, which leaves it out.
+        Whether the last line was incomplete and has been left out.
     """
 
     path: Path
     name: str
-    header: dict
-    batches: list[dict] = field(default_factory=list)
-    epochs: list[dict] = field(default_factory=list)
-    end: dict | None = None
+    header: dict[str, Any]
+    batches: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    end: dict[str, Any] | None = None
     test: dict[str, float] = field(default_factory=dict)
     cut_short: bool = False
 
     @property
     def last(self) -> dict:
-        """The last line that has the figures of progress; empty if there is none."""
+        """The last line with figures of progress; empty if there is none."""
         lines = [lines[-1] for lines in (self.batches, self.epochs) if lines]
         return max(lines, key=lambda line: line["batch"], default={})
 
     @property
     def measured(self) -> list[dict]:
-        """The lines of the epochs at whose end quality was measured."""
+        """The lines of the epochs after which quality was measured."""
         return [epoch for epoch in self.epochs if epoch["quality"]]
 
     def column(self, name: str) -> np.ndarray:
-        """Return a figure of the batches' lines, nan where it is null.
-
-        Parameters
-        ----------
-        name : str
-            Of a field.
-        """
+        """Return a field of the batches' lines as a float64 array [lines], NaN where it is null."""
         return np.array([batch[name] for batch in self.batches], dtype=np.float64)
 
 
@@ -273,11 +268,15 @@ def read_history(path: str | os.PathLike) -> RecordedRun:
     path : path-like
         The file, or the folder of the network.
 
+    Returns
+    -------
+    RecordedRun
+
     Raises
     ------
     HistoryError
-        There is no history, or it is damaged or of another version. A last line that is cut short is no damage: it is
-        left out, as is one on which a run has gone on from a checkpoint.
+        There is no history, or it is damaged or of another version. A line that is cut short, because the run was
+        killed there, is left out; it raises nothing.
     """
     path = Path(path)
     file = path / HISTORY if path.is_dir() else path
@@ -286,7 +285,7 @@ def read_history(path: str | os.PathLike) -> RecordedRun:
     except FileNotFoundError:
         raise HistoryError(
             f"{file}: there is no such file; slide train writes it into the folder of the network, and from Python "
-            "slide.runs.history.HistoryFile does"
+            "slide.runs.HistoryFile does"
         ) from None
     except OSError as error:
         raise HistoryError(f"{file}: {error.strerror}") from None
@@ -313,7 +312,7 @@ def read_history(path: str | os.PathLike) -> RecordedRun:
         elif kind == "batch":
             run.batches.append(record)
         else:
-            # An epoch that was cut short is over once more where the run goes on.
+            # An epoch that was cut short ends a second time after the run goes on.
             run.epochs = [epoch for epoch in run.epochs if epoch["epoch"] != record["epoch"]] + [record]
     if run is None:
         raise HistoryError(f"{file}: the file is empty; a history begins with a line of kind 'run'")
@@ -322,8 +321,8 @@ def read_history(path: str | os.PathLike) -> RecordedRun:
     return run
 
 
-def _begun(before, header, file):
-    """Return the run that a header begins or, after a checkpoint, goes on with."""
+def _begun(before: RecordedRun | None, header: dict[str, Any], file: Path) -> RecordedRun:
+    """Return the run that a header begins or, from a checkpoint of the run before, continues."""
     name = file.absolute().parent.name if file.name == HISTORY else file.stem
     run = RecordedRun(file, name, header)
     if before is not None:
@@ -332,8 +331,8 @@ def _begun(before, header, file):
     return run
 
 
-def _checked(record, where):
-    """Return the kind of a line, or raise HistoryError if it lacks what such a line has."""
+def _checked(record: Any, where: str) -> str:
+    """Return the kind of a line, or raise HistoryError if a field is missing or has a wrong type."""
     if not isinstance(record, dict) or record.get("kind") not in NUMBERS:
         raise HistoryError(f"{where}: expected an object whose 'kind' is one of {', '.join(NUMBERS)}")
     kind = record["kind"]
@@ -355,20 +354,20 @@ def _checked(record, where):
     return kind
 
 
-def _found(record, name):
+def _found(record: dict[str, Any], name: str) -> str:
     return f"found {record[name]!r}" if name in record else "and there is none"
 
 
-def _is_number(value):
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _rounded(value):
+def _rounded(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
-def _lacks_newline(path):
-    """Whether the last line of a file, if there is one, has no end."""
+def _lacks_newline(path: Path) -> bool:
+    """Return whether a file's last line, if there is one, has no newline."""
     try:
         with open(path, "rb") as file:
             file.seek(-1, os.SEEK_END)
@@ -377,5 +376,5 @@ def _lacks_newline(path):
         return False
 
 
-def _now():
+def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

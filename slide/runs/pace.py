@@ -1,29 +1,29 @@
-"""How often a run is written down."""
+"""How often figures of a run are recorded."""
 
 from __future__ import annotations
 
 import time
 
 PARTS = 500
-"""Into how many steps of batches `Pace` cuts a run."""
+"""Number of records over a run of known length."""
 
 SHARE = 50
-"""After how small a part of the batches so far `Pace` takes note where it does not know how many will come."""
+"""When the length of the run is unknown: record every 1/SHARE of the batches so far."""
 
 SECONDS = 10.0
-"""How long `Pace` waits at most."""
+"""Longest time between two records, in seconds."""
 
 
 class Pace:
-    """Says after which batches to take note: so often that a run makes a curve, however long or short it is.
+    """Says after which batches to record figures, so that a run of any length gives a curve.
 
-    That is after the first batch and then at most `PARTS` times over the run, or `SECONDS` after the last time. In a
-    run of unknown length it is ever less often.
+    These are the first batch and then one in each of `PARTS` equal parts of the run; if `SECONDS` pass without one, the
+    next batch is recorded too. In a run of unknown length, records become rarer as it goes on.
 
     Parameters
     ----------
     batches : int
-        Of the run; 0 where nobody knows.
+        Length of the run; 0 if it is unknown.
     """
 
     def __init__(self, batches: int):
@@ -31,13 +31,7 @@ class Pace:
         self._next, self._deadline = 0, 0.0
 
     def due(self, batch: int) -> bool:
-        """Return whether to take note now; if so, the time until the next note begins.
-
-        Parameters
-        ----------
-        batch : int
-            The last that was done.
-        """
+        """Return whether to record `batch`, the last one done; if so, the next interval begins."""
         if batch < self._next and time.monotonic() < self._deadline:
             return False
         every = self._every or max(1, batch // SHARE)

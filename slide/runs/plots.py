@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,28 +14,24 @@ from slide.runs.history import HistoryError, RecordedRun
 from slide.system.extras import load_extra
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Told apart by everyone (Okabe and Ito, *Color Universal Design*, 2008); more runs repeat them, dashed and dotted."""
+"""Colours that everyone can tell apart (Okabe and Ito, *Color Universal Design*, 2008); more runs repeat them, dashed
+and dotted."""
 
 STYLES = ("-", "--", ":")
 
 NAME_LENGTH = 40
-"""Of a run in the legend, in characters."""
+"""Longest name of a run in the legend, in characters."""
 
 
 def check(path: str | os.PathLike) -> None:
-    """Refuse, before a run that is to be drawn, a file that could not be written.
-
-    Parameters
-    ----------
-    path : path-like
-        Of the figure.
+    """Check, before a run, that a figure of it can be written.
 
     Raises
     ------
     MissingExtra
         Matplotlib is not installed.
     ValueError
-        Matplotlib does not write files of that name, or their folder does not exist.
+        Matplotlib does not write files with such a name, or the folder does not exist.
     """
     path = Path(path)
     kinds = _new_figure().canvas.get_supported_filetypes()
@@ -45,13 +42,14 @@ def check(path: str | os.PathLike) -> None:
 
 
 def draw(runs: Sequence[RecordedRun], path: str | os.PathLike) -> None:
-    """Draw runs over each other: loss, P@1, active neurons, the share of rehashing, and memory.
+    """Draw the curves of runs over each other: loss, P@1, active neurons, the share of rehashing, and memory.
 
     Parameters
     ----------
     runs : sequence of RecordedRun
+        Runs that `read_history` returned.
     path : path-like
-        File to write, in the format that its name ends in.
+        File to write; the end of its name is the format.
 
     Raises
     ------
@@ -72,7 +70,7 @@ def draw(runs: Sequence[RecordedRun], path: str | os.PathLike) -> None:
         look = {
             "color": COLOURS[i % len(COLOURS)],
             "linestyle": STYLES[i // len(COLOURS) % len(STYLES)],
-            # Thinner from run to run, so that of runs that agree each is seen.
+            # Each run is thinner than the one before, so that runs with equal curves are all visible.
             "linewidth": 1.4 + 0.9 * (len(runs) - 1 - i) / max(len(runs) - 1, 1),
         }
         samples, times = run.column("samples"), run.column("seconds") / seconds
@@ -92,8 +90,8 @@ def draw(runs: Sequence[RecordedRun], path: str | os.PathLike) -> None:
     figure.savefig(path, dpi=90, **smaller)
 
 
-def _finish(figure, panels, runs, unit, memory_unit):
-    """Say what the axes are, and which line is which run."""
+def _finish(figure: Any, panels: np.ndarray, runs: Sequence[RecordedRun], unit: str, memory_unit: str) -> None:
+    """Label the axes, and add the legends."""
     (loss, by_samples, by_time), (active, rehash, rss) = panels
     loss.set_title("loss, running mean")
     by_samples.set_title("P@1, %")
@@ -124,31 +122,31 @@ def _finish(figure, panels, runs, unit, memory_unit):
     figure.legend(loc="outside upper center", ncols=min(len(runs), 4), frameon=False)
 
 
-def _top(axes):
-    """Where the axis ends: above all curves but for their beginnings, where some are far above what follows."""
+def _top(axes: Any) -> float:
+    """Return the end of the axis: above all curves except their beginnings, which may be far above the rest."""
     curves = [line.get_ydata() for line in axes.get_lines()]
     rest = np.concatenate([curve[len(curve) // 50 :] for curve in curves])
     rest = rest[np.isfinite(rest)]
     return 1.08 * rest.max() if rest.size and rest.max() > 0 else 1.0
 
 
-def _new_figure(**options):
+def _new_figure(**options: Any) -> Any:
     return load_extra("matplotlib.figure", "plots", "a figure").Figure(**options)
 
 
-def _time_unit(seconds):
-    """Return how many seconds the unit has that suits so many, and its name."""
+def _time_unit(seconds: float) -> tuple[int, str]:
+    """Return the unit that suits so many seconds: its length in seconds, and its name."""
     for unit, name in ((3600, "hours"), (60, "minutes")):
         if seconds >= 3 * unit:
             return unit, name
     return 1, "seconds"
 
 
-def _memory_unit(n_bytes):
+def _memory_unit(n_bytes: float) -> tuple[int, str]:
     return (2**30, "GiB") if n_bytes >= 2**30 else (2**20, "MiB")
 
 
-def _shortened(name):
+def _shortened(name: str) -> str:
     if len(name) <= NAME_LENGTH:
         return name
     half = NAME_LENGTH // 2

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run, written as it goes; tensorboardX is an extra (``tensorboard``)."""
+"""A run for TensorBoard, written while it goes on; tensorboardX is an extra (``tensorboard``)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 class TensorBoard(Callback):
     """Writes the curves of a run for ``tensorboard --logdir FOLDER``, against the number of batches.
 
-    They are ``training/loss``, ``training/P_at_1``, ``training/active``, ``training/lr``, ``training/rehash_share`` and
-    ``memory/rss_bytes``, at the pace of the history, and ``measured/P_at_1`` and so on, at the end of epochs; a name
-    there has no @. The settings are a text. Several runs are told apart by their folders, below one that TensorBoard is
-    given.
+    The curves are ``training/loss``, ``training/P_at_1``, ``training/active``, ``training/lr``,
+    ``training/rehash_share`` and ``memory/rss_bytes``, as often as in the history, and ``measured/P_at_1`` and so on
+    after epochs; TensorBoard's names cannot have an @. The settings are a text. To compare runs, give each a folder of
+    its own below FOLDER.
 
     Parameters
     ----------
     folder : path-like
-        Made if there is none.
+        Folder to write to; it is made if it does not exist.
 
     Raises
     ------
@@ -42,7 +42,7 @@ class TensorBoard(Callback):
         self._module = load_extra("tensorboardX", "tensorboard", "what TensorBoard reads")
 
     def on_start(self, run: Run) -> None:
-        """Begin a file; where a run goes on from a checkpoint, what came after that is hidden."""
+        """Begin a file; if the run goes on from a checkpoint, hide what was recorded after that."""
         step = run.progress.batch
         self._writer = self._module.SummaryWriter(self._folder, purge_step=step + 1 if step else None)
         self._pace, self._process = Pace(run.progress.batches), psutil.Process()
@@ -50,7 +50,7 @@ class TensorBoard(Callback):
         self._writer.add_text("settings", f"```toml\n{settings}```", step)
 
     def on_batch(self, progress: Progress) -> None:
-        """Write a sample of each curve if it is time for one."""
+        """Write the next value of each curve if it is time for one."""
         if not self._pace.due(progress.batch):
             return
         self._write(
@@ -66,7 +66,8 @@ class TensorBoard(Callback):
         )
 
     def on_epoch(self, progress: Progress) -> None:
-        """Write what was measured."""
+        """Write the quality that was measured."""
+        assert progress.finished is not None, "an epoch has ended"
         quality = progress.finished.quality
         self._write({f"measured/{name.replace('@', '_at_')}": quality[name] for name in quality}, progress.batch)
         self._writer.flush()
@@ -75,6 +76,6 @@ class TensorBoard(Callback):
         """Close the file."""
         self._writer.close()
 
-    def _write(self, figures, step):
+    def _write(self, figures: dict[str, float], step: int) -> None:
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)

@@ -1,41 +1,36 @@
-"""Buffers: named large memory of one owner, with its account."""
+"""Named large arrays with one owner, and the report about their memory."""
+
+from __future__ import annotations
 
 import math
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from slide.kernels.memory import HUGEPAGE, HugeBuffer
 from slide.system import smaps
 
 
 class Buffers:
-    """Large arrays by name, each in a `HugeBuffer` of its own that grows when more is asked for.
+    """Large arrays by name, each in a `HugeBuffer` of its own that grows when a larger array is asked for.
 
     Parameters
     ----------
     hugepages : bool or str
-        What pages to ask the kernel for; see `slide.kernels.memory.HugeBuffer`.
+        Kind of pages to ask the kernel for; see `slide.kernels.memory.HugeBuffer`.
     """
 
-    def __init__(self, *, hugepages=True):
+    def __init__(self, *, hugepages: bool | str = True):
         self.hugepages = hugepages
-        self._owned = {}
-        self._arrays = {}
-        self._layouts = {}
-        self._noted = {}
+        self._owned: dict[str, HugeBuffer] = {}
+        self._arrays: dict[str, np.ndarray] = {}
+        self._layouts: dict[str, tuple[tuple[int, ...], DTypeLike]] = {}
+        self._noted: dict[str, np.ndarray] = {}
 
-    def array(self, name, shape, dtype, *, interleave=False):
-        """Return a C-contiguous array; the same memory as last time under this name where it is large enough.
+    def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, *, interleave: bool = False) -> np.ndarray:
+        """Return a C-contiguous array, in the memory that the last array of this name had if that is large enough.
 
-        Contents are zero when the memory is new and whatever was there before otherwise.
-
-        Parameters
-        ----------
-        name : str
-        shape : tuple of int
-        dtype : dtype
-        interleave : bool
-            Spread new memory over the NUMA nodes.
+        New memory is zero, and spread over the NUMA nodes if `interleave` is true. Used memory keeps its contents.
         """
         last = self._arrays.get(name)
         if last is not None and last.shape == shape and last.dtype == dtype:
@@ -43,57 +38,47 @@ class Buffers:
         nbytes = math.prod(map(int, shape)) * np.dtype(dtype).itemsize
         buffer = self._owned.get(name)
         if buffer is None or buffer.nbytes < nbytes:
-            # An eighth more than asked for, so that slowly growing batches do not allocate each time.
+            # A buffer grows by an eighth more than it must, so that slowly growing batches do not allocate each time.
             room = nbytes if buffer is None else nbytes + nbytes // 8
             buffer = HugeBuffer(room, name=name, hugepages=self.hugepages, interleave=interleave)
+            # The layout comes first: another thread may call `report`, which needs one for each buffer.
             self._layouts[name] = shape, dtype
             self._owned[name] = buffer
         self._layouts[name] = shape, dtype
         array = self._arrays[name] = buffer.array(shape, dtype)
         return array
 
-    def add(self, name, buffer, *, shape=None, dtype=np.uint8):
-        """Account for a buffer that something else allocated.
-
-        Parameters
-        ----------
-        name : str
-        buffer : HugeBuffer
-        shape : tuple of int, optional
-            By default all its bytes.
-        dtype : dtype
-        """
+    def add(
+        self, name: str, buffer: HugeBuffer, *, shape: tuple[int, ...] | None = None, dtype: DTypeLike = np.uint8
+    ) -> None:
+        """Report a buffer that other code allocated; by default its shape is that of all its bytes."""
         self._layouts[name] = (buffer.nbytes,) if shape is None else shape, dtype
         self._arrays.pop(name, None)
         self._owned[name] = buffer
 
-    def note(self, name, array):
-        """Account for an array in NumPy's own memory; an empty one is none.
-
-        Parameters
-        ----------
-        name : str
-        array : array
-        """
+    def note(self, name: str, array: np.ndarray) -> None:
+        """Report an array in NumPy's own memory, unless it is empty."""
         if array.size:
             self._noted[name] = array
 
-    def report(self):
+    def report(self) -> list[dict]:
         """Return a dict for each buffer, in order of creation.
 
-        Reads ``/proc/self/smaps``: milliseconds, not for loops.
+        This reads ``/proc/self/smaps``, which takes milliseconds, so it is not for loops.
 
         Returns
         -------
         list of dict
-            ``name``, ``shape``, ``dtype``, ``bytes``; ``advice``: what came of asking for hugepages, ``"none"`` for
-            NumPy's own memory; ``requested_page``, ``actual_page``: bytes of the pages asked for, and of those that
-            most of it is in; ``resident_bytes``, ``hugepage_bytes``: how much of it is in memory, and in hugepages;
-            ``numa_nodes``: bytes on each node, by its number. What the system does not tell is None, as is the actual
-            page of what nobody has touched.
+            ``name``, ``shape``, ``dtype``, ``bytes``;
+            ``advice``: the kernel's answer to the request for hugepages, ``"none"`` for NumPy's own memory;
+            ``requested_page``, ``actual_page``: bytes of the pages asked for, and of the pages that most of it is in;
+            ``resident_bytes``, ``hugepage_bytes``: how much of it is in memory, and in hugepages;
+            ``numa_nodes``: bytes on each node, by its number.
+            A value that the system does not tell is None, and so is the actual page of memory that was never touched.
         """
-        lines, ranges = [], []
-        # Copies, and what is owned has a layout: another thread may be training.
+        lines: list[dict] = []
+        ranges: list[tuple[int, int]] = []
+        # The loops go over copies, because another thread may be training.
         for name, buffer in list(self._owned.items()):
             shape, dtype = self._layouts[name]
             asked = buffer.advice not in ("off", "unsupported")
@@ -110,28 +95,25 @@ class Buffers:
                 line["numa_nodes"] = part.nodes or None
         return lines
 
-    def require_hugepages(self):
-        """Refuse buffers that are not in hugepages, of those that have been written to.
-
-        Raises
-        ------
-        MemoryError
-            One is not, or the system does not tell.
-        """
+    def require_hugepages(self) -> None:
+        """Raise MemoryError if memory that has been written to is not in hugepages, or the system does not tell."""
         for line in self.report():
             if line["requested_page"] != HUGEPAGE:
                 continue
             resident, huge = line["resident_bytes"], line["hugepage_bytes"]
             if huge is None:
-                raise MemoryError("hugepages are required, and this system does not tell whether there are any")
+                raise MemoryError(
+                    "hugepages are required, and this system does not tell whether buffers are in them; "
+                    'choose hugepages = "auto"'
+                )
             if huge < resident:
                 raise MemoryError(
-                    f"hugepages are required, and of the {resident:,} bytes of {line['name']!r} {huge:,} are in them; "
-                    '`slide hugepages status` says what to change, hugepages = "auto" does without'
+                    f"hugepages are required, but only {huge:,} of the {resident:,} bytes of {line['name']!r} are in "
+                    'them; `slide hugepages status` says what to change, and hugepages = "auto" does without them'
                 )
 
 
-def _line(name, shape, dtype, nbytes, advice, page):
+def _line(name: str, shape: tuple[int, ...], dtype: DTypeLike, nbytes: int, advice: str, page: int) -> dict:
     return {
         "name": name,
         "shape": tuple(int(extent) for extent in shape),

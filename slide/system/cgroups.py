@@ -1,4 +1,4 @@
-"""The memory that a process's control groups leave it."""
+"""The memory limits that control groups set for a process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from slide.system.proc import System
 
 UNLIMITED = 1 << 60
-"""Limits from here on are version 1's way to say that there is none."""
+"""Smallest limit that means none: version 1 writes a number of this order for groups without a limit."""
 
 
 class MemoryLimit(NamedTuple):
@@ -18,15 +18,15 @@ class MemoryLimit(NamedTuple):
     Attributes
     ----------
     version : int or None
-        Of the control groups: 1, 2, or None where there are none.
+        Version of the control groups, 1 or 2; None if there are none.
     limit : int or None
-        In bytes, None where there is no limit.
+        Limit in bytes; None if there is none.
     used : int
-        Bytes charged to the group with that limit; 0 without.
+        Bytes that count against the limit; 0 if there is none.
     reclaimable : int
-        Those of them that are file cache which the kernel would give up first.
+        Part of `used` that is file cache, which the kernel would give up first.
     group : str
-        The group that has the limit; empty without.
+        Group that has the limit; empty if there is none.
     """
 
     version: int | None
@@ -37,7 +37,7 @@ class MemoryLimit(NamedTuple):
 
     @property
     def available(self) -> int | None:
-        """Bytes left below the limit, None where there is none."""
+        """Bytes left below the limit; None if there is none."""
         return None if self.limit is None else max(0, self.limit - self.used + self.reclaimable)
 
 
@@ -45,26 +45,21 @@ FILES = {
     2: ("memory.max", "memory.current", "inactive_file"),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
-"""Of each version: the limit, what is used, and the line of ``memory.stat`` that has what is reclaimable."""
+"""Files of each version with the limit and with the bytes used, and the line of ``memory.stat`` for `reclaimable`."""
 
 MOUNTS = {2: ("sys/fs/cgroup", "sys/fs/cgroup/unified"), 1: ("sys/fs/cgroup/memory",)}
 
 
 def memory_limit(system: System | None = None, pid: int | str = "self") -> MemoryLimit:
-    """Return the memory limit under which a process lives.
+    """Return the tightest memory limit of a process, by default of this one.
 
-    A limit binds all groups below it, so every group up to the root is asked, and the one with the least left counts.
-    In a container the process's path may be the host's, which is not there: its root is then the container's own.
-
-    Parameters
-    ----------
-    system : System, optional
-        By default the running one.
-    pid : int or "self"
+    A limit of a group holds for all groups below it, so all groups up to the root are read, and the one with the least
+    memory left counts. In a container, the path of the process's group may be that of the host and not exist; then the
+    root that is there is the container's own group.
     """
     system = System() if system is None else system
     paths = _paths(system, pid)
-    # Where both are mounted, memory is controlled by the one that has memory files.
+    # If both versions are mounted, the one that has files about memory controls it.
     for version in (1, 2):
         if version not in paths:
             continue
@@ -75,8 +70,8 @@ def memory_limit(system: System | None = None, pid: int | str = "self") -> Memor
     return MemoryLimit(2 if set(paths) == {2} else None)
 
 
-def _paths(system, pid):
-    """The process's group by version of the hierarchy that may control memory."""
+def _paths(system: System, pid: int | str) -> dict[int, str]:
+    """Return the process's group in each hierarchy that may control memory, by version."""
     paths = {}
     for line in (system.text(f"proc/{pid}/cgroup") or "").splitlines():
         number, controllers, path = line.split(":", 2)
@@ -87,13 +82,13 @@ def _paths(system, pid):
     return paths
 
 
-def _upwards(path):
+def _upwards(path: str) -> list[str]:
     group = PurePosixPath("/" + path.strip("/"))
     return [str(folder) for folder in (group, *group.parents)]
 
 
-def _read(system, version, mount, group):
-    """A group's limit; None where there is no such group, or it does not control memory."""
+def _read(system: System, version: int, mount: str, group: str) -> MemoryLimit | None:
+    """Return a group's limit; None if there is no such group, or it does not control memory."""
     limit_file, used_file, line = FILES[version]
     folder = f"{mount}{group.rstrip('/')}"
     if not os.path.exists(system.root / folder / limit_file):

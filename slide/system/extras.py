@@ -1,4 +1,4 @@
-"""Packages that are not needed for training: imported when they are asked for, with advice where they are missing."""
+"""Optional packages: imported when they are needed, with advice if they are missing."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from types import ModuleType
 
 
 class MissingExtra(ImportError):
-    """A package is not installed that something optional needs; the message says how to get it."""
+    """An optional package is missing; the message says how to install it."""
 
 
 def load_extra(module: str, extra: str, what: str) -> ModuleType:
-    """Import a module of an optional package.
+    """Import a module of an optional package, such as ``"matplotlib.figure"``.
 
     Parameters
     ----------
-    module : str
-        Such as ``"matplotlib.figure"``.
     extra : str
-        The extra of this package that brings it.
+        Extra of this package that installs it.
     what : str
-        What needs it, for the message.
+        Feature that needs it, for the message.
 
     Raises
     ------
     MissingExtra
-        The package is not installed.
+        The package cannot be imported.
     """
     try:
         return importlib.import_module(module)

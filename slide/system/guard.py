@@ -1,20 +1,20 @@
-"""Who uses an object at the moment: one thread that changes it, or any number that read it.
+"""Refuses calls of an object's methods that conflict: one thread may change the object, or any number may read it.
 
-Nothing here waits. A call that would meet another thread's is refused before it does anything, and the other one goes
-on undisturbed: of two threads that train one network, or of one that trains and one that predicts, which one is wrong
-is for their program to say, and what was read halfway through a step would be wrong without a word. ::
+Nothing here waits. A call that conflicts with another thread's is refused before it does anything, and the other call
+goes on undisturbed. We cannot know which of the two threads is wrong, and waiting would hide a bug: a read in the
+middle of a step silently returns wrong numbers. ::
 
     @trains
-    def fit(self, X, Y): ...        # the thread that is in it may do anything else with the object, as callbacks do
+    def fit(self, X, Y): ...        # its thread may use the object meanwhile, as callbacks do; no other thread may
 
     @changes
-    def train_batch(self, ...): ... # nobody, this thread included, finds the object halfway
+    def train_batch(self, ...): ... # nobody may use the object meanwhile, this thread included
 
     @reads
-    def predict(self, X): ...       # beside all other readers
+    def predict(self, X): ...       # any number of readers at once
 
-The object is the first argument. Who uses it is kept here, for as long as it is used, and not in the object, which can
-be copied and pickled at any time.
+The object is the first argument. The calls under way are kept here and not in the object, which can be copied and
+pickled at any time.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NOBODY = -1
-"""In the place of a thread that a forked process does not have."""
+"""Number that stands for a thread that a forked process does not have."""
 
 SETTLING = threading.RLock()
-"""Held by whoever lets a network's rows catch up, which several of its readers may want at once."""
+"""Lock held while the rows of a network catch up, which several of its readers may ask for at once."""
 
-# A signal handler may take it in a thread that holds it.
+# Reentrant, because a signal handler may take the lock in the thread that holds it.
 _LOCK = threading.RLock()
 
 
@@ -50,21 +50,21 @@ class _Call:
 
 
 _CALLS: dict[int, dict[_Call, None]] = {}
-"""In order, by the identity of the object, which no other can have as long as a call has it for an argument."""
+"""Calls under way, in order, by the ``id`` of their object, which stays alive and so unique during the call."""
 
 
 def reads(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse calls while another thread changes the object, or this one is halfway through changing it."""
+    """Refuse calls while another thread changes the object, or this thread is in the middle of changing it."""
     return _watched(function, reads=True, trains=False)
 
 
 def changes(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse calls while another thread uses the object, or this one is halfway through changing it."""
+    """Refuse calls while another thread uses the object, or this thread is in the middle of changing it."""
     return _watched(function, reads=False, trains=False)
 
 
 def trains(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse calls while another thread uses the object, or this one is in such a run already."""
+    """Refuse calls while another thread uses the object, or this thread changes or trains it already."""
     return _watched(function, reads=False, trains=True)
 
 
@@ -76,7 +76,7 @@ def _watched(function: Callable[P, R], reads: bool, trains: bool) -> Callable[P,
         thing = args[0] if args else kwargs.get(first)
         call = _Call(name, threading.get_ident(), reads, trains)
         calls: dict[_Call, None] = {}
-        # Ctrl-C may come between any two lines; a call that is over must not seem under way for ever.
+        # Ctrl-C may come between any two lines, and a call that is over must not stay registered.
         try:
             with _LOCK:
                 calls = _CALLS.setdefault(id(thing), calls)
@@ -94,39 +94,41 @@ def _watched(function: Callable[P, R], reads: bool, trains: bool) -> Callable[P,
     return watched
 
 
-def _check(call, others, kind):
+def _check(call: _Call, others: list[_Call], kind: str) -> None:
     """Raise RuntimeError if a call must not begin while others are under way."""
     for other in others:
         if other.thread != call.thread and not (call.reads and other.reads):
             why = "one at a time may change it"
             if call.reads or other.reads:
-                why = "weights would be read halfway through a step"
+                why = "weights would be read in the middle of a step"
             raise RuntimeError(
                 f"{call.name}() was called while another thread is in {other.name}() of the same {kind}: {why}. Wait "
-                "until that has returned, take turns by a lock, or give each thread one of its own (copy.deepcopy, or "
-                "save and load); what belongs to a run, such as measuring and saving, its callbacks may do"
+                f"until {other.name}() has returned, take turns by a lock, or give each thread a {kind} of its own "
+                "(copy.deepcopy, or save and load). A training run's own callbacks may measure and save"
             )
     mine = [other for other in others if not other.reads]
     if mine and (call.trains or not mine[-1].trains):
         raise RuntimeError(
-            f"{call.name}() was called in the midst of {mine[-1].name}() of the same {kind}, by a callback, a signal "
-            "handler or whatever else that has called; call it when that has returned"
+            f"{call.name}() was called during {mine[-1].name}() of the same {kind}, by a callback, a signal handler or "
+            f"other code that is executed meanwhile; call it after {mine[-1].name}() has returned"
         )
 
 
-def _before_fork():
-    # What a forked process has a copy of is then not halfway through catching up.
+def _before_fork() -> None:
+    # So that no row in the child's copy is in the middle of catching up.
     SETTLING.acquire()
     _LOCK.acquire()
 
 
-def _after_fork():
+def _after_fork() -> None:
     _LOCK.release()
     SETTLING.release()
 
 
-def _after_fork_in_child():
-    """Forget the readers that this process does not have; what somebody else was changing stays halfway for good."""
+def _after_fork_in_child() -> None:
+    """Forget readers in threads that the child does not have. An object that such a thread was changing stays blocked,
+    because that change will never be completed.
+    """
     me = threading.get_ident()
     for calls in _CALLS.values():
         for call in list(calls):

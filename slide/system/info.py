@@ -1,4 +1,4 @@
-"""What this installation is and what it runs on."""
+"""Facts about this installation and the machine that it is on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import psutil
@@ -45,7 +46,7 @@ def config_facts() -> dict:
 
 
 def machine_facts() -> dict:
-    """Return what a measurement depends on besides the program: nothing that names the machine or its user."""
+    """Return the facts that a measurement depends on, apart from the program; none names the machine or its user."""
     facts = config_facts()
     return {
         "processor": _processor(),
@@ -59,13 +60,13 @@ def machine_facts() -> dict:
 
 
 def peak_rss_bytes() -> int:
-    """Return the most memory that this process has had at a time."""
-    # ru_maxrss counts KiB, on macOS bytes.
+    """Return the largest resident memory that this process has had so far, in bytes."""
+    # ru_maxrss is in bytes on macOS, and in KiB on other systems.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _processor():
+def _processor() -> str:
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:
@@ -74,16 +75,26 @@ def _processor():
     return names[0] if names else platform.machine()
 
 
-def show_config(file=None) -> None:
-    """Print the version, OpenMP, threads, instruction set and hugepage state.
+def show_config(file: TextIO | None = None) -> None:
+    """Print the version, OpenMP, the number of threads, the instruction set and the hugepage mode.
 
     Parameters
     ----------
     file : file-like, optional
-        By default standard output.
+        File to print to. By default standard output.
+
+    Examples
+    --------
+    >>> import slide
+    >>> slide.show_config()  # doctest: +SKIP
+    slide 0.1.0 on Python 3.12.3
+    OpenMP:          yes (5.0)
+    threads:         8
+    instruction set: avx512 (this processor has avx512)
+    hugepages:       madvise: large buffers ask for 2 MiB pages and get them
     """
     facts = config_facts()
-    openmp = f"yes ({facts['openmp']})" if facts["openmp"] else "no: built without it, everything runs on one thread"
+    openmp = f"yes ({facts['openmp']})" if facts["openmp"] else "no: built without it, so there is one thread"
     pages = {
         "always": "always: large buffers get 2 MiB pages",
         "madvise": "madvise: large buffers ask for 2 MiB pages and get them",

@@ -1,4 +1,4 @@
-"""The memory that the system still gives this process, and whether something fits into it."""
+"""The memory that this process can still allocate, and whether something fits into it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from slide.system.info import hugepage_mode
 try:
     import resource
 except ImportError:  # pragma: no cover - Windows has no such limits
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 
 OVERRIDE = "SLIDE_MEMORY_CHECK"
-"""Environment variable that, set to ``off``, lets a network be made whatever the memory available."""
+"""Environment variable that, when it is ``off``, switches the check of available memory off."""
 
 PAGE = 4096
 
 
 def resident(needs: dict[str, int], hugepages: str = "auto") -> int:
-    """Return the bytes of memory that arrays take up once they are written to: whole pages each.
+    """Return the bytes of memory that arrays take once they are written to, in whole pages for each array.
 
     Parameters
     ----------
     needs : dict
-        Of ``bytes_needed``.
+        Bytes of each array by name, as `slide.model.footprint.bytes_needed` returns them.
     hugepages : str
-        Of the configuration; where the system gives none pages are small all the same.
+        The setting of the configuration. If the system has no hugepages, small pages are taken.
     """
     huge = hugepages != "off" and hugepage_mode() in ("always", "madvise")
     pages = [HUGEPAGE if huge and size >= HUGEPAGE else PAGE for size in needs.values()]
@@ -38,18 +38,19 @@ def resident(needs: dict[str, int], hugepages: str = "auto") -> int:
 
 
 def available() -> tuple[int, str]:
-    """Return the bytes that may still be allocated, and what says so: the machine, a control group, or a ulimit."""
+    """Return the bytes that can still be allocated, and the reason: the machine, a control group, or a ulimit."""
     limit, found = memory_limit(), [(psutil.virtual_memory().available, "free")]
-    if limit.available is not None:
+    if limit.limit is not None and limit.available is not None:
         found.append((limit.available, f"left by the limit of control group {limit.group}, {_gib(limit.limit)}"))
     return min([*found, *_left_by_ulimits()], key=lambda each: each[0])
 
 
-def _left_by_ulimits():
-    """What the process's own limits leave it, which count addresses whether or not anything is there."""
+def _left_by_ulimits() -> list[tuple[int, str]]:
+    """Return what the process's own limits leave, with the reason. These limits count addresses, used or not."""
     if resource is None:
         return []
-    memory, left = psutil.Process().memory_info(), []
+    memory = psutil.Process().memory_info()
+    left: list[tuple[int, str]] = []
     for name, option, used in (("RLIMIT_AS", "-v", memory.vms), ("RLIMIT_DATA", "-d", getattr(memory, "data", 0))):
         soft = resource.getrlimit(getattr(resource, name))[0]
         if soft != resource.RLIM_INFINITY:
@@ -58,21 +59,16 @@ def _left_by_ulimits():
 
 
 def check_fit(needs: dict[str, int], hugepages: str = "auto", instead: str | None = None) -> None:
-    """Refuse what is larger than the memory available, unless the environment says not to look.
+    """Raise MemoryError if arrays need more memory than is available, unless the variable `OVERRIDE` is ``off``.
+
+    The message adds up what is needed, and says what is available, why, and what to do.
 
     Parameters
     ----------
-    needs : dict
-        Of ``bytes_needed``.
-    hugepages : str
-        Of the configuration.
+    needs, hugepages
+        See `resident`.
     instead : str, optional
-        What helps; by default what makes networks smaller.
-
-    Raises
-    ------
-    MemoryError
-        The message adds up what is needed and says what is available, why, and what to do.
+        Advice for the message. By default ways to make the network smaller.
     """
     total = resident(needs, hugepages)
     if os.environ.get(OVERRIDE) == "off":
@@ -86,18 +82,12 @@ def check_fit(needs: dict[str, int], hugepages: str = "auto", instead: str | Non
         instead = f"choose {fewer}, the precision bf16 or the optimizer adagrad or sgd"
     raise MemoryError(
         f"{arithmetic(needs, total)} are needed, {_gib(free)} are {source}; {instead}, "
-        f"or set {OVERRIDE}=off to try all the same"
+        f"or set {OVERRIDE}=off to try anyway"
     )
 
 
 def arithmetic(needs: dict[str, int], total: int) -> str:
-    """Return a sum in words: the arrays of any size, the many small ones together, and the total.
-
-    Parameters
-    ----------
-    needs : dict
-    total : int
-    """
+    """Return the sum as text: each large array, all small ones together, and the total."""
     always = " weights", " tables"
     large = {name: size for name, size in needs.items() if 100 * size >= total or name.endswith(always)}
     rest = total - sum(large.values())
@@ -107,5 +97,5 @@ def arithmetic(needs: dict[str, int], total: int) -> str:
     return f"{' + '.join(terms)} = {_gib(total)}"
 
 
-def _gib(size):
+def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"

@@ -1,4 +1,4 @@
-"""A system's files under /proc and /sys, or a copy of some of them elsewhere."""
+"""A system's files under /proc and /sys, or copies of some of them in another folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class System:
     Parameters
     ----------
     root : path-like
-        Another tree than the system's own, for tests.
+        Root of the tree. Tests give another one than the system's own.
 
     Attributes
     ----------
     missing : dict
-        The reason for each path that could not be read.
+        Path -> reason, for each file that could not be read.
     """
 
     def __init__(self, root: str | os.PathLike = "/"):
@@ -27,16 +27,13 @@ class System:
 
     @property
     def is_real(self) -> bool:
-        """Whether the tree is that of the running system, so that system calls speak of it too."""
+        """Whether the tree is that of the running system, which system calls ask about."""
         return self.root == Path("/")
 
     def text(self, path: str) -> str | None:
-        """Return a file's content without the white space around it, None where it cannot be read.
+        """Return a file's content, stripped; None if it cannot be read.
 
-        Parameters
-        ----------
-        path : str
-            From the root on, such as ``"proc/meminfo"``.
+        Paths start at the root, such as ``"proc/meminfo"``.
         """
         try:
             return (self.root / path).read_text(errors="replace").strip()
@@ -45,22 +42,25 @@ class System:
             return None
 
     def number(self, path: str) -> int | None:
-        """Return a file's content as an integer, None where it is none."""
+        """Return a file's content as an integer; None if it is not one."""
         text = self.text(path)
         return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else None
 
     def choice(self, path: str) -> str | None:
-        """Return the choice in force of a file such as ``always [madvise] never``."""
+        """Return the choice in brackets of a file such as ``always [madvise] never``; None if there is none."""
         text = self.text(path)
         chosen = re.search(r"\[([^\]]+)\]", text or "")
         return chosen.group(1) if chosen else None
 
     def folders(self, path: str, pattern: str) -> list[str]:
-        """Return the names in a folder that match a glob pattern, sorted; none where there is no such folder."""
+        """Return the names in a folder that match a glob pattern, sorted; an empty list if there is no such folder."""
         return sorted(entry.name for entry in (self.root / path).glob(pattern))
 
     def table(self, path: str) -> dict[str, int]:
-        """Return a file of lines ``name: number unit`` or ``name number``, sizes in kB as bytes; empty if missing."""
+        """Return the numbers, by name, of a file of lines ``name: number kB`` or ``name number``; empty if missing.
+
+        Numbers in kB are returned in bytes.
+        """
         values = {}
         for line in (self.text(path) or "").splitlines():
             match = re.match(r"(?:Node \d+ )?([^\s:]+):?\s+(\d+)( kB)?", line)

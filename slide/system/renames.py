@@ -11,17 +11,9 @@ R = TypeVar("R")
 
 
 def former_names(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator that lets callers use the former names of keyword parameters.
+    """Return a decorator that makes the former names of keyword parameters valid: ``former="present"``.
 
-    Parameters
-    ----------
-    **names : str
-        The present name of each parameter, by its former one.
-
-    Raises
-    ------
-    TypeError
-        A call gives a parameter under both names.
+    A call that gives a parameter under both names raises TypeError.
 
     Examples
     --------

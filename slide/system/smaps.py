@@ -1,4 +1,4 @@
-"""A process's mappings as the kernel accounts for them: resident bytes, hugepages, NUMA nodes."""
+"""A process's mappings as the kernel reports them: resident bytes, hugepages, NUMA nodes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ HUGEPAGE = 2 << 20
 
 @dataclass
 class Mapping:
-    """One mapping, or the part of mappings that a range of addresses covers.
+    """One mapping, or the part of mappings in a range of addresses.
 
     Attributes
     ----------
     start, end : int
-        Addresses.
+        First address, and the one after the last.
     label : str
-        The file, ``[heap]``, ``[anon:name]``; empty for memory without a name.
+        File name, ``[heap]`` or ``[anon:name]``; empty for memory without a name.
     resident, anonymous, huge : int
-        Bytes in memory, those of them that belong to no file, and those in hugepages of either kind.
+        Bytes in memory; the part of them that belongs to no file; the part in hugepages, transparent or reserved.
     page : int
-        Bytes of the smallest page it can have: 4096, or a reserved hugepage's.
+        Bytes of its smallest pages: 4096, or the size of a reserved hugepage.
     nodes : dict
-        Bytes on each NUMA node, where that was asked for.
+        Bytes on each NUMA node, if that was asked for.
     """
 
     start: int
@@ -47,7 +47,7 @@ class Mapping:
 
     @property
     def main_page(self) -> int | None:
-        """Bytes of the pages that most of it is in, None where nothing is in memory."""
+        """Bytes of the pages that most of it is in; None if nothing is in memory."""
         if not self.resident:
             return None
         return max(HUGEPAGE, self.page) if 2 * self.huge > self.resident else self.page
@@ -59,15 +59,9 @@ _HUGE = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", *_RESERVED)
 
 
 def mappings(system: System | None = None, pid: int | str = "self") -> list[Mapping] | None:
-    """Return a process's mappings in order of address, None where the system does not tell.
+    """Return a process's mappings in order of address; None if the system does not tell.
 
-    Takes milliseconds and more for a large process: not for loops.
-
-    Parameters
-    ----------
-    system : System, optional
-        By default the running one.
-    pid : int or "self"
+    This takes milliseconds, or longer for a large process, so it is not for loops.
     """
     text = (system or System()).text(f"proc/{pid}/smaps")
     if text is None:
@@ -82,7 +76,7 @@ def mappings(system: System | None = None, pid: int | str = "self") -> list[Mapp
         if not found or not value.endswith(" kB"):
             continue
         now, size = found[-1], int(value[:-3]) * 1024
-        if name == "Rss" or name in _RESERVED:  # which are no part of Rss
+        if name == "Rss" or name in _RESERVED:  # reserved hugepages are not part of Rss
             now.resident += size
         if name == "Anonymous" or name in _RESERVED:
             now.anonymous += size
@@ -94,13 +88,7 @@ def mappings(system: System | None = None, pid: int | str = "self") -> list[Mapp
 
 
 def numa_nodes(system: System | None = None, pid: int | str = "self") -> dict[int, dict[int, int]]:
-    """Return the resident bytes on each NUMA node, by the address at which a mapping starts; empty where unknown.
-
-    Parameters
-    ----------
-    system : System, optional
-    pid : int or "self"
-    """
+    """Return the resident bytes on each NUMA node, by the address at which a mapping starts; empty if unknown."""
     found = {}
     for line in ((system or System()).text(f"proc/{pid}/numa_maps") or "").splitlines():
         page = re.search(r"kernelpagesize_kB=(\d+)", line)
@@ -110,19 +98,21 @@ def numa_nodes(system: System | None = None, pid: int | str = "self") -> dict[in
     return found
 
 
-def of_ranges(ranges: Iterable[tuple[int, int]], found: list[Mapping], nodes=None) -> list[Mapping]:
-    """Return what of the mappings lies in each of some ranges of addresses.
+def of_ranges(
+    ranges: Iterable[tuple[int, int]], found: list[Mapping], nodes: dict[int, dict[int, int]] | None = None
+) -> list[Mapping]:
+    """Return the part of the mappings in each of some ranges of addresses.
 
-    Where the kernel merged neighbours into one mapping, a range's share of it is by size.
+    If the kernel merged neighbours into one mapping, a range gets a share of its bytes in proportion to its size.
 
     Parameters
     ----------
     ranges : iterable of (int, int)
         First address, and the one after the last.
     found : list of Mapping
-        As ``mappings`` returns it.
+        The mappings, as `mappings` returns them.
     nodes : dict, optional
-        As ``numa_nodes`` returns it.
+        The NUMA nodes, as `numa_nodes` returns them.
     """
     starts = [mapping.start for mapping in found]
     parts = []
@@ -145,14 +135,9 @@ def of_ranges(ranges: Iterable[tuple[int, int]], found: list[Mapping], nodes=Non
 
 
 def resident_bytes(system: System | None = None, pid: int | str = "self") -> int | None:
-    """Return a process's resident bytes to the page, reserved hugepages included; None where unknown.
+    """Return a process's resident bytes, exact to the page and with reserved hugepages; None if unknown.
 
     ``/proc/PID/statm``, which most tools read, may lag behind by a few hundred kilobytes.
-
-    Parameters
-    ----------
-    system : System, optional
-    pid : int or "self"
     """
     table = (system or System()).table(f"proc/{pid}/smaps_rollup")
     return table["Rss"] + sum(table.get(name, 0) for name in _RESERVED) if "Rss" in table else None

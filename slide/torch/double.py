@@ -1,7 +1,7 @@
 """The losses in PyTorch's own operations, for parameters in double precision: slow, plain, and differentiable.
 
-What the kernels compute in float32 is computed here from the same candidates, so that ``torch.autograd.gradcheck`` can
-look at a layer, and tests at the kernels.
+They are those of the float32 kernels, from the same candidates, so that ``torch.autograd.gradcheck`` can check a layer
+and tests can check the kernels.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ class Scores(NamedTuple):
     Attributes
     ----------
     logits : float tensor [samples, candidates]
-        Not corrected; anything where there is no candidate.
+        Logits without correction; arbitrary where there is no candidate.
     there : bool tensor [samples, candidates]
+        Whether there is a candidate.
     stands_for : float tensor [samples, candidates]
-        How many labels each candidate stands for.
+        Number of labels that each candidate stands for.
     """
 
     logits: torch.Tensor
@@ -34,20 +35,16 @@ class Scores(NamedTuple):
 def losses(
     scores: Scores, samples: torch.Tensor, places: torch.Tensor, target: torch.Tensor, config: OutputConfig
 ) -> torch.Tensor:
-    """Return each sample's loss as the kernels define it; see `slide.kernels.losses`.
+    """Return each sample's loss, as `slide.kernels.losses` defines it: a float tensor [samples].
 
     Parameters
     ----------
     scores : Scores
     samples, places : int64 tensors [labels]
-        Of each label its sample, and where among the candidates it stands.
+        For each label, its sample and its place among the candidates.
     target : float tensor [labels]
-        What each label is multiplied by.
+        Factor of each label's term.
     config : OutputConfig
-
-    Returns
-    -------
-    float tensor [samples]
     """
     wanted = torch.zeros_like(scores.logits).index_put((samples, places), target.to(scores.logits.dtype))
     if config.loss == "softmax":

@@ -14,7 +14,9 @@ from slide.kernels import dtypes
 from slide.kernels.catch_up import catch_up
 from slide.kernels.dense import shared_gradients
 from slide.kernels.gradients import row_gradients, step_rows
+from slide.kernels.grouping import PairGroups
 from slide.kernels.optim import measure, step_groups
+from slide.kernels.rows import RowTable
 from slide.kernels.sparse import SampleGradient
 from slide.model.output import ActiveSet, OutputLayer
 from slide.rows.activations import Activations
@@ -26,15 +28,16 @@ from slide.system.buffers import Buffers
 
 
 class Activation(NamedTuple):
-    """A batch whose candidates were chosen; it shares no memory with the next one's.
+    """A batch whose candidates have been chosen; it shares no memory with the next batch.
 
     Attributes
     ----------
     batch : Batch
-        Its labels.
+        The labels.
     hidden : float32 array [samples, padded_dim]
+        The hidden vectors.
     active : ActiveSet
-        Every sample has room for as many candidates of its own.
+        The candidates. All samples have room for the same number of candidates of their own.
     """
 
     batch: Batch
@@ -43,17 +46,20 @@ class Activation(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of a batch; None where nobody asked.
+    """Gradients of a batch; None if they were not asked for.
 
     Attributes
     ----------
     hidden : float32 tensor [samples, dim]
+        Gradients of the hidden vectors.
     rows : int64 tensor [rows]
-        Each once.
+        The rows that the next two belong to, each once.
     weights : float32 tensor [rows, dim]
+        Gradients of the weights.
     bias : float32 tensor [rows]
+        Gradients of the biases.
     ascending : bool
-        Whether the rows are. If not, those that the batch shares come first, then the others.
+        Whether the rows ascend. If not, those that the batch shares come first, then the others; both parts ascend.
     """
 
     hidden: torch.Tensor | None
@@ -64,37 +70,36 @@ class Gradients(NamedTuple):
 
 
 class Engine:
-    """An output layer's rows, and what is done with them.
-
-    Parameters
-    ----------
-    n_labels, dim : int
-    config : OutputConfig
-    biased : bool
-    seed : int
-    hugepages : bool or str
-    threads : int
-        For drawing the first weights.
+    """An output layer's rows, and all computations with them; see `slide.torch.SampledLinear` for the parameters.
 
     Attributes
     ----------
     output : OutputLayer
     biased : bool
+        Whether labels have biases.
     optimizer : Optimizer or None
-        Makes the steps that rows get in place, and knows what they owe; None while no `RowAdam` has the layer.
+        Makes the steps of rows, and knows which steps they are behind with; None while the layer has no `RowAdam`.
     step, weights_version : int
-        What search indexes are told apart by: every change of the weights counts as one from outside, so that the step
+        Search indexes are valid for one pair of these. Every change of the weights raises the version, so that the step
         stays 0.
     steps_in_backward : bool
-        Whether the backward pass takes the step of each row it visits.
+        Whether the backward pass takes the step of each row that it visits.
     stepped : bool
         Whether it has done so since the optimizer last counted a step.
     lr_factor : callable
-        Returns what the optimizer's learning rate is multiplied by now.
+        Returns the current factor of the optimizer's learning rate.
     """
 
     def __init__(
-        self, n_labels: int, dim: int, config: OutputConfig, *, biased: bool, seed: int, hugepages, threads: int
+        self,
+        n_labels: int,
+        dim: int,
+        config: OutputConfig,
+        *,
+        biased: bool,
+        seed: int,
+        hugepages: bool | str,
+        threads: int,
     ):
         self._options = config, biased, seed
         self.biased = biased
@@ -113,14 +118,14 @@ class Engine:
         return OutputLayer(n_labels, dim, config, storage, seed, self.buffers, threads, biased=biased)
 
     @property
-    def table(self):
-        """The RowTable."""
+    def table(self) -> RowTable:
+        """The rows."""
         return self.output.table
 
     def optimize(self, config: OptimizerConfig, threads: int) -> None:
-        """Start an optimizer: rows get moments, all zero, where they have none.
+        """Start an optimizer with moments of zero.
 
-        The rows then lie elsewhere, and what looked at them must look again.
+        If the rows had no moments, they are moved in memory: views of them must be made again.
         """
         self.settle(threads)
         table = self.table
@@ -138,8 +143,7 @@ class Engine:
 
     def settle(self, threads: int) -> None:
         """Let all rows catch up with the steps that skipped them."""
-        owed = None if self.optimizer is None else self.optimizer.owed()
-        if owed is not None:
+        if self.optimizer is not None and (owed := self.optimizer.owed()) is not None:
             catch_up(self.table, None, owed, threads)
             self.optimizer.settled()
 
@@ -159,20 +163,11 @@ class Engine:
         return padded
 
     def activate(self, batch: Batch, hidden: np.ndarray, key: int, threads: int) -> Activation:
-        """Choose a batch's candidates.
-
-        Parameters
-        ----------
-        batch : Batch
-        hidden : float32 array [samples, padded_dim]
-        key : int
-            Keys the draws, with the seed.
-        threads : int
-        """
+        """Choose the candidates of a batch with hidden vectors [samples, padded_dim]; seed and `key` key the draws."""
         with one_blas_thread():
             active = self.output.activate(batch, Activations(hidden, None, None), key, threads)
         own, certain, places = active.own, active.certain, active.places.copy()
-        # The layer's own arrays are written to by the next batch, which may come before this one's backward pass.
+        # The next batch, which may come before this one's backward pass, overwrites the layer's own arrays.
         own = own._replace(flat=own.flat.copy())
         certain = certain._replace(flat=places if certain.flat is active.places else certain.flat.copy())
         shared = active.shared if self.output.config.candidates == "full" else active.shared.copy()
@@ -190,12 +185,14 @@ class Engine:
         room = len(own) // max(1, n)
         own = torch.from_numpy(own).reshape(n, room).clone()
         if room:
-            # Room that a sample does not use holds anything.
+            # Places that a sample does not use have arbitrary values.
             own.masked_fill_(torch.arange(room) >= torch.from_numpy(active.own.lengths)[:, None], 0.0)
         return common, own
 
-    def losses(self, activation: Activation, common: np.ndarray, own: np.ndarray, scale: float, threads: int):
-        """Return samples' losses; what they were made from becomes their gradients times `scale`."""
+    def losses(
+        self, activation: Activation, common: np.ndarray, own: np.ndarray, scale: float, threads: int
+    ) -> torch.Tensor:
+        """Return samples' losses; the logits are overwritten with their gradients times `scale`."""
         loss, hit = np.empty((2, len(activation.hidden)), dtypes.VALUE)
         self.output.cross_entropy(
             activation.batch, activation.active, common, own.reshape(-1), scale, loss, hit, threads
@@ -212,45 +209,32 @@ class Engine:
         for_hidden: bool,
         for_rows: bool,
     ) -> Gradients:
-        """Return gradients from those of the logits, at the weights as they are.
-
-        Parameters
-        ----------
-        activation : Activation
-        common, own : float32 tensors
-            With respect to what ``logits`` returned.
-        threads : int
-        for_hidden, for_rows : bool
-            What is asked for.
-        """
+        """Return gradients, from those of the logits that ``logits`` returned, with the current weights."""
         active, hidden, dim = activation.active, activation.hidden, self.table.dim
         groups = self._group(active, threads) if len(active.own.flat) else None
         n_shared, deltas = len(active.shared), own.reshape(-1).numpy()
         n_rows = n_shared + (groups.n_groups if groups else 0)
-        to_hidden = rows = weights = bias = None
-        if for_hidden:
-            to_hidden = np.empty(hidden.shape, dtypes.VALUE)
-        if for_rows:
-            rows = np.empty(n_rows, np.int64)
-            weights, bias = np.empty((n_rows, hidden.shape[1]), dtypes.VALUE), np.empty(n_rows, dtypes.VALUE)
-            rows[:n_shared] = active.shared
+        to_hidden = np.empty(hidden.shape, dtypes.VALUE) if for_hidden else None
+        weights = np.empty((n_rows, hidden.shape[1]), dtypes.VALUE) if for_rows else None
+        bias = np.empty(n_rows, dtypes.VALUE) if for_rows else None
         with one_blas_thread():
             shared_gradients(self.table, active.shared, common.numpy(), hidden, to_hidden, weights, bias, threads)
-        if groups and for_hidden:
+        if groups and to_hidden is not None:
             gradient, of_own = self._gathered(len(hidden)), np.empty_like(to_hidden)
             step_groups(self.table, groups, deltas, hidden, gradient, measure(), threads)
             gradient.sum_into(of_own, None, threads)
             to_hidden += of_own
-        if groups and for_rows:
+        to_vectors = None if to_hidden is None else torch.from_numpy(to_hidden)[:, :dim]
+        ascending = not groups or not n_shared
+        if weights is None or bias is None:
+            return Gradients(to_vectors, None, None, None, ascending)
+        rows = np.empty(n_rows, np.int64)
+        rows[:n_shared] = active.shared
+        if groups:
             rows[n_shared:] = groups.rows_in_place
             row_gradients(groups, deltas, hidden, weights[n_shared:], bias[n_shared:], threads)
-        return Gradients(
-            None if to_hidden is None else torch.from_numpy(to_hidden)[:, :dim],
-            None if rows is None else torch.from_numpy(rows),
-            None if rows is None else torch.from_numpy(weights)[:, :dim],
-            None if rows is None else torch.from_numpy(bias),
-            not groups or not n_shared,
-        )
+        arrays = torch.from_numpy(rows), torch.from_numpy(weights)[:, :dim], torch.from_numpy(bias)
+        return Gradients(to_vectors, *arrays, ascending)
 
     def step_now(self, activation: Activation, common: torch.Tensor, own: torch.Tensor, threads: int) -> torch.Tensor:
         """Step the rows of a batch by the gradients of its logits, and return the hidden vectors' gradient.
@@ -258,12 +242,12 @@ class Engine:
         Raises
         ------
         RuntimeError
-            The optimizer has not counted the last such step yet.
+            The optimizer has not yet counted the last such step.
         """
         if self.stepped:
             raise RuntimeError(
                 "RowAdam(step_in_backward=True) takes one backward pass for each step(): to add up the gradients of "
-                "several leave step_in_backward out"
+                "several passes, leave step_in_backward out"
             )
         active, hidden = activation.active, activation.hidden
         gradient = self._gathered(len(hidden))
@@ -285,37 +269,28 @@ class Engine:
     def step_rows(
         self, rows: np.ndarray, weights: torch.Tensor, bias: np.ndarray, lr_factor: float, threads: int
     ) -> None:
-        """Step rows by their gradients.
-
-        Parameters
-        ----------
-        rows : int32 array [n]
-            Ascending, each once.
-        weights : float32 tensor [n, dim]
-        bias : float32 array [n]
-        lr_factor : float
-        threads : int
-        """
+        """Step rows, int32 [n], ascending and each once, by their gradients: float32 [n, dim] and [n]."""
+        assert self.optimizer is not None, "RowAdam has started one"
         rule = self.optimizer.rule(lr_factor)
         if rule.owed is not None:
             catch_up(self.table, rows, rule.owed, threads)
         step_rows(self.table, rows, self.pad(weights), bias, rule, threads)
 
     def _pass(self, threads: int, lr_factor: float = 1.0) -> Pass:
-        """Return what the output layer needs to know of a pass; without an optimizer no row is ever behind."""
+        """Return the description of a pass for the output layer; without an optimizer, no row is ever behind."""
         rule = measure() if self.optimizer is None else self.optimizer.rule(lr_factor)
         return Pass(rule, 0, threads)
 
-    def _gathered(self, n):
-        """Where samples' gradients are gathered, empty and with room for n of them."""
+    def _gathered(self, n: int) -> SampleGradient:
+        """Return an empty sum of gradients for n samples."""
         if self._gradient is None or self._gradient.n_samples < n:
             self._gradient = SampleGradient(n, self.table.padded_dim, hugepages=self.buffers.hugepages)
             self.buffers.add("hidden gradient", self._gradient.buffer_owner)
         self._gradient.clear()
         return self._gradient
 
-    def _group(self, active, threads):
-        """Pairs grouped by row; those of the last batch still are."""
+    def _group(self, active: ActiveSet, threads: int) -> PairGroups:
+        """Return the pairs grouped by row; those of the last batch are kept."""
         if self._grouped is not active or not len(active.own.flat):
             self._groups = self.output.group(active, threads)
             self._grouped = active
@@ -323,7 +298,7 @@ class Engine:
 
 
 def candidates_of_samples(active: ActiveSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the ids of the candidates that samples have for themselves, int64 [samples, room], and which are there."""
+    """Return the ids of samples' own candidates, int64 [samples, room], and which of the places are used."""
     lengths = torch.from_numpy(active.own.lengths)
     ids = torch.from_numpy(active.own.flat.astype(np.int64)).reshape(len(lengths), -1)
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]

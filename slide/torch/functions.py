@@ -1,6 +1,8 @@
-"""What autograd is told: the logits of a batch's candidates, and the losses over them."""
+"""Autograd functions: the logits of a batch's candidates, and the losses over them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch.autograd import Function
@@ -10,11 +12,11 @@ from slide.torch.engine import Activation, Engine
 
 
 class CandidateLogits(Function):
-    """Hidden vectors and rows to the logits of the candidates: those that a batch shares, and samples' own."""
+    """From hidden vectors and rows to the logits of the candidates: those that a batch shares, and samples' own."""
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
@@ -22,17 +24,17 @@ class CandidateLogits(Function):
         activation: Activation,
         threads: int,
         sparse: bool,
-    ):
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return float32 tensors [samples, shared] and [samples, room]; `activation` holds the vectors as an array."""
-        # The rows are read again by the backward pass; saved, autograd sees to it that nobody wrote to them meanwhile.
+        # The backward pass reads the rows again. Because they are saved, autograd checks that they have not changed.
         ctx.save_for_backward(hidden, weight)
         ctx.call = engine, activation, threads, sparse
         return engine.logits(activation, threads)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, common: torch.Tensor, own: torch.Tensor):
-        """Return the gradients of hidden vectors and parameters, or step the parameters' rows here and now."""
+    def backward(ctx: Any, common: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients of hidden vectors and parameters, or step the rows now and return only the former."""
         _, weight = ctx.saved_tensors
         engine, activation, threads, sparse = ctx.call
         for_hidden, for_weight, for_bias, *_ = ctx.needs_input_grad
@@ -49,19 +51,19 @@ class CandidateLogits(Function):
 
 
 class CandidateLosses(Function):
-    """Logits of the candidates, which nobody else may read, to the samples' losses."""
+    """From logits of the candidates, which nothing else may read, to the samples' losses."""
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         common: torch.Tensor,
         own: torch.Tensor,
         engine: Engine,
         activation: Activation,
         scale: float,
         threads: int,
-    ):
-        """Return a float32 tensor [samples], the losses times `scale`. The logits become their gradients."""
+    ) -> torch.Tensor:
+        """Return the losses times `scale`, a float32 tensor [samples]; gradients overwrite the logits."""
         common, own = common.detach(), own.detach()
         losses = engine.losses(activation, common.numpy(), own.numpy(), scale, threads)
         ctx.deltas = common, own
@@ -69,7 +71,7 @@ class CandidateLosses(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_losses: torch.Tensor):
+    def backward(ctx: Any, of_losses: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the logits' gradients."""
         common, own = ctx.deltas
         if not bool((of_losses == 1.0).all()):
@@ -79,23 +81,23 @@ class CandidateLosses(Function):
 
 
 class NoLosses(Function):
-    """The losses of samples without labels: 0, whose gradient is there all the same for those who ask for it."""
+    """The losses of samples without labels: 0, with gradients of 0."""
 
     @staticmethod
-    def forward(ctx, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None):
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Return a tensor [samples] of zeros."""
         ctx.shape = hidden.shape
         return hidden.new_zeros(len(hidden))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_losses: torch.Tensor):
+    def backward(ctx: Any, of_losses: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return zeros for the hidden vectors; no row was touched."""
         return of_losses.new_zeros(ctx.shape), None, None
 
 
 def _of_rows(found, values, shape, sparse):
-    """A parameter's gradient from those of its rows."""
+    """Return a parameter's gradient, made from those of its rows."""
     if sparse:
         how = {"is_coalesced": found.ascending, "check_invariants": False}
         return torch.sparse_coo_tensor(found.rows[None], values, shape, **how)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_matrix
 from torch import nn
 
-from slide.config import LSHConfig, OutputConfig
+from slide.config import LSHConfig, OutputConfig, RehashConfig, SamplingConfig
 from slide.kernels import dtypes
 from slide.kernels.search import exact_topk
 from slide.predict.indexes import INDEXES, HashIndex, SketchIndex
@@ -25,23 +28,30 @@ from slide.torch.targets import read_targets
 
 REDUCTIONS = ("mean", "sum", "none")
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _eager(method: F) -> F:
+    """Keep a method out of ``torch.compile``; unlike ``torch.compiler.disable``, this keeps its signature's types."""
+    return torch.compiler.disable(method)
+
 
 class SampledLogits(NamedTuple):
-    """The logits of a batch's candidates, for losses of one's own.
+    """The logits of a batch's candidates, for other losses than the layer's.
 
     Attributes
     ----------
     ids : int64 tensor [candidates] or [samples, candidates]
-        The labels that are candidates: the same for all samples, or those and each sample's own, -1 where it has
-        fewer.
+        The candidate labels. One row if they are the same for all samples. If samples have candidates of their own, a
+        row for each sample: the shared candidates, then its own, and -1 where it has fewer.
     logits : float32 tensor [samples, candidates]
-        With the softmax loss corrected: a cross-entropy over them estimates that over all labels. Minus infinity where
-        a sample has fewer candidates.
+        With the softmax loss, the logits are corrected: a cross-entropy over them estimates that over all labels. Minus
+        infinity where a sample has fewer candidates.
     samples, places : int64 tensors [labels]
-        Of each label of the batch its sample, and the column of its logit. With one label a sample `places` are the
-        targets of a cross-entropy.
+        For each label of the batch, its sample and the column of its logit. If samples have one label each, `places`
+        are the targets of a cross-entropy.
     weights : float32 tensor [candidates] or None
-        How many labels each candidate stands for that is there because it was drawn; None where nothing is corrected.
+        For each shared candidate, the number of labels that it stands for if it was drawn; None without correction.
     """
 
     ids: torch.Tensor
@@ -52,58 +62,62 @@ class SampledLogits(NamedTuple):
 
 
 class SampledLinear(RowModule):
-    """``nn.Linear`` to many labels and the loss behind it, of which a batch computes a few thousand labels.
+    """``nn.Linear`` to many labels together with its loss; a batch computes only a few thousand labels.
 
-    It takes the place of the last layer and of ``CrossEntropyLoss``: ``layer.loss(hidden, targets)`` in place of
+    It replaces the last layer and ``CrossEntropyLoss``: ``layer.loss(hidden, targets)`` instead of
     ``criterion(linear(hidden), targets)``. Parameters are float32, on the CPU.
 
     Parameters
     ----------
     in_features, n_labels : int
+        Sizes of the weights.
     config : OutputConfig, optional
-        The candidates and the loss. By default softmax cross-entropy over the batch's labels and 1,024 draws, with the
-        logQ correction.
+        The candidates and the loss. Default: softmax cross-entropy over the batch's labels and 1,024 draws, with the
+        logQ correction. `init` and `label_weights` must have their defaults.
     bias : bool
+        Whether labels have biases; default True.
     sparse : bool, optional
-        Whether gradients of the parameters are sparse tensors of the rows that a batch touched, as `RowAdam`,
-        ``SparseAdam``, ``SGD`` and ``Adagrad`` of PyTorch take them; other optimizers want False, and step all rows. By
-        default all modes but ``candidates="full"``.
+        Whether gradients of the parameters are sparse tensors of the rows that a batch touched; default: True except
+        with ``candidates="full"``. `RowAdam` and PyTorch's ``SparseAdam``, ``SGD`` and ``Adagrad`` take these; other
+        optimizers need False, and step all rows.
     ignore_index : int
-        The target that stands for no label.
+        The target that stands for no label; default -100.
     seed : int
-        Of the first weights, the hash functions and the draws. The same on every process of distributed training, it
-        gives all the same weights and draws.
+        Seed of the first weights, the hash functions and the draws; default 0. With the same seed, all processes of
+        distributed training have the same weights and draws.
     shard : tuple of int
-        ``(rank, processes)``: gives each process draws of its own.
+        ``(rank, processes)``: gives each process draws of its own; default ``(0, 1)``.
     hugepages : bool or str
-        What pages to ask the kernel for; see `slide.NetworkConfig`.
+        Memory pages to ask the kernel for; default ``"auto"``. See `slide.NetworkConfig`.
     threads : int, optional
-        By default what ``torch.get_num_threads()`` says at every call.
-    **options
-        Fields of `config` that are to be different, such as ``candidates="lsh+tail", budget=512``.
+        Number of threads; default: the result of ``torch.get_num_threads()`` at each call.
+    candidates, correction, budget, tail, tail_power, share_labels : optional
+        Fields of `slide.OutputConfig` that replace those of `config`, such as ``candidates="lsh+tail", budget=512``.
+    loss, targets, label_smoothing, lsh, rehash, sampling : optional
+        More such fields.
 
     Attributes
     ----------
     weight : Parameter [n_labels, in_features]
-        A view of the rows that the kernels read, with gaps between rows: what is written here they see.
+        A view of the rows that the kernels read, with gaps between rows: they see what is written here.
     bias : Parameter [n_labels] or None
-        Likewise.
+        Such a view of the biases.
     passes : int
-        Training passes so far: they key the draws.
+        Number of training passes so far, which keys the draws.
 
     Raises
     ------
     ConfigError, ValueError
-        A size, field or option is not what it may be.
+        A size, field or option has a value that is not allowed.
     MemoryError
-        The rows do not fit.
+        The rows do not fit into memory.
 
     Notes
     -----
-    One thread at a time. ``torch.compile`` leaves the layer to Python: it breaks the graph there.
+    Only one thread may use the layer at a time. ``torch.compile`` breaks the graph at the layer, which Python executes.
 
-    While no `set_label_frequency` has said how common labels are, the layer counts those it is trained on, and corrects
-    by that.
+    Until `set_label_frequency` says how frequent labels are, the layer counts the labels that it is trained on and uses
+    the counts for the correction.
     """
 
     def __init__(
@@ -119,52 +133,134 @@ class SampledLinear(RowModule):
         shard: tuple[int, int] = (0, 1),
         hugepages: bool | str = "auto",
         threads: int | None = None,
-        **options,
+        candidates: str | None = None,
+        correction: str | None = None,
+        budget: int | None = None,
+        tail: int | None = None,
+        tail_power: float | None = None,
+        share_labels: bool | None = None,
+        loss: str | None = None,
+        targets: str | None = None,
+        label_smoothing: float | None = None,
+        lsh: LSHConfig | None = None,
+        rehash: RehashConfig | None = None,
+        sampling: SamplingConfig | None = None,
     ):
-        config = OutputConfig(loss="softmax") if config is None else config
-        unknown = sorted(set(options) - {field.name for field in dataclasses.fields(OutputConfig)})
-        if unknown:
-            raise TypeError(f"SampledLinear has no option {unknown[0]!r}; OutputConfig lists the fields it takes")
-        config = dataclasses.replace(config, **options)
+        fields: dict[str, Any] = {
+            "candidates": candidates,
+            "correction": correction,
+            "budget": budget,
+            "tail": tail,
+            "tail_power": tail_power,
+            "share_labels": share_labels,
+            "loss": loss,
+            "targets": targets,
+            "label_smoothing": label_smoothing,
+            "lsh": lsh,
+            "rehash": rehash,
+            "sampling": sampling,
+        }
+        given = {name: value for name, value in fields.items() if value is not None}
+        config = dataclasses.replace(OutputConfig(loss="softmax") if config is None else config, **given)
         if config.init != "random" or config.label_weights != "none":
             raise ValueError(
-                "init and label_weights look at the training data, which the layer does not see: set the weights, and "
+                "init and label_weights need the training data, which the layer does not see: set the weights, and "
                 "give weights to loss()"
             )
         if not 0 <= shard[0] < shard[1]:
-            raise ValueError(f"shard must be a rank and the number of processes above it, got {shard}")
+            raise ValueError(f"shard must be (rank, processes), with a rank from 0 to processes - 1, got {shard}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be 1 or more, got {threads}")
         super().__init__(in_features, n_labels, config, bias=bias, seed=seed, hugepages=hugepages, threads=threads)
         self.sparse = config.candidates != "full" if sparse is None else sparse
         self.ignore_index, self.shard = ignore_index, tuple(shard)
 
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        *,
+        config: OutputConfig | None = None,
+        sparse: bool | None = None,
+        ignore_index: int = -100,
+        seed: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        hugepages: bool | str = "auto",
+        threads: int | None = None,
+        candidates: str | None = None,
+        correction: str | None = None,
+        budget: int | None = None,
+        tail: int | None = None,
+        tail_power: float | None = None,
+        share_labels: bool | None = None,
+        loss: str | None = None,
+        targets: str | None = None,
+        label_smoothing: float | None = None,
+        lsh: LSHConfig | None = None,
+        rehash: RehashConfig | None = None,
+        sampling: SamplingConfig | None = None,
+    ) -> SampledLinear:
+        """Return a layer with copies of a linear layer's weights and biases; the other parameters are the class's."""
+        layer = cls(
+            linear.in_features,
+            linear.out_features,
+            config=config,
+            bias=linear.bias is not None,
+            sparse=sparse,
+            ignore_index=ignore_index,
+            seed=seed,
+            shard=shard,
+            hugepages=hugepages,
+            threads=threads,
+            candidates=candidates,
+            correction=correction,
+            budget=budget,
+            tail=tail,
+            tail_power=tail_power,
+            share_labels=share_labels,
+            loss=loss,
+            targets=targets,
+            label_smoothing=label_smoothing,
+            lsh=lsh,
+            rehash=rehash,
+            sampling=sampling,
+        )
+        with torch.no_grad():
+            layer.weight.copy_(linear.weight)
+            if layer.bias is not None:
+                layer.bias.copy_(linear.bias)
+        layer.requires_grad_(linear.weight.requires_grad)
+        return layer
+
     def extra_repr(self) -> str:
-        """Say what the layer is."""
+        """Return the sizes, the candidates and the loss, for ``repr``."""
         rows = f"in_features={self.in_features}, n_labels={self.n_labels}, bias={self.bias is not None}"
         return f"{rows}, candidates={self.config.candidates!r}, loss={self.config.loss!r}"
 
-    @torch.compiler.disable
+    @_eager
     def loss(
-        self, hidden: torch.Tensor, targets, *, weights: torch.Tensor | None = None, reduction: str = "mean"
+        self, hidden: torch.Tensor, targets: object, *, weights: torch.Tensor | None = None, reduction: str = "mean"
     ) -> torch.Tensor:
-        """Return the loss over the batch's candidates, which estimates that over all labels.
+        """Return the loss over the batch's candidates, which estimates the loss over all labels.
 
         Parameters
         ----------
         hidden : float tensor [..., in_features]
-            Of any floating type; the layer computes in float32.
+            Hidden vectors of any floating type; the layer computes in float32.
         targets : int tensor [...] or [..., m], list, or sparse matrix [samples, n_labels]
-            One label for each hidden vector, or up to m, padded with `ignore_index`; a list of each sample's; a
-            matrix, of SciPy or sparse of PyTorch, with an entry for each. A sample without labels does not count.
+            One label for each hidden vector; or up to m labels, padded with `ignore_index`; or a list with the labels
+            of each sample; or a sparse matrix, of SciPy or PyTorch, with an entry for each label. Samples without
+            labels do not count.
         weights : float tensor [...], optional
-            What each sample's loss is multiplied by; the mean is then a weighted one.
+            Factor of each sample's loss; the mean is then a weighted mean.
         reduction : str
-            ``"mean"`` over the samples that have labels, ``"sum"``, or ``"none"``: each sample's, 0 for those without.
+            ``"mean"`` (the default) over the samples that have labels; ``"sum"``; or ``"none"``: each sample's loss, 0
+            without labels.
 
         Returns
         -------
         float32 tensor [] or [...]
+            The loss; one for each hidden vector with ``reduction="none"``.
 
         Raises
         ------
@@ -180,7 +276,7 @@ class SampledLinear(RowModule):
         n, labelled = len(vectors), np.flatnonzero(np.diff(found.ptr))
         weights = self._sample_weights(weights, leading)
         if not len(labelled):
-            # A pass all the same: other processes, whose samples have labels, must go on drawing what this one draws.
+            # It counts as a pass: processes whose samples have labels count one, and draws must stay the same on all.
             self.passes += self.training
             nothing = NoLosses.apply(vectors, self.weight, self.bias).reshape(leading)
             return nothing if reduction == "none" else nothing.sum()
@@ -200,9 +296,9 @@ class SampledLinear(RowModule):
         total = losses.sum()
         return total / weights.sum() if reduction == "mean" and weights is not None else total
 
-    @torch.compiler.disable
-    def forward(self, hidden: torch.Tensor, targets) -> SampledLogits:
-        """Return the logits of the batch's candidates, for losses of one's own; see ``loss`` for the parameters."""
+    @_eager
+    def forward(self, hidden: torch.Tensor, targets: object) -> SampledLogits:
+        """Return the logits of the batch's candidates, for other losses; parameters as for ``loss``."""
         vectors, leading = self._vectors(hidden)
         if not len(vectors):
             raise ValueError("there are no hidden vectors to compute logits of")
@@ -230,7 +326,7 @@ class SampledLinear(RowModule):
         return SampledLogits(ids, logits, samples, places, torch.from_numpy(weights) if len(weights) else None)
 
     def _losses(self, vectors, targets, scale):
-        """Losses of samples that all have labels, times `scale`."""
+        """Return the losses of samples that all have labels, times `scale`."""
         activation = self._activate(vectors, targets)
         if not self._in_double:
             common, own = self._logits(vectors, activation)
@@ -242,7 +338,7 @@ class SampledLinear(RowModule):
         return scale * double.losses(scores, samples, places, target, self.config)
 
     def _vectors(self, hidden):
-        """Hidden vectors as a matrix of the parameters' type, and their shape but for the last dimension."""
+        """Return hidden vectors as a matrix of the parameters' type, and their shape without the last dimension."""
         if not isinstance(hidden, torch.Tensor) or not hidden.is_floating_point():
             what = hidden.dtype if isinstance(hidden, torch.Tensor) else type(hidden).__name__
             raise ValueError(f"hidden must be a tensor of a floating type, got {what}")
@@ -253,13 +349,13 @@ class SampledLinear(RowModule):
         self._ready()
         leading = tuple(hidden.shape[:-1])
         vectors = hidden.to(self.weight.dtype).reshape(-1, self.in_features)
-        # A sum is finite if all of it is; only where it is not the vectors are looked at one by one.
+        # If the sum is finite, all values are; single vectors are checked only if it is not.
         if not torch.isfinite(vectors.detach().sum()):
             wrong = torch.nonzero(~torch.isfinite(vectors.detach()).all(1))
             if len(wrong):
                 raise ValueError(
-                    f"hidden vector {int(wrong[0])} of {len(vectors)} has values that are not finite, or too large for "
-                    "float32: look for an overflow in the layers before"
+                    f"hidden vector {int(wrong[0])} of {len(vectors)} has values that are not finite or are too large "
+                    "for float32: look for an overflow in the layers before"
                 )
         return vectors, leading
 
@@ -272,11 +368,11 @@ class SampledLinear(RowModule):
         return weights.reshape(-1).to(self.weight.dtype)
 
     def _activate(self, vectors, targets):
-        """Choose a batch's candidates; in training that counts as a pass."""
+        """Choose a batch's candidates; in training this counts as a pass."""
         engine, batch, threads = self._engine, targets.batch(), self._threads
         if self._in_double and (self.config.uses_tables or self.config.uses_search):
             raise ValueError(
-                f"a layer in double precision is there to check gradients, with candidates that do not depend on the "
+                "a layer in double precision serves to check gradients, with candidates that do not depend on the "
                 f"weights, not {self.config.candidates!r}: call float() on it"
             )
         if self.training or engine.output.label_frequency is None:
@@ -318,38 +414,38 @@ class SampledLinear(RowModule):
     # Labels' frequencies, and the tables.
 
     @property
-    def _steps(self):
-        """What the rebuilds of tables go by: steps of `RowAdam`, or training passes."""
+    def _steps(self) -> int:
+        """The count that rebuilds of tables depend on: steps of `RowAdam` or, without it, training passes."""
         return self.passes if self._engine.optimizer is None else self._engine.optimizer.step
 
     @former_names(points="samples")
-    def set_label_frequency(self, frequency, *, samples: int | None = None) -> None:
-        """Say how common each label is in the training data, for the correction of the logits, and draws by frequency.
+    def set_label_frequency(self, frequency: ArrayLike | torch.Tensor, *, samples: int | None = None) -> None:
+        """Set how frequent labels are in the training data, for the correction of logits and for draws by frequency.
 
-        With ``loss="bce"`` the biases of a layer that has not been trained start at the frequencies' log-odds; without
-        them training has first to bring all biases down.
+        With ``loss="bce"``, the biases of an untrained layer start at the log-odds of the frequencies; without this
+        call, training must first bring all biases down.
 
         Parameters
         ----------
         frequency : float array [n_labels]
             Share of the training samples that have the label, from 0 to 1.
         samples : int, optional
-            How many samples these are.
+            Number of training samples.
 
         Raises
         ------
         ValueError
-            Wrong length, or a value outside [0, 1].
+            `frequency` has a wrong length, or a value outside [0, 1].
         """
         self._ready()
-        frequency = torch.as_tensor(frequency).numpy(force=True)
-        self._engine.output.set_label_frequency(frequency, samples=samples)
+        known = torch.as_tensor(frequency).numpy(force=True)
+        self._engine.output.set_label_frequency(known, samples=samples)
         self._counts = None
         self._count_again = 0
         self._changed()
 
     def _count(self, targets):
-        """Count labels while nobody has said how frequent they are; look at the counts anew when they have doubled."""
+        """Count labels while no frequencies have been set; the counts are used each time that they have doubled."""
         config = self.config
         corrects = config.uses_shared and config.correction == "logq"
         if not self._count_again or not (corrects or config.tail_power):
@@ -363,10 +459,10 @@ class SampledLinear(RowModule):
             self._take_counts()
 
     def rebuild_index(self) -> None:
-        """Build the hash tables anew from the weights as they are, whenever the next rebuild is due."""
+        """Build the hash tables from the current weights now, whenever the next rebuild is due."""
         index = self._engine.output.index
         if index is None:
-            raise ValueError(f"candidates {self.config.candidates!r} have no hash tables; 'lsh' and its kin have")
+            raise ValueError(f"candidates {self.config.candidates!r} have no hash tables; only modes 'lsh...' have")
         self._ready()
         self.settle()
         index.forget()
@@ -375,30 +471,37 @@ class SampledLinear(RowModule):
 
     # Prediction.
 
-    @torch.compiler.disable
+    @_eager
     def full_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return every label's logit, as ``nn.Linear`` does; gradients, if any, are dense.
 
         Parameters
         ----------
         hidden : float tensor [..., in_features]
+            Hidden vectors.
 
         Returns
         -------
         float32 tensor [..., n_labels]
+            Logits.
         """
         vectors, leading = self._vectors(hidden)
         self.settle()
         return nn.functional.linear(vectors, self.weight, self.bias).reshape(*leading, self.n_labels)
 
     @torch.no_grad()
-    def full_loss(self, hidden: torch.Tensor, targets, *, reduction: str = "mean") -> torch.Tensor:
-        """Return the softmax cross-entropy over every label, to judge by: no gradients, and little memory.
+    def full_loss(self, hidden: torch.Tensor, targets: object, *, reduction: str = "mean") -> torch.Tensor:
+        """Return the softmax cross-entropy over every label, for evaluation: without gradients, in little memory.
 
         Parameters
         ----------
         hidden, targets, reduction
-            As of ``loss``.
+            As for ``loss``.
+
+        Returns
+        -------
+        float32 tensor [] or [...]
+            As for ``loss``.
 
         Raises
         ------
@@ -406,7 +509,7 @@ class SampledLinear(RowModule):
             As ``loss`` does, or the layer's loss is not ``"softmax"``.
         """
         if self.config.loss != "softmax":
-            raise ValueError("full_loss is the softmax cross-entropy, and the layer's loss is 'bce'")
+            raise ValueError("full_loss is the softmax cross-entropy, but the layer's loss is 'bce'")
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         vectors, leading = self._vectors(hidden)
@@ -441,27 +544,37 @@ class SampledLinear(RowModule):
 
     @torch.no_grad()
     def topk(
-        self, hidden: torch.Tensor, k: int, *, mode: str = "exact", candidates: int | None = None, exclude=None
+        self,
+        hidden: torch.Tensor,
+        k: int,
+        *,
+        mode: str = "exact",
+        candidates: int | None = None,
+        exclude: csr_matrix | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return each hidden vector's k labels of highest logit.
+        """Return the k labels of highest logit for each hidden vector.
 
         Parameters
         ----------
         hidden : float tensor [..., in_features]
+            Hidden vectors.
         k : int
+            Number of labels per hidden vector.
         mode : str
-            ``"exact"`` scores every label. ``"sketch"`` and ``"lsh"`` search an index for candidates and score these
-            exactly, ``"lsh-votes"`` counts hash tables; see ``build_search_index``.
+            ``"exact"`` (the default) scores every label. ``"sketch"`` and ``"lsh"`` search an index for candidates and
+            score these exactly; ``"lsh-votes"`` counts the hash tables that contain a label. See
+            ``build_search_index``.
         candidates : int, optional
-            Labels that an index proposes, k at least.
+            Number of labels that an index proposes per hidden vector, k or more.
         exclude : sparse matrix [samples, n_labels], optional
-            Entries that are not zero mark labels that are not to be returned.
+            Labels that must not be returned: entries that are not zero.
 
         Returns
         -------
         ids : int64 tensor [..., k]
-            Best first; -1 where fewer were found.
+            Labels, best first; -1 where fewer than k were found.
         logits : float32 tensor [..., k]
+            Their logits.
 
         Raises
         ------
@@ -497,35 +610,41 @@ class SampledLinear(RowModule):
         coverage: float = 1.0,
         lsh: LSHConfig | None = None,
     ) -> SketchIndex | HashIndex:
-        """Prepare ``topk`` in another mode than ``"exact"``, for the weights as they are.
+        """Build the index of a mode of ``topk`` other than ``"exact"``, from the current weights.
 
         Parameters
         ----------
         mode : str
-            ``"sketch"`` or ``"lsh"``.
+            ``"sketch"`` (the default) or ``"lsh"``, whose index ``"lsh-votes"`` searches too.
         hidden : float tensor [..., in_features], optional
-            Hidden vectors like those to come, a few thousand: a sketch needs them.
+            For a sketch, which needs them: a few thousand hidden vectors like those to come.
         dims, coverage, lsh
-            See `slide.Network.build_search_index`.
+            As for `slide.Network.build_search_index`.
+
+        Returns
+        -------
+        SketchIndex or HashIndex
+            The index; `nbytes` is its size.
 
         Raises
         ------
         ValueError
-            There is no such index, or it lacks hidden vectors.
+            The mode has no index, or a sketch lacks hidden vectors.
         """
         if mode not in INDEXES:
             raise ValueError(f"mode must be one of {', '.join(INDEXES)}, got {mode!r}")
         self._ready()
         self.settle()
-        table, options = self._engine.table, {"seed": self.seed, "threads": self._threads}
+        table, threads = self._engine.table, self._threads
+        index: SketchIndex | HashIndex
         with one_blas_thread():
             if mode == "sketch":
                 if hidden is None:
-                    raise ValueError("a sketch needs hidden vectors like those to come: a few thousand do")
+                    raise ValueError("a sketch needs hidden vectors like those to come; a few thousand are enough")
                 padded = self._engine.pad(self._vectors(hidden)[0])
-                index = SketchIndex(table, padded, dims=dims, coverage=coverage, **options)
+                index = SketchIndex(table, padded, dims=dims, coverage=coverage, seed=self.seed, threads=threads)
             else:
-                index = HashIndex(table, lsh or self.config.lsh, **options)
+                index = HashIndex(table, lsh or self.config.lsh, seed=self.seed, threads=threads)
         self._search.add(mode, index, self._engine)
         return index
 

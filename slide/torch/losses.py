@@ -1,4 +1,4 @@
-"""SampledSoftmaxLoss: a layer's loss as a criterion, which stands where ``nn.CrossEntropyLoss`` does."""
+"""SampledSoftmaxLoss: a layer's loss as a criterion, in place of ``nn.CrossEntropyLoss``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class SampledSoftmaxLoss(nn.Module):
     Parameters
     ----------
     layer : SampledLinear
-        It belongs to the network and is no part of this module, so that its parameters are not counted twice.
+        The layer. It belongs to the network and is not a submodule here, so that its parameters are not counted twice.
     reduction : str
-        ``"mean"``, ``"sum"`` or ``"none"``, as of `SampledLinear.loss`.
+        ``"mean"`` (the default), ``"sum"`` or ``"none"``; see `SampledLinear.loss`.
     """
 
     def __init__(self, layer: SampledLinear, reduction: str = "mean"):
@@ -24,6 +24,6 @@ class SampledSoftmaxLoss(nn.Module):
         self._layer = (layer,)
         self.reduction = reduction
 
-    def forward(self, hidden: torch.Tensor, targets, weights: torch.Tensor | None = None) -> torch.Tensor:
-        """Return ``layer.loss(hidden, targets, weights=weights)``, whose parameters and errors these are."""
+    def forward(self, hidden: torch.Tensor, targets: object, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return ``layer.loss(hidden, targets, weights=weights, reduction=reduction)``; see `SampledLinear.loss`."""
         return self._layer[0].loss(hidden, targets, weights=weights, reduction=self.reduction)

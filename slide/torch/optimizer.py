@@ -1,8 +1,9 @@
-"""RowAdam: Adam on the rows that a batch touched, where they lie; and clipping of sparse gradients."""
+"""RowAdam: Adam on the rows that a batch touched, in place; clipping and averaging of sparse gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -12,46 +13,53 @@ from slide.config import ConfigError, OptimizerConfig
 from slide.kernels import dtypes
 from slide.torch.layer import SampledLinear
 
+L = TypeVar("L")
+
 STATE = {"weight": ("m", "v", "last_step"), "bias": ("bias_m", "bias_v")}
-"""What is kept of the rows beside their parameters, by the parameter's name."""
+"""Names of what the optimizer keeps for the rows, by the parameter's name."""
 
 
 class RowAdam(Optimizer):
-    """Adam for sampled layers: steps the rows that have a gradient, each in one visit with its moments beside it.
+    """Adam for sampled layers: steps the rows that have a gradient, each in one visit together with its moments.
 
-    The rest of a network has an optimizer of its own. Gradients are read from ``weight.grad`` and ``bias.grad``, so
-    that whatever is done to them first - clipping, adding up several backward passes, unscaling - counts.
+    The rest of a network needs an optimizer of its own. Gradients are read from ``weight.grad`` and ``bias.grad``, so
+    that clipping, adding up several backward passes and unscaling work as usual.
 
     Parameters
     ----------
-    layers : SampledLinear, or iterable of them, or of dictionaries with ``"params"``: one
-        Dictionaries may have settings of their own.
-    lr, betas, eps : float, pair of floats, float
+    layers : SampledLinear, iterable of SampledLinear, or iterable of dict
+        The layers to step. A dictionary has a layer as ``"params"``, and may have settings of its own.
+    lr : float
+        Learning rate; default 0.001.
+    betas : pair of float
+        Decay of the first and second moments per step; default (0.9, 0.999).
+    eps : float
+        Added to the root of the second moments; default 1e-8.
     weight_decay : float
-        Decoupled, as in AdamW; biases do not decay.
+        Decoupled weight decay, as in AdamW; default 0. Biases do not decay.
     lazy : str
-        What becomes of a row at the steps that do not touch it. ``"exact"``: it catches up before it is next read, as
-        if dense Adam had stepped it with a zero gradient. ``"decay"``: its moments decay for the steps it missed.
-        ``"sparse"``: it stays as it is, as with ``SparseAdam``.
+        Treatment of rows at steps that do not touch them. ``"exact"`` (the default): a row catches up before it is next
+        read, as if dense Adam had stepped it with a zero gradient. ``"decay"``: its moments decay for the steps it
+        missed. ``"sparse"``: it does not change, as with ``SparseAdam``.
     step_in_backward : bool
-        The backward pass takes the step of each row while it has its gradient, which nothing keeps then: the fastest,
-        for one backward pass a step. ``weight.grad`` stays None, so that there is nothing to clip; ``step`` only
-        counts. The learning rate is the one at the backward pass.
+        Whether the backward pass steps each row as soon as it has the gradient, which is then not kept; default False.
+        This is fastest, but allows only one backward pass per step. ``weight.grad`` stays None, so that there is
+        nothing to clip; ``step`` only counts. The learning rate is that of the time of the backward pass.
 
     Raises
     ------
     ValueError
-        Something is no `SampledLinear`, or a setting is out of range.
+        A layer is not a `SampledLinear`, or a setting is out of range.
 
     Notes
     -----
-    A layer has one RowAdam at a time; a second takes its place and starts with moments of zero. Learning rates may be
-    changed between steps, other settings not.
+    A layer has one RowAdam at a time; a second one replaces the first and starts with moments of zero. Learning rates
+    may change between steps, other settings may not.
     """
 
     def __init__(
         self,
-        layers: SampledLinear | Iterable,
+        layers: SampledLinear | Iterable[SampledLinear | dict[str, Any]] | dict[str, Any],
         lr: float = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -60,8 +68,8 @@ class RowAdam(Optimizer):
         lazy: str = "exact",
         step_in_backward: bool = False,
     ):
-        layers = [layers] if isinstance(layers, (torch.nn.Module, dict)) else list(layers)
-        groups = [dict(item) if isinstance(item, dict) else {"params": item} for item in layers]
+        items = [layers] if isinstance(layers, (torch.nn.Module, dict)) else list(layers)
+        groups: list[dict[str, Any]] = [dict(item) if isinstance(item, dict) else {"params": item} for item in items]
         self._layers = [group["params"] for group in groups]
         for layer in self._layers:
             if not isinstance(layer, SampledLinear):
@@ -70,7 +78,7 @@ class RowAdam(Optimizer):
                     "and the other parameters to another optimizer"
                 )
         if len({id(layer) for layer in self._layers}) < len(self._layers):
-            raise ValueError("a layer is there more than once")
+            raise ValueError("RowAdam got a layer more than once")
         for group in groups:
             group["params"] = [parameter for parameter in group["params"].parameters(recurse=False)]
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "lazy": lazy}
@@ -84,24 +92,29 @@ class RowAdam(Optimizer):
         engine.steps_in_backward = group["step_in_backward"]
         engine.lr_factor = lambda: group["lr"] / engine.optimizer.config.lr
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], L]) -> L: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+    def step(self, closure: Callable[[], L] | None = None) -> L | None:
         """Step every row that has a gradient.
 
         Parameters
         ----------
         closure : callable, optional
-            Computes the loss again, gradients included.
+            Function that computes the loss again, with its gradients.
 
         Returns
         -------
         tensor or None
-            What `closure` returned.
+            The result of `closure`.
 
         Raises
         ------
         RuntimeError
-            A layer's gradients cannot be stepped by.
+            A layer has gradients that cannot be used: for weights or biases alone, or in addition to
+            ``step_in_backward``.
         ValueError
             A setting other than the learning rate was changed.
         """
@@ -122,8 +135,8 @@ class RowAdam(Optimizer):
         if group["step_in_backward"]:
             if any(gradient is not None for gradient in gradients):
                 raise RuntimeError(
-                    "a layer whose rows are stepped in the backward pass has a gradient besides, such as a tied "
-                    "embedding's: leave step_in_backward out"
+                    "a layer whose rows are stepped in the backward pass has another gradient too, such as that of a "
+                    "tied embedding: leave step_in_backward out"
                 )
             if not engine.stepped:
                 return
@@ -132,13 +145,13 @@ class RowAdam(Optimizer):
             if all(gradient is None for gradient in gradients):
                 return
             layer._ready()
-            for rows, weights, bias in _runs(*_joined(layer, *gradients)):
+            for rows, weights, bias in _ascending(*_joined(layer, *gradients)):
                 engine.step_rows(rows, weights, bias, engine.lr_factor(), layer._threads)
         engine.optimizer.advance(engine.lr_factor())
         layer._stepped()
 
-    def state_dict(self) -> dict:
-        """Return settings and, for each parameter, its moments and the steps taken: copies."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of the settings and, for each parameter, of its moments and the number of steps."""
         state = super().state_dict()
         state["state"] = {}
         for layer, group in zip(self._layers, state["param_groups"], strict=True):
@@ -149,17 +162,13 @@ class RowAdam(Optimizer):
                 state["state"][number] = {"step": layer._engine.optimizer.step, **kept}
         return state
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Go on from what ``state_dict`` returned, of layers of the same shapes.
-
-        Parameters
-        ----------
-        state_dict : dict
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned, with layers of the same shapes.
 
         Raises
         ------
         ValueError
-            It does not fit.
+            A shape differs.
         """
         saved = state_dict["state"]
         super().load_state_dict({**state_dict, "state": {}})
@@ -176,20 +185,21 @@ class RowAdam(Optimizer):
 
 
 def clip_grad_norm_(parameters: torch.Tensor | Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:
-    """Scale gradients, dense and sparse, down to a Euclidean norm over all of them where it is larger.
+    """Scale gradients, dense and sparse, so that the Euclidean norm over all of them is at most `max_norm`.
 
     ``torch.nn.utils.clip_grad_norm_`` does not take sparse gradients.
 
     Parameters
     ----------
     parameters : tensor or iterable of tensors
-        Changed: their gradients. Sparse ones become coalesced.
+        Parameters, whose gradients are changed. Sparse gradients become coalesced.
     max_norm : float
+        Largest norm.
 
     Returns
     -------
     tensor
-        The norm before.
+        The norm before scaling.
     """
     parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
     values = []
@@ -209,18 +219,19 @@ def clip_grad_norm_(parameters: torch.Tensor | Iterable[torch.Tensor], max_norm:
     return total
 
 
-def average_gradients(layer: SampledLinear, group=None) -> None:
+def average_gradients(layer: SampledLinear, group: torch.distributed.ProcessGroup | None = None) -> None:
     """Average a layer's gradients over the processes of a group, between the backward pass and the step.
 
-    ``DistributedDataParallel`` takes sparse gradients from embeddings alone: wrap the layers before, and call this for
-    the sampled one. All processes step by the same gradients then, and their rows stay the same to the bit.
+    ``DistributedDataParallel`` takes sparse gradients only from embeddings: wrap the layers before the sampled layer,
+    and call this function for the latter. All processes then step by the same gradients, and their rows stay the same
+    to the bit.
 
     Parameters
     ----------
     layer : SampledLinear
-        With the same weights in every process, which the same seed gives.
+        A layer with the same weights in every process: give all of them the same seed.
     group : torch.distributed.ProcessGroup, optional
-        By default all processes. Its backend is gloo, which adds up sparse tensors.
+        The processes; default: all. The backend must be gloo, which adds up sparse tensors.
     """
     processes = torch.distributed.get_world_size(group)
     for parameter in layer.parameters(recurse=False):
@@ -228,7 +239,7 @@ def average_gradients(layer: SampledLinear, group=None) -> None:
             continue
         gradient = parameter.grad
         if gradient is None:
-            # A process whose batch had no labels waits for the others' gradients all the same.
+            # A process whose batch had no labels must take part in the sum too.
             gradient = _no_rows(parameter.shape) if layer.sparse else torch.zeros(parameter.shape)
         gradient = gradient.coalesce() if gradient.is_sparse else gradient.contiguous()
         torch.distributed.all_reduce(gradient, group=group)
@@ -245,7 +256,7 @@ def _names(layer):
 
 
 def _config(group):
-    """The rule of steps; the learning rate is a factor of the first one above 0."""
+    """Return the settings of steps; later learning rates become factors of the first one above 0."""
     beta1, beta2 = group["betas"]
     options = {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "lazy": group["lazy"]}
     try:
@@ -258,16 +269,16 @@ def _check_unchanged(group, config):
     now = (*group["betas"], group["eps"], group["weight_decay"], group["lazy"])
     if now != (config.beta1, config.beta2, config.eps, config.weight_decay, config.lazy):
         raise ValueError(
-            "RowAdam's learning rate may change between steps, but betas, eps, weight_decay and lazy may not: rows owe "
-            "by them what they missed (OneCycleLR wants cycle_momentum=False)"
+            "RowAdam's learning rate may change between steps, but betas, eps, weight_decay and lazy may not: rows "
+            "catch up with missed steps by the same settings (OneCycleLR needs cycle_momentum=False)"
         )
 
 
 def _joined(layer, of_weight, of_bias):
-    """Rows that have a gradient, each once, and their gradients."""
+    """Return the rows that have a gradient, each once, and their gradients."""
     if of_weight is None or (layer.bias is not None and of_bias is None):
         raise RuntimeError(
-            "RowAdam steps weights and biases of a row together, and one of them has no gradient: set both to None, or "
+            "RowAdam steps weights and biases of a row together, but one of them has no gradient: set both to None, or "
             "neither"
         )
     rows, weights = _rows_of(of_weight)
@@ -284,7 +295,7 @@ def _joined(layer, of_weight, of_bias):
 
 
 def _rows_of(gradient):
-    """Rows and their gradients; rows that a batch shares may come before the others, not to be copied for an order."""
+    """Return rows and their gradients; rows that a batch shares may come first: to sort them would copy all."""
     if not gradient.is_sparse:
         return torch.arange(len(gradient)), gradient
     rows = gradient._indices()[0]
@@ -295,12 +306,12 @@ def _rows_of(gradient):
 
 
 def _ends(rows):
-    """Where ascending runs of rows end."""
+    """Return the ends of the ascending sequences of rows."""
     return [*(torch.nonzero(rows[1:] <= rows[:-1])[:, 0] + 1).tolist(), len(rows)]
 
 
-def _runs(rows, weights, bias):
-    """Yield the rows, ascending, and their gradients in one run or several."""
+def _ascending(rows, weights, bias):
+    """Yield the rows and their gradients in one or more ascending sequences."""
     first = 0
     for end in _ends(rows):
         some = slice(first, end)

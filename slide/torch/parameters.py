@@ -1,6 +1,8 @@
-"""A module whose parameters are views of the kernels' rows: how they stay so, are saved, copied and shared."""
+"""A module whose parameters are views of the kernels' rows, also after they are moved, loaded, copied or tied."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +20,11 @@ HALF = (torch.float16, torch.bfloat16)
 class RowParameter(nn.Parameter):
     """A parameter whose rows have gaps between them.
 
-    To such a tensor PyTorch adds sparse ones row by row, in threads that do not know of ``no_grad``: they refuse to
-    write to what wants a gradient. So optimizers here add to the same memory as a tensor that wants none.
+    PyTorch adds a sparse tensor to such a tensor row by row, in threads that do not know of ``no_grad``: these refuse
+    to write to a tensor that requires a gradient. So the same memory is written through a tensor that requires none.
     """
 
-    def add_(self, other, *, alpha=1):
+    def add_(self, other: Any, *, alpha: Any = 1) -> torch.Tensor:
         """See ``torch.Tensor.add_``."""
         if isinstance(other, torch.Tensor) and other.is_sparse and not torch.is_grad_enabled():
             self.detach().add_(other, alpha=alpha)
@@ -31,10 +33,13 @@ class RowParameter(nn.Parameter):
 
 
 class RowModule(nn.Module):
-    """A matrix of rows, and a bias each, in the memory that the kernels read.
+    """A matrix of rows, and a bias for each, in the memory that the kernels read.
 
-    See `slide.torch.SampledLinear`, which this is the lower half of, for parameters and attributes.
+    It is the lower half of `slide.torch.SampledLinear`, which has the parameters and attributes.
     """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -66,7 +71,7 @@ class RowModule(nn.Module):
         self._search = SearchIndexes()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, as those of ``nn.Linear``; biases become 0."""
+        """Draw new weights, distributed like those of ``nn.Linear``; biases become 0."""
         self._ready()
         self.settle()
         table = self._engine.table
@@ -87,7 +92,7 @@ class RowModule(nn.Module):
         return self.weight.dtype == torch.float64
 
     def _ready(self):
-        """See to it that parameters are the kernels' rows, whatever became of them, and note what was written there."""
+        """Make the parameters views of the kernels' rows again, if they are not, and notice changes to them."""
         if self._in_double:
             return
         for parameter, view in zip((self.weight, self.bias), self._views(), strict=True):
@@ -98,11 +103,11 @@ class RowModule(nn.Module):
             self._changed()
 
     def _adopt(self, parameter, view):
-        """Copy a parameter that lies elsewhere into its rows, and have it lie there."""
+        """Copy a parameter that is elsewhere in memory into its rows, and make it a view of them."""
         if not isinstance(parameter, nn.Parameter):
             raise ValueError(
-                "SampledLinear's weight and bias must be parameters of their own: functional_call, parametrizations or "
-                "other tensors in their place would never reach the rows that the kernels read"
+                "SampledLinear's weight and bias must be parameters of their own: tensors that functional_call, "
+                "parametrizations or others put in their place would never reach the rows that the kernels read"
             )
         if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or parameter.is_shared():
             raise ValueError(
@@ -126,7 +131,7 @@ class RowModule(nn.Module):
         self._seen = self._versions()
 
     def _changed(self):
-        """Take note that rows were written to by others than the kernels."""
+        """Record that rows were changed by something other than the kernels."""
         self._watch()
         self._engine.weights_version += 1
         if self._engine.output.index is not None:
@@ -135,7 +140,7 @@ class RowModule(nn.Module):
     def _optimize(self, config):
         """Start the optimizer that steps rows in place; `RowAdam` calls it."""
         if self._in_double:
-            raise ValueError("rows in double precision are there to check gradients, not to be stepped: call float()")
+            raise ValueError("rows in double precision serve to check gradients, not to be stepped: call float()")
         self._ready()
         check_fit({"output weights": RowTable.bytes_needed(self.n_labels, self.in_features, 2)}, str(self.hugepages))
         self._engine.optimize(config, self._threads)
@@ -145,7 +150,7 @@ class RowModule(nn.Module):
         self._changed()
 
     def _stepped(self):
-        """Take note that the kernels wrote to the rows."""
+        """Record that the kernels changed the rows."""
         for parameter in (self.weight, self.bias):
             if parameter is not None:
                 torch.autograd.graph.increment_version(parameter)
@@ -158,7 +163,7 @@ class RowModule(nn.Module):
         Parameters
         ----------
         labels : int tensor
-            In any order.
+            Label ids, in any order.
         """
         self._ready()
         self._engine.catch_up(torch.unique(labels).numpy(), self._threads)
@@ -166,18 +171,18 @@ class RowModule(nn.Module):
     def settle(self) -> None:
         """Let all rows catch up with the steps that skipped them.
 
-        Only with ``RowAdam(lazy="exact")``, or weight decay, are there such rows. The layer's own methods see to it;
-        who reads ``weight`` or ``bias`` otherwise calls it first.
+        Such rows exist only with ``RowAdam(lazy="exact")`` or weight decay. The layer's own methods call this where
+        they must; call it before you read ``weight`` or ``bias`` yourself.
         """
         self._engine.settle(self._threads)
 
     def _apply(self, fn, recurse=True):
-        """Follow ``to``, ``float``, ``double`` and the like as far as rows can; half precision they leave to others."""
+        """Follow ``to``, ``float``, ``double`` and so on as far as rows can; half precision changes nothing here."""
         probe = fn(torch.empty(0))
         if probe.device.type != "cpu" or probe.is_shared():
             raise RuntimeError(
-                "SampledLinear's rows stay in this process's memory on the CPU: move the layers before it, and give it "
-                "hidden.cpu()"
+                "SampledLinear's rows stay in this process's memory, on the CPU: move only the layers before it, and "
+                "give it hidden.cpu()"
             )
         if probe.dtype in HALF:
             return self
@@ -189,7 +194,7 @@ class RowModule(nn.Module):
     # Saved and copied.
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
-        """Save copies without the gaps between rows, which would be saved with them."""
+        """Save copies of the parameters, without the gaps between rows."""
         self._ready()
         self.settle()
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -199,7 +204,7 @@ class RowModule(nn.Module):
                     destination[prefix + name] = destination[prefix + name].clone(memory_format=torch.contiguous_format)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, *rest):
-        """Take parameters, of ``nn.Linear`` as well: what counts passes and labels may be missing."""
+        """Load parameters, also those of ``nn.Linear``: the counts of passes and labels may be missing."""
         self._ready()
         self.settle()
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *rest)
@@ -211,13 +216,13 @@ class RowModule(nn.Module):
         self._ready()
 
     def get_extra_state(self) -> torch.Tensor:
-        """Return what is saved beside the parameters: passes, and how common labels are, or have been so far.
+        """Return what is saved beside the parameters: passes, and frequencies or counts of labels.
 
         Returns
         -------
         float64 tensor [4] or [4 + n_labels]
-            Passes, samples counted, when to look at the counts again, and the samples that given frequencies are of;
-            then these, or, where that is 0, the counts.
+            Passes; samples counted; number of samples at which the counts are used next; number of samples that
+            frequencies were set for. Then these frequencies or, where that number is 0, the counts.
         """
         known, samples = self._engine.output.label_frequency or ((), 0.0)
         if self._count_again:
@@ -226,7 +231,7 @@ class RowModule(nn.Module):
         return torch.from_numpy(np.concatenate([numbers, known]).astype(np.float64))
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Take what ``get_extra_state`` returned."""
+        """Restore what ``get_extra_state`` returned."""
         (passes, counted, again, samples), known = state[:4].tolist(), state[4:].numpy()
         self.passes, self._counted, self._count_again = int(passes), int(counted), int(again)
         self._counts = None
@@ -237,19 +242,19 @@ class RowModule(nn.Module):
             self._take_counts()
 
     def _take_counts(self):
-        """Take the labels counted so far for how common they are."""
+        """Use the counts so far as the frequencies of the labels."""
         frequency = self._counts / max(1, self._counted)
         self._engine.output.set_label_frequency(frequency, samples=max(1, self._counted), start_biases=False)
 
     def __getstate__(self) -> dict:
-        """Pickle and copy without the memory that parameters are views of."""
+        """Pickle and copy the layer without the memory that parameters are views of."""
         self._ready()
         self.settle()
         kept = {name: value for name, value in self.__dict__.items() if name not in ("_engine", "_search", "_seen")}
         return {**kept, "_saved": self.get_extra_state()}
 
     def __setstate__(self, state: dict) -> None:
-        """Make memory, and have the parameters lie there."""
+        """Allocate memory, and make the parameters views of it."""
         saved = state.pop("_saved")
         super().__setstate__(state)
         self._start_engine(self.bias is not None)
@@ -259,24 +264,6 @@ class RowModule(nn.Module):
         self.set_extra_state(saved)
 
     # Beside other modules.
-
-    @classmethod
-    def from_linear(cls, linear: nn.Linear, **options):
-        """Return a layer with copies of a linear layer's weights and biases.
-
-        Parameters
-        ----------
-        linear : nn.Linear
-        **options
-            As for the class.
-        """
-        layer = cls(linear.in_features, linear.out_features, bias=linear.bias is not None, **options)
-        with torch.no_grad():
-            layer.weight.copy_(linear.weight)
-            if linear.bias is not None:
-                layer.bias.copy_(linear.bias)
-        layer.requires_grad_(linear.weight.requires_grad)
-        return layer
 
     def to_linear(self) -> nn.Linear:
         """Return a linear layer with copies of the weights and biases."""
@@ -292,35 +279,35 @@ class RowModule(nn.Module):
         return linear.requires_grad_(self.weight.requires_grad)
 
     def tie(self, embedding: nn.Embedding) -> None:
-        """Have an embedding of the labels look up this layer's rows.
+        """Make an embedding of the labels use this layer's rows.
 
-        The embedding's weight becomes this layer's. What an optimizer reads in its gradient then is the sum of both
-        uses, of which `RowAdam` steps each row once; with ``sparse=True`` in the embedding that is as cheap as the rows
-        are few. Rows pay what they owe before the embedding reads them.
+        The embedding's weight becomes this layer's. Its gradient is then the sum of both uses, and `RowAdam` steps each
+        row once. With ``sparse=True`` in the embedding, the cost depends only on the rows that a batch touches. Rows
+        catch up before the embedding reads them.
 
         Parameters
         ----------
         embedding : nn.Embedding
-            Of as many labels and dimensions.
+            An embedding with the same numbers of labels and dimensions.
 
         Raises
         ------
         ValueError
-            Its shape is another, or it renormalises its rows.
+            The embedding has another shape, `max_norm` or `scale_grad_by_freq`.
         """
         if embedding.weight.shape != self.weight.shape:
             raise ValueError(
-                f"the embedding has {list(embedding.weight.shape)} weights, the layer {list(self.weight.shape)}: they "
-                "can be the same only in one shape"
+                f"the embedding has weights {list(embedding.weight.shape)}, but the layer {list(self.weight.shape)}; "
+                "tied weights must have the same shape"
             )
         if embedding.max_norm is not None or embedding.scale_grad_by_freq:
             raise ValueError("a tied embedding cannot have max_norm or scale_grad_by_freq")
         embedding.weight = self.weight
-        embedding.register_forward_pre_hook(_PayFirst(self))
+        embedding.register_forward_pre_hook(_CatchUpFirst(self))
 
 
-class _PayFirst:
-    """Lets the rows that an embedding is about to read catch up."""
+class _CatchUpFirst:
+    """Lets the rows that an embedding is about to read catch up first."""
 
     def __init__(self, layer):
         self._layer = layer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +17,12 @@ NO_VALUES = np.zeros(0, dtypes.VALUE)
 
 
 class Targets(NamedTuple):
-    """The labels of some samples.
+    """The labels of samples, as CSR: those of sample s are ``labels[ptr[s]:ptr[s + 1]]``, ascending and each once.
 
     Attributes
     ----------
     ptr : int64 array [samples + 1]
     labels : int32 array
-        Sample s's are ``labels[ptr[s]:ptr[s + 1]]``, ascending, each once.
     """
 
     ptr: np.ndarray
@@ -33,17 +33,11 @@ class Targets(NamedTuple):
         return Batch(np.zeros_like(self.ptr), self.labels[:0], NO_VALUES, self.ptr, self.labels)
 
     def of(self, samples: np.ndarray) -> Targets:
-        """Return those of samples without which the others have none.
-
-        Parameters
-        ----------
-        samples : int array
-            All samples that have labels, ascending.
-        """
+        """Return the labels of all samples that have labels: `samples`, ascending."""
         return Targets(np.append(self.ptr[samples], self.ptr[-1]), self.labels)
 
 
-def read_targets(targets, leading: tuple[int, ...], n_labels: int, ignore_index: int) -> Targets:
+def read_targets(targets: Any, leading: tuple[int, ...], n_labels: int, ignore_index: int) -> Targets:
     """Return the labels of a batch of samples.
 
     Parameters
@@ -51,59 +45,61 @@ def read_targets(targets, leading: tuple[int, ...], n_labels: int, ignore_index:
     targets : tensor, sparse matrix or sequence
         See `slide.torch.SampledLinear.loss`.
     leading : tuple of int
-        The shape of the hidden vectors without their last dimension.
-    n_labels : int
+        Shape of the hidden vectors without their last dimension.
     ignore_index : int
-        What stands for no label.
+        The target that stands for no label.
 
     Raises
     ------
     IndexError
         A label is out of range.
     ValueError
-        The shape does not fit, or these are no whole numbers.
+        The shape does not fit, or the targets are not whole numbers.
     """
     samples = int(np.prod(leading, dtype=np.int64))
     if issparse(targets):
-        return _of_matrix(csr_matrix(targets), leading, samples, n_labels)
+        return _of_matrix(targets, samples, n_labels)
     if isinstance(targets, torch.Tensor) and targets.layout in (torch.sparse_csr, torch.sparse_coo):
-        return _of_matrix(_to_scipy(targets), leading, samples, n_labels)
+        return _of_matrix(_to_scipy(targets), samples, n_labels)
     if isinstance(targets, (list, tuple)) and len(targets) == samples and not (samples and _all_scalars(targets)):
         lists = [np.asarray(labels).reshape(-1) for labels in targets]
         lengths = [len(labels) for labels in lists]
-        # NumPy takes an empty list for one of floats.
+        # An empty list would become an array of floats.
         labels = np.concatenate([some for some in lists if len(some)] or [np.zeros(0, np.int64)])
         return _checked(labels, np.repeat(np.arange(samples), lengths), samples, n_labels, ignore_index)
-    targets = torch.as_tensor(targets)
-    if targets.dtype not in INTEGERS:
-        raise ValueError(f"targets must be label ids, whole numbers such as int64, not {targets.dtype}")
-    if targets.shape[: len(leading)] != leading or targets.ndim > len(leading) + 1:
+    tensor = torch.as_tensor(targets)
+    if tensor.dtype not in INTEGERS:
+        raise ValueError(f"targets must be label ids, whole numbers such as int64, not {tensor.dtype}")
+    if tensor.shape[: len(leading)] != leading or tensor.ndim > len(leading) + 1:
         raise ValueError(
-            f"targets must be {list(leading)}, one label for each hidden vector, or {[*leading, 'm']}, up to m of them "
-            f"padded with {ignore_index}; got {list(targets.shape)}"
+            f"targets must be {list(leading)}, one label for each hidden vector, or {[*leading, 'm']}, up to m labels "
+            f"padded with {ignore_index}; got {list(tensor.shape)}"
         )
-    array = targets.numpy(force=True)
+    array = tensor.numpy(force=True)
     if array.ndim == len(leading):
         return _single(array.reshape(-1), n_labels, ignore_index)
     width = array.shape[-1]
     return _checked(array.reshape(-1), np.repeat(np.arange(samples), width), samples, n_labels, ignore_index)
 
 
-def _to_scipy(tensor):
+def _to_scipy(tensor: torch.Tensor) -> csr_matrix:
+    if tensor.ndim != 2:
+        raise ValueError(f"a sparse tensor of targets must have two dimensions, got {list(tensor.shape)}")
+    shape = tensor.shape[0], tensor.shape[1]
     if tensor.layout == torch.sparse_coo:
         tensor = tensor.coalesce()
         places = tuple(tensor.indices().numpy(force=True))
-        return csr_matrix((tensor.values().numpy(force=True), places), shape=tuple(tensor.shape))
-    parts = tensor.values(), tensor.col_indices(), tensor.crow_indices()
-    return csr_matrix(tuple(part.numpy(force=True) for part in parts), shape=tuple(tensor.shape))
+        return csr_matrix((tensor.values().numpy(force=True), places), shape=shape)
+    columns, ptr = (part.numpy(force=True) for part in (tensor.col_indices(), tensor.crow_indices()))
+    return csr_matrix((tensor.values().numpy(force=True), columns, ptr), shape=shape)
 
 
-def _all_scalars(targets):
+def _all_scalars(targets: Iterable[Any]) -> bool:
     return all(np.ndim(label) == 0 for label in targets)
 
 
-def _single(labels, n_labels, ignore_index):
-    """One label each: the most frequent case, without sorting."""
+def _single(labels: np.ndarray, n_labels: int, ignore_index: int) -> Targets:
+    """Return targets of samples with one label each: the most frequent case, without sorting."""
     kept = labels != ignore_index
     ptr = np.zeros(len(labels) + 1, dtypes.OFFSET)
     np.cumsum(kept, out=ptr[1:])
@@ -115,7 +111,7 @@ def _single(labels, n_labels, ignore_index):
     return Targets(ptr, labels.astype(dtypes.INDEX))
 
 
-def _check_range(labels, kept, n_labels, ignore_index):
+def _check_range(labels: np.ndarray, kept: np.ndarray | None, n_labels: int, ignore_index: int) -> None:
     wrong = (labels < 0) | (labels >= n_labels)
     if kept is not None:
         wrong &= kept
@@ -127,8 +123,10 @@ def _check_range(labels, kept, n_labels, ignore_index):
         )
 
 
-def _checked(labels, samples_of, samples, n_labels, ignore_index):
-    """Labels in any order, perhaps several times, of samples that ascend."""
+def _checked(
+    labels: np.ndarray, samples_of: np.ndarray, samples: int, n_labels: int, ignore_index: int
+) -> Targets:
+    """Return targets from labels in any order, perhaps repeated, of samples in ascending order."""
     if labels.dtype.kind not in "iu":
         raise ValueError(f"targets must be label ids, whole numbers such as int64, not {labels.dtype}")
     kept = labels != ignore_index
@@ -138,13 +136,13 @@ def _checked(labels, samples_of, samples, n_labels, ignore_index):
     return Targets(ptr, (keys % n_labels).astype(dtypes.INDEX))
 
 
-def _of_matrix(matrix, leading, samples, n_labels):
+def _of_matrix(matrix: Any, samples: int, n_labels: int) -> Targets:
     if matrix.shape != (samples, n_labels):
         raise ValueError(
             f"a sparse matrix of targets must have a row for each of the {samples} hidden vectors and "
             f"a column for each of the {n_labels:,} labels, got {list(matrix.shape)}"
         )
-    matrix = csr_matrix(matrix, copy=True)
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    return Targets(matrix.indptr.astype(dtypes.OFFSET), matrix.indices.astype(dtypes.INDEX))
+    rows = csr_matrix(matrix, copy=True)
+    rows.sum_duplicates()
+    rows.eliminate_zeros()
+    return Targets(rows.indptr.astype(dtypes.OFFSET), rows.indices.astype(dtypes.INDEX))

@@ -1,15 +1,15 @@
 """The training loop and what follows it: batches, callbacks, early stopping, checkpoints, streams.
 
 =================  ============================================================
-`records`          where a run stands (``Progress``), and what it has done (``Epoch``, ``History``)
-`callbacks`        ``Callback``: what is told how a run goes on, and may end it
+`records`          how far a run is (``Progress``), and what it has done (``Epoch``, ``History``)
+`callbacks`        ``Callback``: is called as a run goes on, and may end it
 `interrupts`       Ctrl-C and SIGTERM, as a callback
 `learning_rate`    the learning rate over a run
 `early_stopping`   which epoch was best, and when to stop waiting for a better one
 `tolerance`        what a run does about numerical faults
 `feed`             the samples of a run, their batches in order, and what quality is measured on
-`run_state`        where a run stands between two batches, as plain values
-`checkpoints`      checkpoints of a run, from which it goes on to the same bits
+`run_state`        the state of a run between two batches, as plain values
+`checkpoints`      checkpoints, from which a run goes on to the same bits
 `loop`             fit: training on a data set
 `stream`           fit_stream: training on an iterator of blocks
 =================  ============================================================

@@ -1,6 +1,6 @@
-"""Callbacks: what is told how a training run gets on, and may end it.
+"""Callbacks: objects that are called as a training run goes on, and may end it.
 
-A callback is an object of a class derived from `Callback`, with those of its four methods that it needs::
+A callback is an object of a class derived from `Callback`, with those of the four methods that it needs::
 
     class Patient(Callback):
         def on_epoch(self, progress):
@@ -9,10 +9,10 @@ A callback is an object of a class derived from `Callback`, with those of its fo
 
     network.fit(X, Y, callbacks=[Patient()])
 
-A plain function among the callbacks is called as ``on_batch`` is. They are called in the order in which they are given,
-in the thread that trains; the time they take is not counted as training. The bar and the log lines of ``slide train``
-(`slide.runs.display.TrainingDisplay`), the history that it writes (`slide.runs.history.HistoryFile`) and the writer of
-TensorBoard's files (`slide.runs.tensorboard.TensorBoard`) are such callbacks.
+A plain function among the callbacks is called after every batch, like ``on_batch``. Callbacks are called in the given
+order, in the thread that trains; their time does not count as training time. Examples are the progress bar and the log
+lines of ``slide train`` (`slide.runs.display.TrainingDisplay`), the history that it writes
+(`slide.runs.history.HistoryFile`) and the writer of TensorBoard's files (`slide.runs.tensorboard.TensorBoard`).
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ from slide.train.records import History, Progress
 
 @dataclass(frozen=True)
 class Run:
-    """What is to be done; what callbacks are given at the start.
+    """A training run that is about to start; ``on_start`` gets it.
 
     Attributes
     ----------
     network : BaseNetwork
         A `slide.Network`, or a `slide.distributed.DistributedNetwork`.
     config : TrainingConfig
+        Settings of the run.
     samples : int
-        To train on, without those that are held out; 0 where nobody knows.
+        Number of samples to train on, without those that are held out; 0 if unknown, as for streams.
     measured_samples : int
-        On which quality is measured at the end of epochs; 0 if it is not.
+        Number of samples on which quality is measured at the end of epochs; 0 if it is not measured.
     progress : Progress
-        The one that ``on_batch`` and ``on_epoch`` will be given. Its ``batch`` is 0, or the batches that were done
-        before where a run goes on.
+        The object that ``on_batch`` and ``on_epoch`` will get. Its ``batch`` is 0 or, if the run is resumed, the number
+        of batches before.
     """
 
     network: BaseNetwork
@@ -62,46 +63,65 @@ class Run:
 
 
 class Callback:
-    """What is told how a run gets on; derive from it and override what is needed.
+    """Base class of callbacks: derive from it and override the methods that you need.
 
-    Whatever a method raises ends the run with that exception.
+    An exception in any method ends the run with that exception.
+
+    Examples
+    --------
+    >>> from slide.train import Callback
+    >>> class StopAfterAnHour(Callback):
+    ...     def on_epoch(self, progress):
+    ...         return progress.seconds > 3600
     """
 
     def on_start(self, run: Run) -> None:
-        """Be told that training is about to start.
+        """Called before the first batch.
 
         Parameters
         ----------
         run : Run
+            The network, the settings and the numbers of samples.
         """
 
     def on_batch(self, progress: Progress) -> bool | None:
-        """Be told that a batch is done; return True to end the run after it.
+        """Called after every batch.
 
         Parameters
         ----------
         progress : Progress
-            The same object every time: copy what is to be kept.
+            The same object every time: copy what you want to keep.
+
+        Returns
+        -------
+        bool or None
+            True to end the run now.
         """
 
     def on_epoch(self, progress: Progress) -> bool | None:
-        """Be told that an epoch is over and, where it is, measured; return True to end the run.
+        """Called at the end of every epoch, after its quality has been measured, if it is.
 
         Parameters
         ----------
         progress : Progress
             Its ``finished`` is the epoch, which may have been cut short.
+
+        Returns
+        -------
+        bool or None
+            True to end the run now.
         """
 
     def on_end(self, history: History) -> None:
-        """Be told that the run is over.
+        """Called at the end of the run.
 
-        That is called once for every ``on_start``, however the run ends: by itself, by a callback or by an
-        exception, which ``history.error`` then names. The network has the weights that it will keep.
+        It is called once for every ``on_start``, however the run ends: by itself, by a callback or by an exception,
+        which ``history.error`` then names. The network has its final weights.
 
         Parameters
         ----------
         history : History
+            What ``fit`` will return.
         """
 
 
@@ -109,20 +129,16 @@ class _Function(Callback):
     """A plain function, called after every batch."""
 
     def __init__(self, function: Callable[[Progress], bool | None]):
-        self.on_batch = function
+        self._function = function
+
+    def on_batch(self, progress: Progress) -> bool | None:
+        return self._function(progress)
 
 
 class Callbacks(Callback):
     """Several callbacks as one, which ends a run if any of them does.
 
-    Parameters
-    ----------
-    callbacks : iterable of Callback or callable
-
-    Raises
-    ------
-    TypeError
-        One of them is neither, or they are not in a list.
+    Raises TypeError if one is neither a `Callback` nor a function, or if they are not in a list.
     """
 
     def __init__(self, callbacks: Iterable[Callback | Callable[[Progress], bool | None]]):
@@ -136,31 +152,27 @@ class Callbacks(Callback):
                 self._all.append(_Function(callback))
             else:
                 raise TypeError(
-                    f"callbacks takes objects of classes derived from slide.train.callbacks.Callback, and functions to be "
-                    f"called after every batch; got {callback!r}"
+                    f"callbacks takes objects of classes derived from slide.train.callbacks.Callback, and functions to "
+                    f"be called after every batch; got {callback!r}"
                 )
 
     def __iter__(self) -> Iterator[Callback]:
         return iter(self._all)
 
     def on_batch(self, progress: Progress) -> bool:
-        """Tell all; return whether one asks for the end."""
-        # A list, so that every callback is called.
+        """Call all; return whether one of them ends the run."""
+        # A list, not a generator, so that every callback is called.
         return any([callback.on_batch(progress) for callback in self._all])
 
     def on_epoch(self, progress: Progress) -> bool:
-        """Tell all; return whether one asks for the end."""
+        """Call all; return whether one of them ends the run."""
         return any([callback.on_epoch(progress) for callback in self._all])
 
     @contextlib.contextmanager
     def following(self, run: Run, history: History) -> Iterator[None]:
-        """Tell all of the start and, however the block is left, of the end, each that was told of the start.
+        """Call ``on_start`` of all and, when the block ends, ``on_end`` of each whose ``on_start`` returned.
 
-        Parameters
-        ----------
-        run : Run
-        history : History
-            Given an ``error`` if an exception leaves the block.
+        If the block raises, `history` gets the ``error`` first.
         """
         with contextlib.ExitStack() as ends:
             try:

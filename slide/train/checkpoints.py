@@ -1,17 +1,17 @@
-"""Checkpoints of a run, from which it goes on to the very bits that it would have reached uninterrupted.
+"""Checkpoints of a run. A run that goes on from one reaches the same weights, to the bit, as without an interruption.
 
 A run's folder has a folder for each checkpoint, named by its batch, ``0000001200``, or at the end of an epoch
-``0000001408-epoch-2``. Each is a saved network with moments (`slide.persist.saved_network`), as the weights stand between two
-batches, and besides
+``0000001408-epoch-2``. Each is a saved network with moments (`slide.persist.format`), as the weights are between two
+batches, and has more files:
 
-- ``run.json``: ``format`` (``"slide-run"``) and ``version`` (1); ``training``, the `slide.TrainingConfig`; what the run
-  was given besides, ``data``, ``validation`` (fingerprints), ``label_weights`` (a digest) and ``mask_inputs``; and
-  ``state``, a `slide.train.run_state.RunState`: progress, history, place in the epoch, best epoch;
-- ``best.hidden.0.weights.npy`` and so on, float32: the weights of the best epoch, where they are kept.
+- ``run.json``: ``format`` (``"slide-run"``) and ``version`` (1); ``training``, the `slide.TrainingConfig`; the other
+  arguments of the run, ``data`` and ``validation`` (fingerprints), ``label_weights`` (a digest) and ``mask_inputs``;
+  and ``state``, a `slide.train.run_state.RunState`: progress, history, place in the epoch, best epoch;
+- ``best.hidden.0.weights.npy`` and so on, float32: the weights of the best epoch, if they are kept.
 
-The orders of the data, what is held out and all other draws are functions of the seed and of epoch or step, so that
-they need no place. Writing a checkpoint changes nothing about the run, and a process that is killed while it writes one
-leaves those before as they were.
+The orders of the data, the held-out samples and all other draws are functions of the seed and of the epoch or step, so
+that they need not be saved. Writing a checkpoint changes nothing about the run. A process that is killed while it
+writes a checkpoint leaves the former ones unchanged.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ from slide.persist import saved_network
 from slide.persist.checks import CheckpointError, check_finite
 from slide.persist.format import write_array
 from slide.system.info import __version__
-from slide.train.feed import Feed
+from slide.train.feed import RunFeed
 from slide.train.run_state import RunState
 
 log = logging.getLogger("slide")
@@ -56,30 +57,43 @@ class Checkpoints:
     Parameters
     ----------
     folder : path-like
-        Of this run alone.
+        Folder for the checkpoints of this run only.
     every : int, optional
-        Batches from one to the next, counted over all epochs; one that falls on the end of an epoch waits for its
-        evaluation. The end of an epoch that is the best so far has a checkpoint too. By default there is one only where
-        a callback stops the run, or before the batch whose numerical fault does.
+        Number of batches from one checkpoint to the next, counted over all epochs. A checkpoint due at the end of an
+        epoch is written after the evaluation. The best epoch so far gets a checkpoint at its end too. By default a
+        checkpoint is written only when a callback stops the run, or before the batch whose numerical fault ends it.
     keep : int
-        How many of the newest are kept; that of the best epoch is kept besides.
+        Number of newest checkpoints that are kept, 1 or more; 2 by default. The checkpoint of the best epoch is kept
+        as well.
 
     Attributes
     ----------
+    folder : Path
+        As given.
+    every : int or None
+        As given.
+    keep : int
+        As given.
     latest : Path or None
-        The last that was written.
+        The checkpoint that was written last; None if none has been.
     written : int or None
-        The batch that it is of.
+        Its batch.
 
     Raises
     ------
     ValueError
-        `every` or `keep` is not 1 or more.
+        `every` or `keep` is less than 1.
 
     Notes
     -----
-    A checkpoint that cannot be written, such as to a full disk, is logged as a warning, and training goes on. A network
-    that is not finite ends the run instead, before anything is written: the checkpoints that there are stay.
+    If a checkpoint cannot be written, for example because the disk is full, a warning is logged and training goes on.
+    If the network is not finite, the run ends before anything is written, and the former checkpoints stay.
+
+    Examples
+    --------
+    >>> from slide import Checkpoints
+    >>> network.fit(X, Y, checkpoints=Checkpoints("run", every=1000))  # doctest: +SKIP
+    >>> network.fit(X, Y, checkpoints=Checkpoints("run", every=1000), resume="run")  # doctest: +SKIP
     """
 
     def __init__(self, folder: str | os.PathLike, *, every: int | None = None, keep: int = 2):
@@ -93,22 +107,19 @@ class Checkpoints:
         self.written: int | None = None
 
     def newest(self) -> Path | None:
-        """Return the newest checkpoint that there is."""
+        """Return the newest checkpoint in the folder, None if there is none."""
         names = names_in(self.folder) if self.folder.is_dir() else []
         return self.folder / names[-1] if names else None
 
     def begin(self, resume: SavedRun | None = None) -> None:
-        """Make sure that the folder is this run's, and clear away what a killed process left in it.
+        """Make sure that the folder belongs to this run, and remove unfinished files of a killed process.
 
-        Parameters
-        ----------
-        resume : SavedRun, optional
-            What the run goes on from.
+        `resume` is the checkpoint from which the run goes on.
 
         Raises
         ------
         FileExistsError
-            It has another run's checkpoints, or is something else.
+            The folder has checkpoints of another run or other files, or is no folder.
         """
         if not self.folder.exists():
             return
@@ -117,7 +128,7 @@ class Checkpoints:
         found = names_in(self.folder)
         others = [entry.name for entry in self.folder.iterdir() if entry.name not in found and entry.name[0] != "."]
         if others:
-            raise FileExistsError(f"{self.folder} has {others[0]!r}, which is no checkpoint; choose another folder")
+            raise FileExistsError(f"{self.folder} has {others[0]!r}, which is not a checkpoint; choose another folder")
         if found and (resume is None or resume.path.parent.resolve() != self.folder.resolve()):
             raise FileExistsError(
                 f"{self.folder} has checkpoints of a run, the newest {found[-1]}: go on with that run (--resume "
@@ -126,30 +137,15 @@ class Checkpoints:
         remove_unfinished(self.folder)
 
     def batch_done(self, network: BaseNetwork, state: RunState, facts: dict, *, stopping: bool) -> None:
-        """Write a checkpoint if one is due after a batch.
-
-        Parameters
-        ----------
-        network : BaseNetwork
-        state : RunState
-        facts : dict
-            From `facts_of`.
-        stopping : bool
-            Whether the run ends here.
-        """
+        """Write a checkpoint after a batch if one is due or the run ends here; `facts` come from `facts_of`."""
         ends_epoch = state.batches == state.of_epoch or state.progress.batch == state.progress.batches
         if stopping or (self._is_due(state) and not ends_epoch):
             self._write(network, state, facts, f"{state.progress.batch:010d}")
 
     def fault_met(self, network: BaseNetwork, state: RunState, facts: dict, *, harmless: bool) -> Path | None:
-        """Write a checkpoint of what there was before a numerical fault that ends the run; return the newest.
+        """Write a checkpoint of the network as it was before a numerical fault that ends the run; return the newest.
 
-        Parameters
-        ----------
-        network, state, facts
-            As for ``batch_done``.
-        harmless : bool
-            Whether the network is as it was before. If not, nothing is written.
+        `harmless` says whether the network still is as it was. If not, nothing is written.
         """
         if harmless and state.progress.batch and self.written != state.progress.batch:
             with contextlib.suppress(NumericalFault):
@@ -157,16 +153,16 @@ class Checkpoints:
         return self.newest()
 
     def epoch_done(self, network: BaseNetwork, state: RunState, facts: dict, *, stopping: bool) -> None:
-        """Write a checkpoint if one is due at the end of an epoch; the parameters are those of ``batch_done``."""
+        """Write a checkpoint at the end of an epoch if one is due, the epoch is the best, or the run ends here."""
         epoch = state.progress.epoch
         best = self.every is not None and state.best.epoch == epoch
         if state.unfinished and (stopping or best or self._is_due(state)):
             self._write(network, state, facts, f"{state.progress.batch:010d}-epoch-{epoch}")
 
-    def _is_due(self, state):
+    def _is_due(self, state: RunState) -> bool:
         return self.every is not None and state.progress.batch % self.every == 0
 
-    def _write(self, network, state, facts, name):
+    def _write(self, network: BaseNetwork, state: RunState, facts: dict, name: str) -> None:
         path = self.folder / name
         try:
             check_network(network.layers)
@@ -184,21 +180,23 @@ class Checkpoints:
             return
         self._written(path, state)
 
-    def _fill(self, folder, network, state, facts):
+    def _fill(self, folder: Path, network: BaseNetwork, state: RunState, facts: dict) -> None:
         for part, array in (state.best.weights or {}).items():
-            file = folder / f"best.{part}.npy"
-            write_file(file, lambda stream, array=array: write_array(stream, array))
+            write_file(folder / f"best.{part}.npy", partial(write_array, array=array))
         write_run(folder, state, facts)
         saved_network.write(network.layers, folder, moments=True)
 
-    def _written(self, path, state):
-        """Take note of a checkpoint that is complete, and let older ones go."""
+    def _written(self, path: Path, state: RunState) -> None:
+        """Record that a checkpoint is complete, and remove older ones."""
         self.latest, self.written = path, state.progress.batch
         log.info("checkpoint %s", path)
         self._prune(path.name, state.best.epoch)
 
-    def _prune(self, newest, best):
-        """Remove what is older than the newest few. What is newer is of this run too, before it was resumed."""
+    def _prune(self, newest: str, best: int | None) -> None:
+        """Remove all but the newest few up to `newest`, and the best.
+
+        Checkpoints after `newest` are from before the run was resumed; they stay.
+        """
         older = [name for name in names_in(self.folder) if name <= newest]
         for name in older[: -self.keep]:
             if not name.endswith(f"-epoch-{best}"):
@@ -206,7 +204,7 @@ class Checkpoints:
 
 
 class NoCheckpoints:
-    """What a run without checkpoints has in their place: nothing is written."""
+    """Stands for `Checkpoints` in a run without them: writes nothing."""
 
     def begin(self, resume: SavedRun | None = None) -> None:
         """See `Checkpoints.begin`."""
@@ -223,28 +221,30 @@ class NoCheckpoints:
 
 
 class SavedRun:
-    """A checkpoint, read and checked as far as that takes no arrays.
+    """A checkpoint whose JSON files have been read and checked, but not its arrays.
 
     Parameters
     ----------
     path : path-like
-        A checkpoint, or a folder of them, of which the newest counts.
+        A checkpoint, or a folder of checkpoints, which stands for its newest.
 
     Attributes
     ----------
     path : Path
-        Of the checkpoint.
+        Folder of the checkpoint.
     training : TrainingConfig
+        Settings of the run.
     network : NetworkConfig
+        Configuration of the network.
     batch : int
-        The last that was trained on.
+        Number of batches of the run so far.
     portions : int or None
-        Number of portions that a run on several ranks cut its samples into; None for a run of one process.
+        Number of portions into which a run on several ranks cut its samples; None for a run of one process.
 
     Raises
     ------
     CheckpointError
-        There is none, or it is damaged, incomplete or of another version.
+        There is no checkpoint, or it is damaged, incomplete or of another version.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -256,8 +256,8 @@ class SavedRun:
             values = read_json(manifest)
         except FileNotFoundError:
             raise CheckpointError(
-                f"{path} is no checkpoint of a run and has none: there is no {MANIFEST}. A network that was saved "
-                "without its run can be trained on from where it is, but not resumed: Network.load and fit"
+                f"{path} is not a checkpoint of a run and has none: there is no {MANIFEST}. A network that was saved "
+                "without its run cannot be resumed; to train it further, use Network.load and fit"
             ) from None
         except (OSError, ValueError) as error:
             others = f"; {path} has others: {', '.join(names[:-1])}" if names[:-1] else ""
@@ -280,47 +280,40 @@ class SavedRun:
             raise CheckpointError(f"{manifest}: {error}") from None
 
     def check_config(self, network: NetworkConfig, training: TrainingConfig | None) -> None:
-        """Refuse settings other than the run's.
+        """Refuse settings that differ from those of the run.
 
-        Parameters
-        ----------
-        network : NetworkConfig
-            ``hugepages``, on which no number depends, may be another.
-        training : TrainingConfig or None
-            None for the run's. ``on_fault``, on which nothing depends up to the first fault, may be another.
+        ``hugepages`` may differ, because no result depends on it, and ``on_fault``, because no result before the first
+        fault does. `training` is None for the settings of the run.
 
         Raises
         ------
         ConfigError
-            A setting is another; the message names it.
+            Another setting differs; the message names it.
         """
-        pairs = [("network", network, self.network), ("training", training or self.training, self.training)]
-        for where, given, own in pairs:
-            for path, one, other in differences(to_dict(given), to_dict(own), where):
-                if path not in ("network.hugepages", "training.on_fault"):
-                    raise ConfigError(
-                        f"{path} is {one!r} here and {other!r} in the run that {self.path} is of: a resumed run keeps "
-                        "its settings. Leave the setting out, or start a new run"
-                    )
+        found = differences(to_dict(network), to_dict(self.network), "network")
+        found += differences(to_dict(training or self.training), to_dict(self.training), "training")
+        for path, one, other in found:
+            if path not in ("network.hugepages", "training.on_fault"):
+                raise ConfigError(
+                    f"{path} is {one!r} here and {other!r} in the run of checkpoint {self.path}: a resumed run keeps "
+                    "its settings. Leave the setting out, or start a new run"
+                )
 
     def check_facts(self, facts: dict) -> None:
-        """Refuse data other than the run's.
-
-        Parameters
-        ----------
-        facts : dict
-            From `facts_of`.
+        """Refuse data that differ from those of the run; `facts` come from `facts_of`.
 
         Raises
         ------
         DataError
-            The data, the validation data or the label weights are others.
+            The training data, the validation data, the label weights or ``mask_inputs`` differ, or the run had several
+            portions and goes on in one process.
         """
         if "shares" not in facts and self.portions not in (None, 1):
             raise DataError(
-                f"the run that {self.path} is of had its samples in {self.portions} portions, on several ranks: go on with "
-                "it on any number of them (mpiexec -n 1 slide train ... --distributed; comm= in Python), which has the "
-                "same batches. To predict, or to train anew from its weights, load it as any saved network"
+                f"the run of checkpoint {self.path} had its samples in {self.portions} portions, on several ranks: "
+                "resume it on any number of ranks (mpiexec -n 1 slide train ... --distributed; comm= in Python), which "
+                "gives the same batches. To predict, or to start a new run from its weights, load it like any saved "
+                "network"
             )
         for name, what in (
             ("data", "the training data"),
@@ -330,36 +323,31 @@ class SavedRun:
         ):
             here, there = facts[name], self._values.get(name)
             if isinstance(here, dict) and isinstance(there, dict) and "" in (here["digest"], there.get("digest")):
-                # Ranks that have their own samples each know how many there are in all, and nothing of their contents.
+                # A rank with its own samples knows the number of all samples, but not the contents of the others.
                 here, there = here | {"digest": ""}, there | {"digest": ""}
             if here == there:
                 continue
             if isinstance(here, dict) and isinstance(there, dict):
                 counts = [k for k in here if k not in ("digest", "mapped") and here[k] != there.get(k)]
-                why = ", ".join(f"{here[k]:,} {k.replace('_', ' ')} here, {there.get(k)} there" for k in counts)
+                why = ", ".join(f"{here[k]:,} {_words(k)} here, {there.get(k)} there" for k in counts)
                 if here["mapped"] != there.get("mapped"):
-                    places = ("in memory", "a folder that was converted")
+                    places = ("in memory", "a converted folder")
                     why = why or f"{places[here['mapped']]} here, {places[not here['mapped']]} there: another order"
-                why = why or "as many samples as there, but other contents"
+                why = why or "the same number of samples, but other contents"
             else:
                 why = f"{_plain(here)} here, {_plain(there)} there"
             raise DataError(
-                f"{what}: not what the run that {self.path} is of was given ({why}). A run is resumed with all that it "
-                "began with, or not at all"
+                f"{what}: not the same as in the run of checkpoint {self.path} ({why}). To resume a run, give fit "
+                "everything that the run began with"
             )
 
     def restore(self, network: BaseNetwork, state: RunState) -> None:
-        """Bring a network and a run to where they stood.
-
-        Parameters
-        ----------
-        network : BaseNetwork
-        state : RunState
+        """Give a network and the state of a run what the checkpoint has.
 
         Raises
         ------
         CheckpointError
-            The checkpoint is damaged or incomplete; the network is not to be used.
+            The checkpoint is damaged or incomplete; the network must not be used any more.
         """
         saved_network.restore(network, self.path)
         try:
@@ -381,30 +369,13 @@ class SavedRun:
 
 
 def write_run(folder: Path, state: RunState, facts: dict) -> None:
-    """Write ``run.json``.
-
-    Parameters
-    ----------
-    folder : Path
-        Of a checkpoint that is being written.
-    state : RunState
-    facts : dict
-        From `facts_of`.
-    """
+    """Write ``run.json`` of a checkpoint; `facts` come from `facts_of`."""
     values = {"format": FORMAT, "version": VERSION, "slide": __version__, **facts, "state": state.state()}
     write_file(folder / MANIFEST, lambda stream: stream.write(json.dumps(values, indent=1).encode()))
 
 
-def facts_of(config: TrainingConfig, feed: Feed, mask_inputs: bool, label_weights: np.ndarray | None) -> dict:
-    """Return what a run was given, as plain values that tell whether it is given the same again.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-    feed : Feed
-    mask_inputs : bool
-    label_weights : array or None
-    """
+def facts_of(config: TrainingConfig, feed: RunFeed, mask_inputs: bool, label_weights: np.ndarray | None) -> dict:
+    """Return the arguments of a run as plain values, by which a resumed run can tell whether it gets the same."""
     weights = None
     if label_weights is not None:
         weights = hashlib.blake2b(np.asarray(label_weights, np.float64).tobytes(), digest_size=16).hexdigest()
@@ -417,28 +388,23 @@ def facts_of(config: TrainingConfig, feed: Feed, mask_inputs: bool, label_weight
 
 
 def newest(path: str | os.PathLike) -> Path:
-    """Return a checkpoint, of a folder of them the newest.
-
-    Parameters
-    ----------
-    path : path-like
-    """
+    """Return the newest checkpoint in a folder of checkpoints, or `path` itself if it is not such a folder."""
     path = Path(path)
     names = names_in(path) if path.is_dir() else []
     return path / names[-1] if names else path
 
 
 def names_in(folder: Path) -> list[str]:
-    """Return the names of a folder's checkpoints, oldest first.
-
-    Parameters
-    ----------
-    folder : Path
-    """
+    """Return the names of a folder's checkpoints, oldest first."""
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and _NAME.fullmatch(entry.name))
 
 
-def _plain(fact):
+def _words(count: str) -> str:
+    """Return the name of a count of a fingerprint in words."""
+    return count.replace("_", " ").replace("points", "samples")
+
+
+def _plain(fact: object) -> str:
     if isinstance(fact, bool):
         return "on" if fact else "off"
     return "none" if fact is None else "some"

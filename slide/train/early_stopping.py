@@ -1,4 +1,4 @@
-"""Which epoch of a run was best, when to stop waiting for a better one, and the weights it had."""
+"""Early stopping: which epoch of a run was best, when to stop waiting for a better one, and the best weights."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ from slide.model.base import BaseNetwork
 class BestEpoch:
     """Follows the monitored metric from one measured epoch to the next.
 
-    Parameters
-    ----------
-    config : TrainingConfig
-        Its ``monitor``, ``min_delta``, ``patience`` and ``keeps_best``.
+    Of the configuration, ``monitor``, ``min_delta``, ``patience`` and ``keeps_best`` count.
 
     Attributes
     ----------
     epoch : int or None
-        The best so far: the last that was more than ``min_delta`` better than the best before it.
+        The best epoch so far: the last that was more than ``min_delta`` better than the best before it.
     quality : dict
         Its metrics.
     weights : dict of array or None
-        Those the network had at its end, by name, where they are kept.
+        The network's weights at its end, by name; None if they are not kept.
     """
 
     def __init__(self, config: TrainingConfig):
@@ -35,24 +32,9 @@ class BestEpoch:
         self._step = 0
 
     def measured(self, epoch: int, quality: dict[str, float], network: BaseNetwork) -> bool:
-        """Take note of an epoch, and of the network's weights if it is the best and they are to be kept.
+        """Record the metrics of an epoch and, if it is the best and they are to be kept, the network's weights.
 
-        Parameters
-        ----------
-        epoch : int
-        quality : dict
-            Its metrics.
-        network : BaseNetwork
-
-        Returns
-        -------
-        bool
-            Whether patience has run out.
-
-        Raises
-        ------
-        ConfigError
-            The monitored metric was not measured.
+        Returns whether patience has run out. Raises ConfigError if the monitored metric was not measured.
         """
         monitor, patience = self.config.monitor, self.config.patience
         if monitor not in quality:
@@ -60,32 +42,20 @@ class BestEpoch:
         if self.epoch is None or quality[monitor] > self.quality[monitor] + self.config.min_delta:
             self.epoch, self.quality, self._step = epoch, quality, network.step
             if self.config.keeps_best:
-                # The copy before is let go first, so that there is never more than one.
+                # Free the former copy first, so that there is never more than one.
                 self.weights = None
                 self.weights = network.copy_weights()
         return patience is not None and epoch - self.epoch >= patience
 
     def state(self) -> dict:
-        """Return all but the weights, as plain values that ``restore`` takes."""
+        """Return everything but the weights, as plain values that ``restore`` takes."""
         return {"epoch": self.epoch, "quality": self.quality, "step": self._step}
 
     def restore(self, state: dict, weights: dict[str, np.ndarray] | None) -> None:
-        """Follow on from where another stood.
-
-        Parameters
-        ----------
-        state : dict
-            What ``state`` returned.
-        weights : dict of array or None
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            Something is missing or is not what it should be.
-        """
+        """Go on from what ``state`` returned; KeyError, TypeError or ValueError if it is not complete and valid."""
         epoch, quality = read_count(state, "epoch", optional=True), read_figures(state, "quality")
         if epoch is not None and self.config.monitor not in quality:
-            raise ValueError(f"quality must have {self.config.monitor}, by which epoch {epoch} was best")
+            raise ValueError(f"quality must have {self.config.monitor}, because epoch {epoch} is the best by it")
         self.epoch, self.quality, self._step = epoch, quality, read_count(state, "step")
         self.weights = weights
 

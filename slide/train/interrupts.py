@@ -1,21 +1,19 @@
-"""Signals that end training, noted until the batch is done."""
+"""Signals that end training at the end of the batch."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from typing import TYPE_CHECKING
+from types import FrameType
 
 from slide.train.callbacks import Callback
-
-if TYPE_CHECKING:
-    from slide.train.records import Progress
+from slide.train.records import Progress
 
 
 class StopSignals(Callback):
-    """Ends a run after the batch during which SIGINT or SIGTERM comes, while this is in use; the next acts as ever.
+    """Ends a run after the batch during which SIGINT or SIGTERM arrives; a second signal acts as usual.
 
-    With `checkpoints` the run can be resumed::
+    Signals are caught only inside a ``with`` block. With `checkpoints` the run can be resumed::
 
         with StopSignals() as stop:
             network.fit(X, Y, checkpoints=Checkpoints("run"), callbacks=[stop])
@@ -23,15 +21,15 @@ class StopSignals(Callback):
     Attributes
     ----------
     signum : int or None
-        The signal that was noted.
+        The signal that arrived; None if none has.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signum: int | None = None
         self._former: dict = {}
 
     def __enter__(self) -> StopSignals:
-        # Python allows handlers in the main thread only; elsewhere signals are someone else's.
+        # Python allows signal handlers in the main thread only.
         if threading.current_thread() is threading.main_thread():
             self._former = {
                 number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
@@ -42,17 +40,17 @@ class StopSignals(Callback):
         self._restore()
 
     def on_batch(self, progress: Progress) -> bool:
-        """Tell whether a signal was noted."""
+        """Return whether a signal has arrived."""
         return self.signum is not None
 
     def on_epoch(self, progress: Progress) -> bool:
-        """Tell whether a signal was noted."""
+        """Return whether a signal has arrived."""
         return self.signum is not None
 
-    def _note(self, signum, frame):
+    def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
         self._restore()
 
-    def _restore(self):
+    def _restore(self) -> None:
         while self._former:
             signal.signal(*self._former.popitem())

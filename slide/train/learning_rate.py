@@ -1,19 +1,20 @@
-"""How the learning rate goes over a run: from the number of a batch to the factor that the learning rate is given.
+"""Schedules of the learning rate: the factor of the learning rate for each batch of a run.
 
-With t batches done of the n of the run, and w of them the warm-up's, the factor of the next batch is
+A run has n batches, the first w of which are the warm-up. After t batches, the factor of the next batch is
 
-- ``(t + 1) / (w + 1)`` while t < w, whatever the schedule; and after that, with p = (t - w) / (n - w) for the share
-  of the rest that is done and f for ``final_lr``,
+- ``(t + 1) / (w + 1)`` while t < w, in every schedule. After the warm-up, with p = (t - w) / (n - w), the share of the
+  remaining batches that is done, and f, the setting ``final_lr``:
 - ``"linear"``: ``1 - (1 - f) p``;
 - ``"cosine"``: ``f + (1 - f) cos(pi p / 2)**2``, which is the usual ``f + (1 - f) (1 + cos(pi p)) / 2`` (Loshchilov
   and Hutter, *SGDR: Stochastic Gradient Descent with Warm Restarts*, ICLR 2017, without restarts);
-- ``"step"``: ``step_factor ** floor((t - w) / s)``, where s is the batches of ``step_every`` epochs;
-- ``"inverse_sqrt"``: ``1 / sqrt(1 + (t - w) / d)``, where d is ``decay_batches``: a fall without an end, for streams
+- ``"step"``: ``step_factor ** floor((t - w) / s)``, where s is the number of batches in ``step_every`` epochs;
+- ``"inverse_sqrt"``: ``1 / sqrt(1 + (t - w) / d)``, where d is ``decay_batches``. It falls without end, for streams
   (Zinkevich, *Online Convex Programming and Generalized Infinitesimal Gradient Ascent*, ICML 2003);
 - ``"constant"``: 1.
 
-p reaches 1, and linear and cosine their end f, one batch after the last, so that with f = 0 every batch still counts.
-The names are fields of `TrainingConfig`. When hash tables are rebuilt is another matter; see `slide.lsh.schedule`.
+p would reach 1, and ``"linear"`` and ``"cosine"`` would reach f, one batch after the last: with f = 0 every batch still
+counts. The names are fields of `TrainingConfig`. The schedule by which hash tables are rebuilt is
+`slide.lsh.schedule`.
 """
 
 from __future__ import annotations
@@ -24,35 +25,23 @@ from slide.config import TrainingConfig
 
 
 def warmup_batches(config: TrainingConfig, n_batches: int) -> int:
-    """Return how many batches the warm-up takes; a run may be shorter.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-    n_batches : int
-        Of the run.
-    """
+    """Return the number of batches of the warm-up of a run of `n_batches`, which may be fewer."""
     return int(config.warmup) if config.warmup >= 1 else round(config.warmup * n_batches)
 
 
 def lr_factor(config: TrainingConfig, batch: int, n_batches: int, per_epoch: int) -> float:
-    """Return what the learning rate is multiplied by for a batch.
+    """Return the factor of the learning rate for a batch, from 0 to 1.
 
     Parameters
     ----------
     config : TrainingConfig
-        ``schedule`` and what it depends on.
+        ``schedule`` and the settings that it depends on.
     batch : int
-        Counted from 0, over all epochs.
+        Number of the batch, from 0 to ``n_batches - 1``, over all epochs.
     n_batches : int
-        Of the run; `batch` is below.
+        Number of batches of the run.
     per_epoch : int
-        Batches of an epoch.
-
-    Returns
-    -------
-    float
-        From 0 to 1.
+        Number of batches of an epoch.
     """
     warmup = warmup_batches(config, n_batches)
     if batch < warmup:

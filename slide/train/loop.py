@@ -1,4 +1,4 @@
-"""The training loop: epochs, shuffling, evaluation on the way, history."""
+"""The training loop: epochs, batches, evaluation, checkpoints, history."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from slide import metrics
 from slide.config import ConfigError, TrainingConfig
+from slide.data.dataset import MatrixLike
 from slide.model.base import BaseNetwork
+from slide.model.faults import NumericalFault
 from slide.system.blas import one_blas_thread
 from slide.system.guard import trains
 from slide.train.callbacks import Callback, Callbacks, Run
 from slide.train.checkpoints import Checkpoints, NoCheckpoints, SavedRun, facts_of
 from slide.train.early_stopping import BestEpoch
-from slide.train.feed import Feed
+from slide.train.feed import Feed, RunFeed
 from slide.train.learning_rate import lr_factor
 from slide.train.records import Epoch, History, Progress
 from slide.train.run_state import RunState
@@ -30,25 +32,21 @@ log = logging.getLogger("slide")
 @trains
 def fit(
     network: BaseNetwork,
-    X: csr_matrix,
-    Y: csr_matrix,
+    X: MatrixLike,
+    Y: MatrixLike,
     *,
     config: TrainingConfig | None = None,
-    validation: tuple[csr_matrix, csr_matrix] | None = None,
+    validation: tuple[MatrixLike, MatrixLike] | None = None,
     mask_inputs: bool = False,
     label_weights: np.ndarray | None = None,
     callbacks: Iterable[Callback | Callable[[Progress], bool | None]] = (),
     checkpoints: Checkpoints | None = None,
     resume: str | os.PathLike | None = None,
-    make_feed: Callable[..., Feed] = Feed,
+    make_feed: Callable[..., RunFeed] = Feed,
 ) -> History:
-    """Train a network; see `Network.fit` for the parameters, what is returned and the errors.
+    """Train a network; see `Network.fit` for the parameters, the result and the errors.
 
-    Parameters
-    ----------
-    network : BaseNetwork
-    make_feed : callable
-        Returns the `Feed` of the run, given the layers, X, Y, the configuration and the validation data.
+    `make_feed` returns the feed of the run, given the layers, X, Y, the configuration and the validation data.
     """
     saved = None
     if resume is not None:
@@ -62,10 +60,10 @@ def fit(
     if config.needs_validation and validation is None and not config.holdout:
         raise ConfigError(
             "TrainingConfig.patience and keep_best need samples to measure quality on: give fit validation=(X, Y), or "
-            "set TrainingConfig.holdout to the share of the training samples to set aside, such as 0.1"
+            "set TrainingConfig.holdout to the share of the training samples to hold out, such as 0.1"
         )
     feed = make_feed(network.layers, X, Y, config, validation)
-    facts = {}
+    facts: dict = {}
     if checkpoints is not None or saved is not None:
         facts = facts_of(config, feed, mask_inputs, label_weights)
     if saved is not None:
@@ -91,8 +89,8 @@ def fit(
         # differently.
         network.output.expect_batches_of(feed.batch_samples)
 
-    def keep(fault):
-        """What there was before the fault, where that is known to be sound."""
+    def keep(fault: NumericalFault) -> Path | None:
+        """Save the network as it was before the fault, if it still is; return the newest checkpoint."""
         return keeper.fault_met(network, state, facts, harmless=fault.harmless)
 
     tolerance = Tolerance(config.on_fault, progress, keep)
@@ -123,7 +121,7 @@ def fit(
 
 def _run_epoch(
     network: BaseNetwork,
-    feed: Feed,
+    feed: RunFeed,
     config: TrainingConfig,
     state: RunState,
     tolerance: Tolerance,
@@ -131,7 +129,7 @@ def _run_epoch(
     keeper: Checkpoints | NoCheckpoints,
     facts: dict,
 ) -> dict:
-    """Train on what is left of an epoch, or of the run; return the fields of its Epoch but the quality."""
+    """Train on the rest of an epoch, or of the run; return the fields of its Epoch except the quality."""
     progress, history = state.progress, state.history
     rehashed_before = network.rehash_seconds - progress.rehash_seconds
     for rows in feed.batches(progress.epoch, state.batches):
@@ -154,7 +152,7 @@ def _run_epoch(
         if stopping:
             history.stopped = True
             break
-    # Whether or not anything evaluates the network here: looking at a run must not change it.
+    # Settle after every epoch, also where nothing is evaluated: evaluating a run must not change its results.
     start = time.perf_counter()
     network.settle()
     tolerance.check(network)

@@ -1,4 +1,4 @@
-"""Where a run stands, and what it has done: its epochs and its history."""
+"""Progress of a run, and what it has done: its epochs and its history."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ SMOOTHING = 0.98
 
 @dataclass
 class Progress:
-    """Where training stands; what callbacks are given. Do not modify it.
+    """How far a training run is; callbacks get it. Do not modify it.
 
     Attributes
     ----------
-    epoch, batch : int
-        Counted from 1; `batch` goes on over all epochs.
+    epoch : int
+        Number of the epoch, counted from 1.
+    batch : int
+        Number of the last batch, counted from 1 over all epochs.
     batches : int
-        Of the whole run; 0 where nobody knows.
+        Number of batches of the whole run; 0 if unknown, as for streams.
     samples : int
-        Seen so far, over all epochs.
+        Number of samples seen so far, over all epochs.
     skipped, skipped_in_a_row : int
         Batches skipped because of a numerical fault: in total, and in a row up to now.
-    loss, precision, active : float
-        Running means of the batches' loss, of P@1 among the active neurons, and of active neurons a sample.
+    loss : float
+        Running mean of the batches' loss, in nats.
+    precision : float
+        Running mean of P@1 among the active neurons, from 0 to 1.
+    active : float
+        Running mean of the number of active neurons per sample.
     lr : float
         Learning rate of the last batch.
     seconds : float
-        Spent on training, evaluation and callbacks not counted.
+        Time spent on training, without evaluation and callbacks.
     rehash_seconds : float
-        Of these, spent on the hash tables of all layers.
+        Part of `seconds` that was spent on the hash tables of all layers.
     quality : dict
         Metrics of the last evaluation, such as ``{"P@1": 0.5}``; empty before the first.
     finished : Epoch or None
@@ -56,7 +62,7 @@ class Progress:
     finished: Epoch | None = None
 
     def advance(self, stats: BatchStats, samples: int) -> np.ndarray:
-        """Count a batch in; return its loss, precision and active neurons a sample."""
+        """Count a batch; return its loss, its precision and its active neurons per sample."""
         self.batch += 1
         self.samples += samples
         figures = np.array([stats.loss, stats.precision, stats.active])
@@ -68,7 +74,7 @@ class Progress:
         return figures
 
     def skip_batch(self, samples: int) -> None:
-        """Count a batch in that was left out."""
+        """Count a batch that was skipped."""
         self.batch += 1
         self.samples += samples
         self.skipped += 1
@@ -77,16 +83,22 @@ class Progress:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the data, as it was.
+    """One pass over the data.
 
     Attributes
     ----------
     epoch : int
+        Number of the epoch, counted from 1.
     batches : int
-    loss, precision, active : float
-        Means over the epoch; NaN if every batch was left out.
+        Number of its batches; fewer than usual if the run ended in it.
+    loss : float
+        Mean loss of its batches, in nats; NaN if every batch was skipped.
+    precision : float
+        Mean P@1 among the active neurons, from 0 to 1; NaN if every batch was skipped.
+    active : float
+        Mean number of active neurons per sample; NaN if every batch was skipped.
     seconds : float
-        Spent on training.
+        Time spent on training, without evaluation and callbacks.
     quality : dict
         Metrics at its end; empty if none were measured.
     """
@@ -102,33 +114,34 @@ class Epoch:
 
 @dataclass
 class History:
-    """What ``fit`` returns.
+    """What a run has done; ``fit`` returns it.
 
     Attributes
     ----------
     epochs : list of Epoch
-        The last may be incomplete.
+        All epochs; the last may be incomplete.
     batches : int
+        Number of batches.
     train_seconds : float
-        Rehashing counted, evaluation not.
+        Time spent on training, with rehashing, without evaluation and callbacks.
     rehash_seconds : float
-        Of these, spent on the hash tables of all layers.
+        Part of `train_seconds` that was spent on the hash tables of all layers.
     active_per_sample : float
-        Mean number of active output neurons.
+        Mean number of active output neurons per sample.
     skipped : int
-        Batches that were left out for a numerical fault.
+        Number of batches that were skipped because of a numerical fault.
     stopped : bool
         Whether a callback ended the run early.
     out_of_patience : bool
         Whether ``config.patience`` epochs without improvement ended the run.
     best_epoch : int or None
-        The epoch that was best by ``config.monitor``; None before one was measured.
+        The best epoch by ``config.monitor``; None before one was measured.
     best_quality : dict
         Its metrics; empty before one was measured.
     bytes_per_batch : dict
-        Of a run over several ranks: what this rank received of the others in a batch, on average, by kind.
+        In a run over several ranks, the mean number of bytes per batch that this rank received from others, by kind.
     error : str or None
-        The exception that ended the run, for the callbacks to see.
+        The exception that ended the run, for callbacks.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -146,7 +159,7 @@ class History:
 
     @property
     def ms_per_batch(self) -> float:
-        """Mean milliseconds of a batch, rehashing counted; 0 before the first."""
+        """Mean milliseconds per batch, with rehashing; 0 before the first batch."""
         return 1e3 * self.train_seconds / self.batches if self.batches else 0.0
 
     @property

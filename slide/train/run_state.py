@@ -1,9 +1,11 @@
-"""Where a training run stands between two batches: all that its rest depends on besides the network and the data."""
+"""The state of a training run between two batches: the rest of the run depends on it, the network and the data only."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -14,21 +16,20 @@ from slide.train.records import Epoch, History, Progress
 
 @dataclass
 class RunState:
-    """Where a run stands.
+    """The state of a run.
 
     Attributes
     ----------
-    progress : Progress
-    history : History
-    best : BestEpoch
+    of_epoch : int
+        Number of batches per epoch.
     under_way : bool
         Whether an epoch has begun that is not in the history yet.
-    batches, of_epoch : int
-        Of that epoch: done, and in all.
+    batches : int
+        Number of its batches that are done.
     skipped : int
-        Of those that are done, left out for a numerical fault.
+        Number of these batches that were skipped because of a numerical fault.
     totals : float64 array [3]
-        Sums of these batches' loss, precision and active neurons.
+        Sums over these batches of the loss, the precision and the active neurons.
     began : float
         ``progress.seconds`` when the epoch began.
     """
@@ -57,13 +58,13 @@ class RunState:
             self.began = self.progress.seconds
 
     def state(self) -> dict:
-        """Return plain values that ``restore`` takes; the best epoch's weights are apart, in ``best.weights``."""
+        """Return plain values that ``restore`` takes, without the weights of the best epoch (``best.weights``)."""
         history = dataclasses.asdict(self.history)
         # A run that was stopped goes on as if it had not been.
         history["stopped"] = False
         del history["error"], history["bytes_per_batch"]
         progress = dataclasses.asdict(self.progress)
-        # The last of the history's epochs.
+        # `finished` is also the last epoch of the history.
         del progress["finished"]
         own = {name: getattr(self, name) for name in ("under_way", "batches", "skipped", "began")}
         return {
@@ -75,22 +76,10 @@ class RunState:
         }
 
     def restore(self, values: dict, best_weights: dict[str, np.ndarray] | None) -> None:
-        """Stand where another run stood.
-
-        Parameters
-        ----------
-        values : dict
-            What ``state`` returned.
-        best_weights : dict of array or None
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            Something is missing or is not what it should be.
-        """
+        """Go on from what ``state`` returned; KeyError, TypeError or ValueError if it is not complete and valid."""
         planned = self.progress.batches
         epochs = [Epoch(**_read(Epoch, epoch)) for epoch in values["history"]["epochs"]]
-        # Runs from before batches could be left out do not say that none was.
+        # Runs of versions that could not skip batches do not say that none was skipped.
         none = {"skipped": 0, "skipped_in_a_row": 0}
         last = epochs[-1] if epochs else None
         history = _read(
@@ -107,7 +96,7 @@ class RunState:
         if len(epochs) != over or progress["batch"] != done or progress["batches"] != planned or done > planned:
             raise ValueError(
                 f"epoch {progress['epoch']}, batch {progress['batch']} of {progress['batches']} and {len(epochs)} "
-                f"epochs that are over do not belong together, or not to this run of {planned} batches"
+                f"finished epochs do not fit together, or do not fit this run of {planned} batches"
             )
         self.best.restore(values["best"], best_weights)
         for target, fields in ((self.progress, progress), (self.history, history)):
@@ -118,12 +107,17 @@ class RunState:
         self.totals[:] = totals
 
 
-def _read(kind, values, **given):
-    """The fields of a dataclass of figures out of plain values, those that are given aside."""
+def _read(kind: type, values: dict, **given: object) -> dict:
+    """Return the fields of a dataclass of figures, read from plain values unless they are given."""
     fields = dict(given)
+    readers: dict[str, Callable[[dict, str], object]] = {
+        "int": read_count,
+        "int | None": partial(read_count, optional=True),
+        "float": read_figure,
+        "bool": read_flag,
+        "dict[str, float]": read_figures,
+    }
     for f in dataclasses.fields(kind):
         if f.name not in given:
-            reader = {"int": read_count, "float": read_figure, "bool": read_flag, "dict[str, float]": read_figures}
-            optional = {"optional": True} if f.type == "int | None" else {}
-            fields[f.name] = reader.get(f.type, read_count)(values, f.name, **optional)
+            fields[f.name] = readers[str(f.type)](values, f.name)
     return fields

@@ -1,4 +1,4 @@
-"""What a run does about numerical faults: it stops, or leaves batches out."""
+"""What a run does about numerical faults: it stops, or skips batches."""
 
 from __future__ import annotations
 
@@ -13,32 +13,30 @@ from slide.train.records import Progress
 
 log = logging.getLogger("slide")
 
-
 PATIENCE = 10
-"""Batches left out in a row after which a run ends all the same: it is not the batches then."""
+"""Number of batches skipped in a row that ends the run: the batches are not the cause then."""
 
-TOLD = 10
-"""Batches left out of which each is logged; then every hundredth is."""
+LOGGED = 10
+"""Number of skipped batches that are logged one by one; after these, every hundredth is logged."""
 
 SMALL = 1 << 26
-"""Networks of up to so many bytes are checked after every epoch."""
+"""Largest size, in bytes, of networks that are checked after every epoch."""
 
 SPEED, WORTH = 2e9, 30
-"""Larger networks, which are checked at `SPEED` bytes per second, are checked only after `WORTH` times as long in
-training."""
+"""Bytes per second of a check, and the least ratio of training time to checking time for networks above `SMALL`."""
 
 
 class Tolerance:
-    """Trains on a run's batches, and does about numerical faults what the run was asked to.
+    """Trains on a run's batches, and stops the run at numerical faults or skips the batch, as the run was asked to.
 
     Parameters
     ----------
     on_fault : str
         ``"stop"`` or ``"skip"``; see `slide.TrainingConfig`.
     progress : Progress
-        Of the run; a batch that is left out is counted there.
+        Progress of the run; skipped batches are counted there.
     keep : callable, optional
-        Told of a fault that ends the run; returns the newest checkpoint, or None.
+        Called with a fault that ends the run; returns the newest checkpoint, or None.
     """
 
     def __init__(
@@ -50,18 +48,12 @@ class Tolerance:
         self._checked = progress.seconds
 
     def train(self, network: BaseNetwork, batch: Batch, lr_factor: float) -> BatchStats | None:
-        """Train on a batch; return None if it was left out.
-
-        Parameters
-        ----------
-        network : BaseNetwork
-        batch : Batch
-        lr_factor : float
+        """Train on a batch; return None if it was skipped.
 
         Raises
         ------
         NumericalFault
-            The run is to stop at faults, the fault is not the batch's alone, or too many were left out in a row.
+            The run is to stop at faults, the fault has changed the network, or too many batches were skipped in a row.
         """
         progress = self._progress
         try:
@@ -70,22 +62,19 @@ class Tolerance:
             if not self._skips or not fault.harmless:
                 raise fault.with_context(f"batch {progress.batch + 1:,}: ", self._last_good(fault)) from None
             if progress.skipped_in_a_row + 1 >= PATIENCE:
-                many = f"batch {progress.batch + 1:,} is the {PATIENCE}th in a row that had to be left out: "
+                many = f"batch {progress.batch + 1:,} is the {PATIENCE}th in a row that had to be skipped: "
                 raise fault.with_context(many, self._last_good(fault)) from None
             progress.skip_batch(batch.n_samples)
-            if progress.skipped <= TOLD or progress.skipped % 100 == 0:
-                log.warning("batch %s is left out, %s so far: %s", f"{progress.batch:,}", progress.skipped, fault)
+            if progress.skipped <= LOGGED or progress.skipped % 100 == 0:
+                log.warning("batch %s is skipped, %s so far: %s", f"{progress.batch:,}", progress.skipped, fault)
             return None
         progress.skipped_in_a_row = 0
         return stats
 
     def check(self, network: BaseNetwork) -> None:
-        """Look through all the network has learnt, unless that would cost more than a few hundredths of the run.
+        """Raise NumericalFault if anything in the network is not finite.
 
-        Raises
-        ------
-        NumericalFault
-            Something is not finite.
+        Large networks are checked rarely, so that checks take no more than a few hundredths of the training time.
         """
         nbytes = sum(layer.table.buffer.nbytes for layer in network.layers)
         if nbytes > SMALL and self._progress.seconds - self._checked < WORTH * nbytes / SPEED:
@@ -96,11 +85,12 @@ class Tolerance:
         except NumericalFault as fault:
             raise fault.with_context(f"after batch {self._progress.batch:,}: ", self._last_good(fault)) from None
 
-    def _last_good(self, fault):
+    def _last_good(self, fault: NumericalFault) -> str:
+        """Return the end of the message: where the last good checkpoint is."""
         path = None if self._keep is None else self._keep(fault)
         if path is None:
             return ""
         more = ""
         if fault.harmless and not self._skips:
-            more = ', and resuming with on_fault "skip" leaves such batches out'
-        return f". The last good checkpoint is {path}: Network.load gives that network, for other settings{more}"
+            more = '; to skip such batches, resume with on_fault "skip"'
+        return f". The last good checkpoint is {path}: to train with other settings, use Network.load{more}"

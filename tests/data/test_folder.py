@@ -193,12 +193,12 @@ def test_something_else_is_not_replaced(write, tmp_path):
 
 
 def test_folder_is_no_source(folder, tmp_path):
-    with pytest.raises(DataError, match="is such a folder already"):
+    with pytest.raises(DataError, match="is a data set's folder already"):
         convert(folder, tmp_path / "other")
 
 
 def test_folder_without_a_manifest(tmp_path):
-    with pytest.raises(DataError, match="is a folder, and none that `slide convert` wrote"):
+    with pytest.raises(DataError, match="is a folder, and not one that `slide convert` wrote"):
         load(tmp_path)
     with pytest.raises(DataError, match=r"it has no dataset.json"):
         load(tmp_path, format="folder")

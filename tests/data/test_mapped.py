@@ -123,8 +123,8 @@ def test_batches_whatever_is_in_memory(plain, mapped, batches, data):
     for rows in batches:
         if data.draw(st.booleans()):
             window = np.array(sorted(data.draw(st.sets(st.integers(0, N - 1)))), np.int64)
-            order = data.draw(st.permutations(range(len(runs(window)[0]))))
-            readers[0].fetch(*(ends[order] for ends in runs(window)))
+            order = data.draw(st.permutations(range(len(stretches(window)[0]))))
+            readers[0].fetch(*(ends[order] for ends in stretches(window)))
             # To have others read from the disk meanwhile changes nothing.
             readers[0].expect(np.array([0, N - 2]), np.array([1, N]))
         one, other = (reader.read(np.array(rows, np.int64)) for reader in readers)

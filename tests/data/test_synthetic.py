@@ -54,10 +54,10 @@ def test_centroids_find_the_labels():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_points": 0}, "n_points"),
+        ({"n_samples": 0}, "n_samples"),
         ({"n_labels": 0}, "n_labels"),
-        ({"features_per_point": 0}, "features_per_point"),
-        ({"test_points": -1}, "test_points"),
+        ({"features_per_sample": 0}, "features_per_sample"),
+        ({"test_samples": -1}, "test_samples"),
         ({"noise": 1.5}, "noise"),
         ({"zipf": -1.0}, "zipf"),
         ({"zipf": np.nan}, "zipf"),

@@ -119,7 +119,7 @@ def test_watch_of_nobody(capsys):
 
 def test_run_of_nothing(capsys):
     assert main(["run", "--"]) == 1
-    assert "no command to run" in capsys.readouterr().err
+    assert "no command to start" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["probe", "bench"])
@@ -185,7 +185,8 @@ def test_the_tool_in_a_checkout_without_a_build(tmp_path):
         (bare / folder).mkdir(parents=True)
     (bare / "tools" / "hugepages.py").write_text(TOOL.read_text())
     source = Path(slide.__file__).parent
-    for path in (source / "__init__.py", *source.glob("hugepages/*.py"), source / "kernels" / "__init__.py"):
+    wings = [path for wing in ("hugepages", "system", "files") for path in source.glob(f"{wing}/*.py")]
+    for path in (source / "__init__.py", *wings, source / "kernels" / "__init__.py"):
         target = bare / "slide" / path.relative_to(source)
         target.parent.mkdir(exist_ok=True)
         target.write_text(path.read_text())

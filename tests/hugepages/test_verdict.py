@@ -28,7 +28,7 @@ def test_never(judged):
     assert enable["command"] == "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"
     assert "do not ask notice nothing" in enable["cost"]
     assert reserve["command"] == "echo 512 | sudo tee /proc/sys/vm/nr_hugepages"
-    assert "gone for everything else" in reserve["cost"]
+    assert "nothing else can use that memory" in reserve["cost"]
 
 
 @pytest.mark.parametrize(("own", "answer"), [("[inherit]", "yes"), ("inherit [never]", "no"), ("[always]", "yes")])

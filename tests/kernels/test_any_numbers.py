@@ -11,7 +11,7 @@ from slide.config import LSHConfig
 from slide.kernels.active import draw_uniform, label_places, sorted_unique
 from slide.kernels.bfloat16 import BFloat16View, narrow, widen
 from slide.kernels.dropout import drop_entries, drop_pairs, drop_units
-from slide.kernels.losses import logistic_cross_entropy, remove_offsets, softmax_cross_entropy
+from slide.kernels.losses import ActiveSets, logistic_cross_entropy, remove_offsets, softmax_cross_entropy
 from slide.kernels.rows import RowTable
 from slide.kernels.search import exact_topk, sketch_topk
 from slide.kernels.sketch import Sketch
@@ -205,7 +205,7 @@ def test_losses_of_extreme_logits(loss_of, logits, n_shared, data):
     shared, own = logits[None, :n_shared].copy(), logits[n_shared:].copy()
     loss, hit = np.zeros((2, 1), np.float32)
     runs = np.array([0]), np.array([n - n_shared]), np.array([0, len(labels)])
-    loss_of(shared, n_shared, own, *runs, labels, np.ones(len(labels), np.float32), 1.0, loss, hit, 1)
+    loss_of(ActiveSets(shared, n_shared, own, *runs, labels, np.ones(len(labels), np.float32)), 1.0, loss, hit, 1)
     x, yes = logits.astype(np.float64), np.isin(np.arange(n), labels)
     if loss_of is softmax_cross_entropy:
         behind = x - x.max()

@@ -301,7 +301,7 @@ def test_sparse_samples_with_repeated_columns(seed, n_rows, samples, dim, touche
 @fast
 @given(SEEDS, st.integers(1, 50), DIMS, st.integers(0, 12), st.integers(0, 12), st.booleans(), PRECISIONS, THREADS)
 def test_paying_twice_is_paying_once(seed, n_rows, dim, between, more, moves, precision, threads):
-    """Rows that pay up to one step and then to another stand where those do that pay it all at the end."""
+    """Rows that catch up to one step and then to another are where those are that catch up once, at the end."""
     rng = np.random.default_rng(seed)
     stop = 1 + between + more
     steps = rng.random((stop, 3)).astype(np.float32) * [0.1, 1, 0.1] + np.float32([0, 1, 0])

@@ -3,6 +3,8 @@
 A kernel either refuses such an array, changing nothing, or has the result that it has for a plain one.
 """
 
+from functools import wraps
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,16 @@ def copies(arguments):
     return [np.copy(x) if np.ndim(x) else x for x in arguments]
 
 
+def on_sets(loss):
+    """A loss that takes the arrays of its active sets one by one."""
+
+    @wraps(loss)
+    def call(*arguments):
+        return loss(losses.ActiveSets(*arguments[:8]), *arguments[8:])
+
+    return call
+
+
 # What is called, and with what; a RowTable, groups and the like are made anew for each call.
 CALLS = {
     "sparse.spmm": lambda: (
@@ -148,15 +160,17 @@ CALLS = {
     "dropout.drop_entries": lambda: (
         dropout.drop_entries, int64(0, 1, 2), int32(0, 1), floats(2), 0.5, 1, 2, int64(0, 0, 0), int32(0, 0), floats(2),
     ),
-    "losses.softmax": lambda: (losses.softmax_cross_entropy, *copies(ACTIVE), 1),
-    "losses.logistic": lambda: (losses.logistic_cross_entropy, *copies(ACTIVE), 1),
+    "losses.softmax": lambda: (on_sets(losses.softmax_cross_entropy), *copies(ACTIVE), 1),
+    "losses.logistic": lambda: (on_sets(losses.logistic_cross_entropy), *copies(ACTIVE), 1),
     "loss_parts.softmax_terms": lambda: (
-        loss_parts.softmax_terms, *copies(ACTIVE[:8]), np.zeros((2, loss_parts.TERMS)), 1,
+        on_sets(loss_parts.softmax_terms), *copies(ACTIVE[:8]), np.zeros((2, loss_parts.TERMS)), 1,
     ),
     "loss_parts.softmax_gradients": lambda: (
-        loss_parts.softmax_gradients, *copies(ACTIVE[:8]), floats(2), floats(2), 0.5, 1,
+        on_sets(loss_parts.softmax_gradients), *copies(ACTIVE[:8]), floats(2), floats(2), 0.5, 1,
     ),
-    "loss_parts.largest_logits": lambda: (loss_parts.largest_logits, *copies(ACTIVE[:8]), np.zeros((2, 2))),
+    "loss_parts.largest_logits": lambda: (
+        on_sets(loss_parts.largest_logits), *copies(ACTIVE[:8]), np.zeros((2, 2)),
+    ),
     "losses.remove_offsets": lambda: (losses.remove_offsets, floats(2, 3), floats(2), *RUNS, int32(0, 1, 1), 1),
     "sampling.vanilla": lambda: (
         sampling.vanilla, uint32(2, 2), *built(), 4, int64(0, 1, 1), int32(3), 3, 1, 2, np.zeros((2, 3), np.int32),

@@ -1,4 +1,4 @@
-"""Rows that pay what they owe for skipped steps, and gradients that are measured, against float64 twins."""
+"""Rows that catch up on skipped steps, and gradients that are measured, against float64 twins."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def make_aged(make_table, rng):
     return make_aged
 
 
-def pay(state, row, step, first, decays, history, motion, replay_until):
+def step_behind(state, row, step, first, decays, history, motion, replay_until):
     """Bring one row of a float64 state to the end of a step."""
     log_keep, steps, nodes = history
     last = int(state["last_step"][row])
@@ -101,16 +101,16 @@ def test_catch_up_twin(rng, make_aged, history, padding_is_zero, dim, threads, m
     twin = {name: view.astype(np.float64) for name, view in table.state().items()}
     chosen = np.flatnonzero(rng.random(N_ROWS) < 0.7).astype(np.int32) if ids == "some" else None
     for row in range(N_ROWS) if chosen is None else chosen:
-        pay(twin, row, step, first, decays, (log_keep, steps, nodes), motion, replay_until)
+        step_behind(twin, row, step, first, decays, (log_keep, steps, nodes), motion, replay_until)
     arrays = (steps, nodes, WINDOW, replay_until, EPS) if motion else None
     owed = Owed(step, first, log_keep, BETAS if decays else None, arrays)
     catch_up(table, chosen, owed, threads)
     for name, view in table.state().items():
         np.testing.assert_allclose(view, twin[name], rtol=1e-4, atol=1e-4, err_msg=name)
     assert padding_is_zero(table)
-    paid = np.frombuffer(table.buffer, np.uint8).copy()
+    caught_up = np.frombuffer(table.buffer, np.uint8).copy()
     catch_up(table, chosen, owed, threads)
-    assert np.array_equal(np.frombuffer(table.buffer, np.uint8), paid)
+    assert np.array_equal(np.frombuffer(table.buffer, np.uint8), caught_up)
 
 
 def test_results_are_the_same_at_any_number_of_threads(make_aged, history):
@@ -159,7 +159,7 @@ def test_kernels_that_read_rows_let_them_pay_first(rng, make_aged, history, thre
 def test_what_reads_rows_checks_what_they_owe(make_table):
     owed = Owed(3, 0, NOTHING, BETAS, None)
     hidden, out = np.zeros((1, 32), np.float32), np.zeros((1, 2), np.float32)
-    with pytest.raises(ValueError, match="ids must ascend where rows pay what they owe, got 1 after 1"):
+    with pytest.raises(ValueError, match="ids must ascend where rows catch up, got 1 after 1"):
         shared_logits(make_table(3, 20), np.ones(2, np.int32), NO_OFFSETS, hidden, out, 1, owed)
     few = make_table(3, 20, 1)
     with pytest.raises(ValueError, match="moments decay, but the table keeps 1 of two"):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, log_softmax, logsumexp
 
-from slide.kernels.losses import logistic_cross_entropy, remove_offsets, softmax_cross_entropy
+from slide.kernels.losses import ActiveSets, logistic_cross_entropy, remove_offsets, softmax_cross_entropy
 
 SIZES = (0, 1, 15, 16, 17, 31, 32, 33, 300)
 LOSSES = {"softmax": softmax_cross_entropy, "logistic": logistic_cross_entropy}
@@ -40,7 +40,7 @@ def case(rng, samples, n_shared, most_own, *, most_labels=3, spread=3.0, weighte
 
 def run(name, case, scale=1.0, threads=1, smoothing=0.0):
     loss, hit = (np.full(len(case["begin"]), np.nan, np.float32) for _ in range(2))
-    LOSSES[name](**case, scale=scale, loss=loss, hit=hit, num_threads=threads, smoothing=smoothing)
+    LOSSES[name](ActiveSets(**case, smoothing=smoothing), scale, loss, hit, threads)
     return loss, hit
 
 
@@ -107,6 +107,20 @@ def test_twin(rng, name, n_shared, most_own, threads):
 def test_twin_of_weights_and_smoothing(rng, name, n_shared, weighted, smoothing, threads):
     arguments = case(rng, 20, n_shared, 17, weighted=weighted)
     assert_matches_twin(name, arguments, threads=threads, smoothing=smoothing)
+
+
+@every_loss
+def test_twin_of_weights_where_nobody_is_certain(rng, name):
+    arguments = case(rng, 20, 33, 17, weighted=True)
+    nobody = np.zeros(20, np.int64)
+    copies = arguments | {"shared": arguments["shared"].copy(), "own": arguments["own"].copy()}
+    del copies["certain"]
+    found = run(name, copies, smoothing=0.1)
+    arguments["certain"] = np.zeros(0, np.int32), nobody, nobody
+    assert_matches_twin(name, arguments, scale=1.0, smoothing=0.1)
+    assert np.array_equal(copies["shared"], arguments["shared"])
+    assert np.array_equal(copies["own"], arguments["own"])
+    assert np.isfinite(found).all()
 
 
 @every_loss
@@ -231,6 +245,37 @@ def test_threads_do_not_change_the_result(rng, name):
 
 
 @every_loss
+def test_sets_serve_again_on_more_threads(rng, name):
+    """A loss leaves its scratch as it found it, and more threads have more of it."""
+    arguments = case(rng, 64, 4096, 200, weighted=True)
+    logits, own = arguments["shared"].copy(), arguments["own"].copy()
+    sets, results = ActiveSets(**arguments, smoothing=0.1), []
+    for threads in (1, 1, 3, 2):
+        loss, hit = np.zeros((2, 64), np.float32)
+        arguments["shared"][:], arguments["own"][:] = logits, own
+        LOSSES[name](sets, 0.1, loss, hit, threads)
+        results.append((arguments["shared"].copy(), arguments["own"].copy(), loss, hit))
+    for other in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@every_loss
+def test_sets_keep_their_arrays(rng, name):
+    arguments = case(rng, 8, 40, 20, weighted=True)
+    copies = {key: np.copy(value) for key, value in arguments.items() if isinstance(value, np.ndarray)}
+    copies["certain"] = tuple(np.copy(array) for array in arguments["certain"])
+    expected = run(name, arguments, smoothing=0.1)
+    sets = ActiveSets(**arguments | copies, smoothing=0.1)
+    del copies
+    # What was free would be given to these.
+    noise = [np.full(n, 77, np.int64) for n in range(1, 400)]
+    found = np.zeros((2, 8), np.float32)
+    LOSSES[name](sets, 1.0, *found, 1)
+    assert np.array_equal(found, expected)
+    del noise
+
+
+@every_loss
 @pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
 def test_no_samples(rng, name, weighted):
     loss, _ = run(name, case(rng, 0, 10, 10, weighted=weighted), smoothing=0.1)
@@ -238,12 +283,21 @@ def test_no_samples(rng, name, weighted):
 
 
 @every_loss
+def test_outputs_are_checked(rng, name):
+    sets = ActiveSets(**case(rng, 2, 3, 0))
+    for n, m in [(1, 2), (2, 1), (3, 2)]:
+        with pytest.raises(ValueError, match=f"loss and hit must have 2 entries each, got {n} and {m}"):
+            LOSSES[name](sets, 1.0, np.zeros(n, np.float32), np.zeros(m, np.float32), 1)
+    with pytest.raises(TypeError, match="ActiveSets"):
+        LOSSES[name](None, 1.0, *np.zeros((2, 2), np.float32), 1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hit": np.zeros(1, np.float32)}, "begin, end and hit must fit 2 samples"),
-        ({"begin": np.zeros(1, np.int64)}, "begin, end and hit must fit 2 samples"),
-        ({"end": np.zeros(1, np.int64)}, "begin, end and hit must fit 2 samples"),
+        ({"begin": np.zeros(1, np.int64)}, "begin and end must have an entry for each sample, got 1 and 2"),
+        ({"end": np.zeros(1, np.int64)}, "begin and end must have an entry for each sample, got 2 and 1"),
+        ({"begin": np.zeros(3, np.int64), "end": np.zeros(3, np.int64)}, "label_ptr must rise"),
         ({"label_ptr": np.array([0, 1])}, "label_ptr must rise"),
         ({"label_ptr": np.array([1, 1, 2])}, "label_ptr must rise"),
         ({"label_ptr": np.array([0, 1, 3])}, "label_ptr must rise"),
@@ -270,7 +324,7 @@ def test_no_samples(rng, name, weighted):
         ({"certain": ([-1, 0], [0, 1], [1, 2])}, "sample 0 has a certain neuron at place -1 of 3"),
     ],
 )
-def test_arguments_are_checked(name, changes, message):
+def test_arguments_are_checked(changes, message):
     arguments = {
         "shared": np.zeros((2, 3), np.float32),
         "n_shared": 3,
@@ -280,10 +334,6 @@ def test_arguments_are_checked(name, changes, message):
         "label_ptr": np.array([0, 1, 2]),
         "label_place": np.zeros(2, np.int32),
         "target": np.ones(2, np.float32),
-        "scale": 1.0,
-        "loss": np.zeros(2, np.float32),
-        "hit": np.zeros(2, np.float32),
-        "num_threads": 1,
         "smoothing": 0.5,
         "weight": np.ones(3, np.float32),
     } | changes
@@ -291,7 +341,7 @@ def test_arguments_are_checked(name, changes, message):
         places, *runs = changes["certain"]
         arguments["certain"] = np.array(places, np.int32), *map(np.array, runs)
     with pytest.raises(ValueError, match=message):
-        LOSSES[name](**arguments)
+        ActiveSets(**arguments)
 
 
 def test_remove_offsets_twin(rng, threads):
@@ -326,7 +376,7 @@ def test_remove_offsets_checks_its_arguments(changes, message):
         "begin": np.array([0, 1]),
         "end": np.array([1, 1]),
         "places": np.zeros(2, np.int32),
-        "num_threads": 1,
+        "threads": 1,
     }
     with pytest.raises(ValueError, match=message):
         remove_offsets(**arguments | changes)

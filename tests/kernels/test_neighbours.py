@@ -84,7 +84,7 @@ def test_postings_tell_their_size():
     ("changes", "message"),
     [
         ({"feature_ptr": np.zeros(0, np.int64)}, "expected an offset or more and fewer than"),
-        ({"n_points": -1}, "fewer than 2\\*\\*31 points, got 3 and -1"),
+        ({"n_points": -1}, "fewer than 2\\*\\*31 samples, got 3 and -1"),
         ({"feature_ptr": np.array([1, 2, 3])}, "feature_ptr must rise from 0"),
         ({"feature_ptr": np.array([0, 2, 1])}, "feature_ptr must rise from 0"),
         ({"feature_ptr": np.array([0, 2, 4])}, "feature_ptr must rise from 0"),
@@ -125,7 +125,7 @@ def test_nearest_checks_its_arguments(changes, message):
         "values": np.ones(2, np.float32),
         "out_ids": np.zeros((2, 2), np.int32),
         "out_scores": np.zeros((2, 2), np.float32),
-        "num_threads": 1,
+        "threads": 1,
     }
     with pytest.raises(ValueError, match=message):
         nearest(postings_of(np.ones((3, 5))), **arguments | changes)

@@ -223,7 +223,7 @@ def test_checks_at_the_door(policy, world):
         "iteration": 0,
         "out_ids": np.zeros((30, 5), np.int32),
         "out_counts": np.zeros(30, np.int64),
-        "num_threads": 1,
+        "threads": 1,
     }
     kernel(**good)
     for change, message in [

@@ -222,8 +222,8 @@ def test_catching_up_is_rounded_twin(rng, make_pair, dim, threads, precision, mo
     assert padding_is_zero(tables[0])
 
 
-def test_rows_pay_before_they_are_read(rng, make_pair, make_groups, one_blas, dim, threads, precision):
-    """Products that let rows pay read what a visit of their own would have left, to the bit."""
+def test_rows_catch_up_before_they_are_read(rng, make_pair, make_groups, one_blas, dim, threads, precision):
+    """Products that let rows catch up read what a visit of their own would have left, to the bit."""
     groups, _, hidden = make_groups(20, dim)
     owed = Owed(14, 0, np.arange(15) * np.log1p(-0.05), BETAS, None)
     first, second = make_pair(dim, precision)[0], RowTable(N_ROWS, dim, precision=precision)
@@ -237,9 +237,9 @@ def test_rows_pay_before_they_are_read(rng, make_pair, make_groups, one_blas, di
         if table is first:
             catch_up(table, groups.rows, owed, threads)
             catch_up(table, ids, owed, threads)
-        pays = None if table is first else owed
-        sparse.sddmm(table, groups, hidden, logits, threads, pays)
-        dense.shared_logits(table, ids, np.zeros(0, np.float32), hidden, shared, threads, pays)
+        missed = None if table is first else owed
+        sparse.sddmm(table, groups, hidden, logits, threads, missed)
+        dense.shared_logits(table, ids, np.zeros(0, np.float32), hidden, shared, threads, missed)
         found.append((logits, shared, np.frombuffer(table.buffer, np.uint8)))
     for actual, expected in zip(*found, strict=True):
         np.testing.assert_array_equal(actual, expected)

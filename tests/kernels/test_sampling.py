@@ -152,7 +152,7 @@ def test_vanilla_checks_its_arguments(changes, message):
         "iteration": 0,
         "out_ids": np.zeros((2, 3), np.int32),
         "out_counts": np.zeros(2, np.int64),
-        "num_threads": 1,
+        "threads": 1,
     }
     vanilla(**arguments)
     with pytest.raises(ValueError, match=message):
@@ -218,7 +218,7 @@ def test_split_shared_checks_its_arguments(changes, message):
         "counts": np.array([2, 3]),
         "out_places": np.zeros((2, 3), np.int32),
         "out_counts": np.zeros(2, np.int64),
-        "num_threads": 1,
+        "threads": 1,
     }
     with pytest.raises(ValueError, match=message):
         split_shared(**arguments | changes)

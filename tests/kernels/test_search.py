@@ -206,7 +206,7 @@ def test_exact_topk_checks_its_arguments(make_table, changes, message):
         "exclude_ids": np.zeros(3, np.int32),
         "out_ids": np.zeros((2, 3), np.int32),
         "out_scores": np.zeros((2, 3), np.float32),
-        "num_threads": 1,
+        "threads": 1,
     }
     with pytest.raises(ValueError, match=message):
         exact_topk(make_table(5, 16), **arguments | changes)

@@ -67,7 +67,8 @@ def _child(options, more):
 
 
 def _replay(options, more):
-    from .targets import Finding, all_targets
+    from .registry import all_targets
+    from .targets import Finding
 
     target, found = all_targets()[options.target], 0
     for file in (f for path in options.files for f in (sorted(path.iterdir()) if path.is_dir() else [path])):
@@ -83,7 +84,7 @@ def _replay(options, more):
 
 def _minimise(options, more):
     from .engine import minimise
-    from .targets import all_targets
+    from .registry import all_targets
 
     for file in options.files:
         data = minimise(all_targets()[options.target], file.read_bytes())
@@ -93,7 +94,8 @@ def _minimise(options, more):
 
 
 def _seeds(options, more):
-    from .targets import SEEDS, all_targets
+    from .registry import all_targets
+    from .targets import SEEDS
 
     for name, target in all_targets().items():
         folder = SEEDS / "seeds" / name

@@ -106,7 +106,8 @@ def child(name: str, seconds: int, work: Path, arguments: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
-        from .targets import Finding, all_targets
+        from .registry import all_targets
+        from .targets import Finding
 
         target = all_targets()[name]
     # What a target makes once it makes before time counts.

@@ -292,7 +292,7 @@ class ReferenceWeights(_File):
 
     def read(self, path, data):
         network = load_weights(path, threads=1)
-        for layer in (*network.hidden, network.output):
+        for layer in network.layers:
             assert np.isfinite(np.asarray(layer.table.weights)).all()
         load_weights(path, moments=True, step=3, threads=1)
 

@@ -126,10 +126,3 @@ def _where(error):
 
 def _report(error):
     return "".join(traceback.format_exception(error))[-4000:]
-
-
-def all_targets() -> dict[str, Target]:
-    """Return the targets by name."""
-    from . import models, readers
-
-    return {target.name: target for target in (*readers.TARGETS, *models.TARGETS)}

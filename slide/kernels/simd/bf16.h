@@ -1,12 +1,12 @@
 /* bfloat16: the upper half of a float32, so that reading it is a shift.
  *
- * What training writes is rounded at random, up with a probability of the share that rounding down would cut off: the
- * result is right on average. Rounding to nearest would lose every step smaller than half of a weight's last digit, of
- * which there are eight, and a second moment that moves by a thousandth at a time would not move at all.
+ * Training rounds what it writes at random, up with a probability of the share that rounding down would cut off: the
+ * result is right on average. Rounding to nearest would lose every step smaller than half of a weight's last digit (it
+ * has eight), and a second moment that moves by a thousandth at a time would not move at all.
  *
  * The random bits are a hash of a key and the column, 32 for each: the weight takes the upper sixteen, its moments
- * * others. Numbers that are bfloat16 already stay what they are, and so do infinities and NaNs, but for NaNs of all ones,
- * which no arithmetic makes.
+ * others. Numbers that are bfloat16 already stay what they are, and so do infinities and NaNs, but for NaNs of all
+ * ones, which no arithmetic makes.
  */
 #ifndef SLIDE_BF16_H
 #define SLIDE_BF16_H

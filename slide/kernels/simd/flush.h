@@ -1,4 +1,4 @@
-/* Denormal numbers, those too near zero for a full significand, as zero.
+/* Flushes denormal numbers, those too near zero for a full significand, to zero.
  *
  * A momentum that only fades ends among them, where it stays for hundreds of steps, and arithmetic on them takes a
  * processor a hundred times as long. None of them can matter beside the weights. The mode is the thread's own: kernels

@@ -8,8 +8,8 @@ HASH_TARGET static void HASH_FN(slide_load_block)(const float *const *rows, int6
 }
 
 /* A table's code to its bucket. Codes that are equally likely fall into equally full buckets: for a power of two the
- * mixing is a bijection, of which the upper bits are kept, and each of them depends on every hash code; otherwise the
- * products modulo `total`, all distinct, are cut into 2^bucket_bits ranges. */
+ * mixing is a bijection whose upper bits are kept, each of which depends on every hash code; otherwise the products
+ * modulo `total`, all distinct, are cut into 2^bucket_bits ranges. */
 HASH_TARGET SLIDE_INLINE void HASH_FN(store_bucket)(vu code, const slide_code_shape *shape, uint32_t *out) {
     if (shape->total_bits == shape->bucket_bits) {
         *(vu *)out = code;
@@ -82,7 +82,7 @@ HASH_TARGET static void HASH_FN(slide_sparse_signs)(const float *block, const in
     }
 }
 
-/* As slide_sparse_signs, for a block of n coordinates of which the first is padding: coordinate c has the entries
+/* Does what slide_sparse_signs does, for n coordinates of which the first is padding: coordinate c has the entries
  * terms[ptr[c]..ptr[c+1]], 2f for a function f that adds it, 2f + 1 for one that subtracts it. sums is scratch for
  * [k * l, 16]. */
 HASH_TARGET static void HASH_FN(slide_column_signs)(const float *block, const int32_t *coordinates, int64_t n,
@@ -168,7 +168,7 @@ HASH_TARGET static void HASH_FN(slide_winners)(const float *block, const int32_t
     }
 }
 
-/* As slide_winners, for the first coordinate of a bin that is a member of the set. */
+/* Does what slide_winners does, for the first coordinate of a bin that is a member of the set. */
 HASH_TARGET static void HASH_FN(slide_first_members)(const float *block, const int32_t *index, const int32_t *labels,
                                                      int64_t bins, int64_t bin_size, uint32_t *codes) {
     for (int64_t bin = 0; bin < bins; bin++, index += bin_size, labels += bin_size) {

@@ -21,9 +21,10 @@ ROWS_TARGET static void ROWS_FN(slide_score_rows)(const slide_table *t, const in
 
 /* sums[ids[i]] += coef[i] * h and, with biases, their sums += coef[i].
  *
- * A data race, meant to be one: several threads add to one row with plain loads and stores, and where two do so at the
- * same time one of their terms may be lost, lane by lane. Nothing else can be: the sums are aligned floats, each written
- * whole, and nobody reads them for another purpose before the threads have met at the end of the loop over samples. */
+ * This is a data race on purpose: several threads add to one row with plain loads and stores, and where two do so at
+ * the same time one of their terms may be lost, lane by lane. Nothing else can be lost: the sums are aligned floats,
+ * each written whole, and nobody reads them for another purpose before the threads have met at the end of the loop over
+ * samples. */
 ROWS_TARGET static void ROWS_FN(slide_add_gradients)(const slide_table *sums, const int32_t *ids, int64_t n,
                                                      const float *coef, const float *h, int32_t biased) {
     for (int64_t i = 0; i < n; i++) {

@@ -2,7 +2,7 @@
  *
  * A row is  [header | w | m | v]; the header has SLIDE_HEADER floats, every other part `dp` numbers (the dimension
  * rounded up to SLIDE_LANES, the padding always zero), float32 or bfloat16 as the table's format says, and parts the
- * optimiser does not need are absent. Every part begins on a multiple of 64 bytes. The header keeps the bias beside its
+ * optimizer does not need are absent. Every part begins on a multiple of 64 bytes. The header keeps the bias beside its
  * weights, in the same page: [bias, bias_m, bias_v, last step (int32 bits), accumulator, unused...].
  */
 #ifndef SLIDE_ROWS_H
@@ -20,14 +20,14 @@
 #define SLIDE_HEADER 16
 enum { SLIDE_BIAS = 0, SLIDE_BIAS_M = 1, SLIDE_BIAS_V = 2, SLIDE_LAST_STEP = 3, SLIDE_ACCUMULATOR = 4 };
 
-/* Which parts of a row are bfloat16. Kernels take it as a constant, so that each format has loops of its own. */
+/* The parts of a row that are bfloat16. Kernels take the format as a constant, so that each has loops of its own. */
 enum { SLIDE_FP32 = 0, SLIDE_BF16_MOMENTS = 1, SLIDE_BF16 = 2 };
 #define SLIDE_NARROW_WEIGHTS(format) ((format) == SLIDE_BF16)
 #define SLIDE_NARROW_MOMENTS(format) ((format) != SLIDE_FP32)
 
 enum { SLIDE_SGD = 0, SLIDE_ADAM = 1, SLIDE_MEASURE = 2, SLIDE_ADAGRAD = 3 };
 
-/* One optimiser step, with what is the same for every row worked out beforehand. */
+/* One optimizer step: numbers that are the same for every row are worked out beforehand. */
 typedef struct {
     int32_t kind;
     int32_t step;       /* 1 for the first batch */
@@ -41,8 +41,8 @@ typedef struct {
     double log_beta1, log_beta2;
 } slide_rule;
 
-/* What rows owe for the steps that skipped them, up to the end of `step`. Arrays have an entry for each step since
- * `first`, at which no row owed anything. */
+/* The steps that rows catch up on, up to the end of `step`. Arrays have an entry for each step since `first`, at which
+ * no row was behind. */
 typedef struct {
     int32_t step, first;
     int32_t window;         /* a momentum moves weights for so many steps; what is left of it then is nothing */

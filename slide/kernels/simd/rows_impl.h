@@ -163,7 +163,7 @@ ROWS_TARGET static void ROWS_FN(slide_widen_rows)(const slide_table *t, const in
     }
 }
 
-/* --- The optimiser's step ---------------------------------------------------------------------------------------- */
+/* --- The optimizer's step ---------------------------------------------------------------------------------------- */
 
 ROWS_TARGET SLIDE_INLINE vf ROWS_FN(root)(vf x) {
     float lane[SLIDE_LANES];
@@ -392,7 +392,7 @@ ROWS_TARGET static double ROWS_FN(slide_step_vector)(float *w, float *m, float *
 
 /* --- Catching up on skipped steps -------------------------------------------------------------------------------- */
 
-/* Where the momenta m and v of step `from` move w by the end of step `to`, each step taken by itself. */
+/* Return w as the momenta m and v of step `from` move it by the end of step `to`, each step taken by itself. */
 ROWS_TARGET SLIDE_INLINE vf ROWS_FN(replay)(vf w, vf m, vf v, int64_t from, int64_t to, const slide_owed *owed,
                                             const int decay) {
     const vf root = ROWS_FN(root)(v);
@@ -408,16 +408,17 @@ ROWS_TARGET SLIDE_INLINE vf ROWS_FN(replay)(vf w, vf m, vf v, int64_t from, int6
     return w;
 }
 
-/* How far they move it, all steps at once. */
+/* Return how far they move it, all steps at once. */
 ROWS_TARGET SLIDE_INLINE vf ROWS_FN(pull)(vf m, vf v, const float *node, float eps) {
     const vf root = ROWS_FN(root)(v);
     return m * (VF_SET(node[0]) / (VF_SET(node[1]) * root + VF_SET(eps)) +
                 VF_SET(node[2]) / (VF_SET(node[3]) * root + VF_SET(eps)));
 }
 
-/* A row last stepped at `from` pays what it owes up to the end of step `to`. */
-ROWS_TARGET SLIDE_INLINE void ROWS_FN(pay)(const slide_table *t, float *row, int64_t from, int64_t to,
-                                           const slide_owed *owed, const int replay, uint32_t key, const int format) {
+/* A row last stepped at `from` catches up to the end of step `to`. */
+ROWS_TARGET SLIDE_INLINE void ROWS_FN(catch_up_row)(const slide_table *t, float *row, int64_t from, int64_t to,
+                                                    const slide_owed *owed, const int replay, uint32_t key,
+                                                    const int format) {
     const int narrow_w = SLIDE_NARROW_WEIGHTS(format), narrow_m = SLIDE_NARROW_MOMENTS(format);
     const double *log_keep = owed->log_keep;
     float lost = 0.0f, late = 0.0f; /* by decay over all steps, and over those that the momentum does not reach */
@@ -473,16 +474,16 @@ ROWS_TARGET SLIDE_INLINE void ROWS_FN(catch_up_as)(const slide_table *t, const i
         if (from < owed->first) from = owed->first;
         if (from < owed->replay_until) {
             int64_t to = owed->step < owed->replay_until ? owed->step : owed->replay_until;
-            ROWS_FN(pay)(t, row, from, to, owed, 1, slide_row_key(id, (int32_t)to), format);
+            ROWS_FN(catch_up_row)(t, row, from, to, owed, 1, slide_row_key(id, (int32_t)to), format);
             from = to;
         }
         if (from < owed->step)
-            ROWS_FN(pay)(t, row, from, owed->step, owed, 0, slide_row_key(id, owed->step), format);
+            ROWS_FN(catch_up_row)(t, row, from, owed->step, owed, 0, slide_row_key(id, owed->step), format);
         memcpy(row + SLIDE_LAST_STEP, &owed->step, sizeof owed->step);
     }
 }
 
-/* Rows ids[begin..end], or rows begin..end where ids is NULL, pay what they owe. */
+/* Rows ids[begin..end], or rows begin..end where ids is NULL, catch up. */
 ROWS_TARGET static void ROWS_FN(slide_catch_up)(const slide_table *t, const int32_t *ids, int64_t begin, int64_t end,
                                                 const slide_owed *owed) {
     const slide_fp_mode mode = slide_flush_denormals();

@@ -81,7 +81,7 @@ SLIDE_TARGET_AVX512 SLIDE_INLINE void slide_score_until(const slide_score_rows *
                                                         const int vectors) {
     int64_t row = first;
     for (; row + SLIDE_SCORE_ROWS <= last; row += SLIDE_SCORE_ROWS) {
-        /* Rows lie further apart than a processor looks ahead by itself. */
+        /* Rows are further apart than a processor looks ahead by itself. */
         const char *ahead = (const char *)(t->w + (row + 2 * SLIDE_SCORE_ROWS) * t->stride);
         if (row + 3 * SLIDE_SCORE_ROWS <= last)
             for (int r = 0; r < SLIDE_SCORE_ROWS; r++)

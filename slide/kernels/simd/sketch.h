@@ -24,16 +24,16 @@ typedef struct {
     int64_t dp; /* dimensions, a multiple of 4 */
 } slide_sketch;
 
-/* Sample s is codes[s * dp ...], a unit of which is worth scale[s]; start[s] takes back what its products with the rows'
- * centre come to. */
+/* Sample s has the codes codes[s * dp ...], in units of scale[s]; start[s] takes back its products with the rows'
+ * centre. */
 typedef struct {
     const int8_t *codes;
     const float *scale;
     const int32_t *start;
 } slide_sketch_queries;
 
-/* A tile of blocks of rows and samples, some score of which is above its sample's bar: bit i of above[block][sample] says
- * whether row i's is. */
+/* A tile of blocks of rows and samples, some score of which is above its sample's bar: bit i of above[block][sample]
+ * says whether row i's is. */
 typedef struct {
     float score[2][8][SLIDE_LANES];
     uint16_t above[2][8];
