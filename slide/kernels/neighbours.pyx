@@ -19,6 +19,22 @@ from slide.kernels.memory cimport Scratch
 from slide.kernels.parallel cimport threads_for
 from slide.kernels.rows cimport KERNELS
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+
+    /* Add x times a feature's list, from entry c up to sample `last` or entry `end`, to `scores`, which begin at sample
+     * `first`; return the entry behind the last one added. A function of its own keeps all it uses in registers. */
+    static __attribute__((noinline)) int64_t slide_add_list(const int32_t *samples, const float *values, int64_t c,
+                                                            int64_t end, int64_t first, int64_t last, float x,
+                                                            float *scores) {
+        for (; c < end && samples[c] < last; c++) scores[samples[c] - first] += x * values[c];
+        return c;
+    }
+    """
+    int64_t slide_add_list(const int32_t *samples, const float *values, int64_t c, int64_t end, int64_t first,
+                           int64_t last, float x, float *scores) nogil
+
 cdef enum:
     _POINT_BLOCK = 1 << 16  # samples whose scores are worked on at a time: 256 KiB, for the second-level cache
 
@@ -141,8 +157,7 @@ cdef void _search(const int64_t *ptr, const int32_t *points, const float *weight
     """Find one query's nearest samples; `line` has room for a block of `size` scores, the best and the cursors."""
     cdef uint64_t *keys = <uint64_t *>(line + size)
     cdef int64_t *cursor = <int64_t *>(keys + best_room(k))
-    cdef float x
-    cdef int64_t block, first, count, i, c, end, touched
+    cdef int64_t block, first, count, i, c, touched
     cdef BestK best
     best_start(&best, keys, k)
     best_above(&best, 0.0)
@@ -154,14 +169,8 @@ cdef void _search(const int64_t *ptr, const int32_t *points, const float *weight
         memset(line, 0, count * sizeof(float))
         touched = 0
         for i in range(length):
-            x = value[i]
-            c = cursor[i]
-            end = ptr[feature[i] + 1]
-            touched -= c
-            while c < end and points[c] < first + count:
-                line[points[c] - first] += x * weights[c]
-                c = c + 1
-            touched += c
+            c = slide_add_list(points, weights, cursor[i], ptr[feature[i] + 1], first, first + count, value[i], line)
+            touched += c - cursor[i]
             cursor[i] = c
         if touched == 0:
             continue
