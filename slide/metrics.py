@@ -25,6 +25,9 @@ from scipy.sparse import csr_matrix
 from slide.data.dataset import is_mapped
 from slide.data.statistics import column_counts
 
+FEWEST = 3
+"""Smallest number of training samples for which the formula of propensities has a meaning."""
+
 
 def precision_at_k(topk: ArrayLike, Y: csr_matrix | np.ndarray, k: int) -> float:
     """Return P@k: the share of true labels among the first k predictions, averaged over samples.
@@ -183,7 +186,7 @@ def inverse_propensities(uses: np.ndarray, n_samples: int, a: float = 0.55, b: f
     ValueError
         See `propensities`.
     """
-    if n_samples < 3:
+    if n_samples < FEWEST:
         raise ValueError(f"propensities need at least 3 training samples, not {n_samples}")
     if not (a > 0 and b > 0):
         raise ValueError(f"a and b must be positive, not {a!r} and {b!r}")
@@ -368,6 +371,14 @@ def _won(
     return won, weights[best_first][rank < k].sum()
 
 
-def known_propensities(Y: csr_matrix) -> np.ndarray | None:
-    """Return the inverse propensities of the labels of training data, or None if it is too small to estimate them."""
-    return propensities(Y) if Y.shape[0] >= 3 else None
+def known_propensities(uses: np.ndarray, n_samples: int) -> np.ndarray | None:
+    """Return the labels' inverse propensities as `inverse_propensities` does, or None where samples are too few.
+
+    Parameters
+    ----------
+    uses : int array, shape (n_labels,)
+        Number of training samples that have each label.
+    n_samples : int
+        Number of training samples.
+    """
+    return inverse_propensities(uses, n_samples) if n_samples >= FEWEST else None

@@ -44,7 +44,6 @@ def samples(rng):
     return make_samples(rng)
 
 
-
 def sgd_config(candidates, **changes):
     above = OutputConfig(candidates, budget=12, tail=20, loss="softmax", lsh=LSHConfig(k=2, l=5))
     defaults = {"hidden": full(UNITS), "output": above, "optimizer": OptimizerConfig("sgd", lr=64.0)}

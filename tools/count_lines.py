@@ -4,8 +4,8 @@ Prints how many lines that are not blank the package, its kernels, the tests, th
 have and, for Python, the share of docstring lines; then the longest file and the number of modules at the top.
 """
 
+import argparse
 import ast
-import sys
 from pathlib import Path
 
 PARTS = {
@@ -58,4 +58,6 @@ def main(root):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkout", nargs="?", type=Path, default=Path(__file__).resolve().parents[1])
+    main(parser.parse_args().checkout)

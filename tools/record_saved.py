@@ -8,6 +8,7 @@ instruction set of `PINNED`, which every x86-64 processor of the last ten years 
 else counts. Elsewhere the comparison has a tolerance.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -240,14 +241,18 @@ def command(part, folder):
     return [*start, sys.executable, str(Path(__file__).resolve()), str(folder), part]
 
 
-def main(folder, part=None):
+def main():
     """Do one part of the work in this process or, without one, all parts in processes of their own."""
-    if part is not None:
-        PARTS[part](Path(folder) / "weights" if part.startswith("weights") else Path(folder))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the files go, such as tests/data/saved/VERSION")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="do this part alone, in this process")
+    options = parser.parse_args()
+    if options.part is not None:
+        PARTS[options.part](options.folder / "weights" if options.part.startswith("weights") else options.folder)
         return
-    for each in PARTS:
-        subprocess.run(command(each, Path(folder).resolve()), check=True, env={**os.environ, **PINNED})
+    for part in PARTS:
+        subprocess.run(command(part, options.folder.resolve()), check=True, env={**os.environ, **PINNED})
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -38,7 +38,7 @@ def sampling(neurons, budgets, threads):
     """Medians in seconds a sample, by policy and budget."""
     table = _table(neurons, threads)
     rng = np.random.default_rng(0)
-    signal = Activations(np.abs(rng.standard_normal((SAMPLES, DIM))).astype(np.float32), None, None)
+    inputs = Activations.of_vectors(np.abs(rng.standard_normal((SAMPLES, DIM))).astype(np.float32))
     nobody = np.zeros(SAMPLES + 1, np.int64), np.zeros(0, np.int32)
     indices = {policy: _index(table, threads, LSHConfig(k=9, l=50), SamplingConfig(policy)) for policy in POLICIES}
     found = {policy: {} for policy in POLICIES}
@@ -48,7 +48,7 @@ def sampling(neurons, budgets, threads):
         for step in range(ROUNDS):
             for policy, index in indices.items():
                 start = time.perf_counter()
-                index.sample(signal, *nobody, budget, step, ids, counts, threads)
+                index.sample(inputs, *nobody, budget, step, ids, counts, threads)
                 times[policy].append((time.perf_counter() - start) / SAMPLES)
         for policy, seconds in times.items():
             found[policy][budget] = statistics.median(seconds)

@@ -22,7 +22,7 @@ from slide.ranks.grid import portions_for
 from slide.ranks.network import DistributedNetwork
 from slide.ranks.portions import own_rows, rows_of
 from slide.system.extras import MissingExtra
-from slide.train.checkpoints import Checkpoints, SavedRun, newest
+from slide.train.checkpoints import SavedRun, newest
 from slide.train.records import History
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ class OnRanks(training_run.Group[DistributedNetwork]):
             log.info("if a rank dies, the job ends; --resume %s goes on, on any number of ranks", folder)
         return network.fit(data.X, data.Y, own_samples=True, **options)
 
-    def trained(self, history: History, checkpoints: Checkpoints) -> None:
+    def trained(self, history: History) -> None:
         """See `Group.trained`."""
         received = ", ".join(f"{kind} {size:,.0f}" for kind, size in history.bytes_per_batch.items())
         log.info("received per batch, bytes: %s", received or "none")

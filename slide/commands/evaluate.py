@@ -22,6 +22,7 @@ from slide.commands.options import (
     unused_search,
 )
 from slide.data import Dataset
+from slide.data.statistics import column_counts
 from slide.files.fields import as_json
 from slide.metrics import known_propensities
 from slide.network import Network
@@ -56,7 +57,7 @@ def execute(args: argparse.Namespace) -> int:
     train, inv_propensity = None, None
     if args.train is not None:
         train = load_as(args.train, args, network.n_features, network.n_labels, "the model")
-        inv_propensity = known_propensities(train.Y)
+        inv_propensity = known_propensities(column_counts(train.Y), train.n_samples)
     if args.mode != "exact" and test.n_samples:
         return _beside_exact(network, test, train, inv_propensity, args)
     predictor = predictor_of(network, args)

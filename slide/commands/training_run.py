@@ -105,7 +105,7 @@ class Group(Protocol[N]):
     def fit(self, network: N, data: Dataset, **options: Any) -> History:
         """Train on the samples of ``own``; options as for `slide.Network.fit`."""
 
-    def trained(self, history: History, checkpoints: Checkpoints) -> None:
+    def trained(self, history: History) -> None:
         """Log what only this kind of group has to report after training."""
 
     def save(self, network: N, path: Path, beside: dict[str, bytes]) -> None:
@@ -150,7 +150,7 @@ class Alone(Group[Network]):
         """See `Group.fit`."""
         return network.fit(data.X, data.Y, **options)
 
-    def trained(self, history: History, checkpoints: Checkpoints) -> None:
+    def trained(self, history: History) -> None:
         """See `Group.trained`."""
 
     def save(self, network: Network, path: Path, beside: dict[str, bytes]) -> None:
@@ -207,7 +207,7 @@ def train_and_save(args: argparse.Namespace, group: Group[N]) -> int:
         log.warning("stopped by %s after %s batches; saving what was learnt", signal_name, f"{history.batches:,}")
     if config.training.needs_validation and history.best_epoch is not None:
         log.info("%s", course(history, config.training))
-    group.trained(history, checkpoints)
+    group.trained(history)
     group.save(network, path, beside(record.path, path) if group.leads else {})
     log.info("saved %r in %s", network, path)
     if history.stopped and checkpoints.latest is not None:
@@ -215,7 +215,7 @@ def train_and_save(args: argparse.Namespace, group: Group[N]) -> int:
     quality: dict[str, float] = {}
     if test is not None and signum is None:
         log.info("evaluating on %r", test)
-        inv_propensity = metrics.inverse_propensities(counts, n_samples) if n_samples >= 3 else None
+        inv_propensity = metrics.known_propensities(counts, n_samples)
         quality = network.evaluate(
             test.X, test.Y, ks=KS, inv_propensity=inv_propensity, mask_inputs=args.mask_inputs
         )

@@ -11,7 +11,6 @@ from scipy.sparse import csr_matrix
 
 from slide.config import NetworkConfig
 from slide.data.batches import Batch, BatchReader
-from slide.kernels.bfloat16 import BFloat16View
 from slide.model import initialization
 from slide.model.footprint import BatchShape, bytes_needed
 from slide.model.layers import HiddenLayer
@@ -315,7 +314,7 @@ class BaseNetwork:
             Arrays by name, such as ``"hidden.0.weights"``. They are float32 at any ``NetworkConfig.precision``.
         """
         self.layers.settle()
-        return {name: _copy(array) for name, array in self.layers.weights().items()}
+        return {name: array.copy() for name, array in self.layers.weights().items()}
 
     @changes
     def set_weights(self, weights: dict[str, np.ndarray]) -> None:
@@ -400,7 +399,3 @@ class BaseNetwork:
     def memory_report(self) -> list[dict]:
         """Return one dict for each large buffer; see `slide.system.buffers.Buffers.report`."""
         return self.layers.memory_report()
-
-
-def _copy(array: np.ndarray | BFloat16View) -> np.ndarray:
-    return array.copy()

@@ -226,7 +226,6 @@ def describe(path: str | os.PathLike) -> dict:
     return about
 
 
-
 def open_arrays(path: Path) -> Source:
     """Return the reader of a saved network's JSON and arrays, which checks them."""
     if path.suffix == ONE_FILE and not path.is_dir():

@@ -36,8 +36,6 @@ TOP, BEST, TOTAL, WANTED, MASS, ALL, STANDS_FOR = range(TERMS)
 """Columns of the array that `slide.kernels.loss_parts.softmax_terms` writes, a row for each sample."""
 
 
-
-
 @dataclass(frozen=True)
 class ShardBatch(Batch):
     """A rank's part of a batch: some samples, with only the labels of the rank's shard, as numbers of the shard.

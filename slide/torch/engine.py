@@ -165,7 +165,7 @@ class Engine:
     def activate(self, batch: Batch, hidden: np.ndarray, key: int, threads: int) -> Activation:
         """Choose the candidates of a batch with hidden vectors [samples, padded_dim]; seed and `key` key the draws."""
         with one_blas_thread():
-            active = self.output.activate(batch, Activations(hidden, None, None), key, threads)
+            active = self.output.activate(batch, Activations.of_vectors(hidden), key, threads)
         own, certain, places = active.own, active.certain, active.places.copy()
         # The next batch, which may come before this one's backward pass, overwrites the layer's own arrays.
         own = own._replace(flat=own.flat.copy())
@@ -178,7 +178,7 @@ class Engine:
         active, n = activation.active, len(activation.hidden)
         common = torch.empty((n, len(active.shared)))
         now = self._pass(threads)
-        inputs = Activations(activation.hidden, None, None)
+        inputs = Activations.of_vectors(activation.hidden)
         with one_blas_thread():
             groups = self._group(active, threads)
             own = self.output.logits(active, groups, inputs, common.numpy(), now)
@@ -257,7 +257,7 @@ class Engine:
                 own.reshape(-1).numpy(),
                 active.shared,
                 common.numpy(),
-                Activations(hidden, None, None),
+                Activations.of_vectors(hidden),
                 gradient,
                 self._pass(threads, self.lr_factor()),
             )

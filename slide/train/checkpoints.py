@@ -354,13 +354,11 @@ class SavedRun:
             best = None
             if state.best.config.keeps_best and self._values["state"]["best"]["epoch"] is not None:
                 files = saved_network.open_arrays(self.path)
-                views = network.layers.parameters(moments=False)
                 best = {}
-                for name, view in views.items():
-                    if name != "feature_weights":
-                        best[name] = np.empty(view.shape, dtypes.VALUE)
-                        saved_network.read_into(best[name], files, f"best.{name}", network.layers)
-                        check_finite(files.name(f"best.{name}"), best[name])
+                for name, view in network.layers.weights().items():
+                    best[name] = np.empty(view.shape, dtypes.VALUE)
+                    saved_network.read_into(best[name], files, f"best.{name}", network.layers)
+                    check_finite(files.name(f"best.{name}"), best[name])
             state.restore(self._values["state"], best)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):

@@ -77,7 +77,7 @@ def fit(
     network.output.set_label_frequency(counts / n_samples, samples=n_samples)
     if network.trainable and network.step == 0 and saved is None:
         feed.start()
-    inv_propensity = metrics.inverse_propensities(counts, n_samples) if feed.n_measured and n_samples >= 3 else None
+    inv_propensity = metrics.known_propensities(counts, n_samples) if feed.n_measured else None
     feed.open()
     per_epoch = feed.per_epoch
     progress = Progress(batches=min(config.epochs * per_epoch, config.max_batches or config.epochs * per_epoch))

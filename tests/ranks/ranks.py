@@ -49,6 +49,7 @@ def train(way="network", data="all", n_labels=TRAIN.n_labels, n_samples=TRAIN.n_
     for name in ("loss", "precision", "active", "quality"):
         key = {"loss": "losses", "precision": "precisions"}.get(name, name)
         found[key] = [getattr(epoch, name) for epoch in history.epochs]
+    found["features cut"] = distribution.shard_features
     found["best"], found["bytes"] = history.best_epoch, history.bytes_per_batch
     found["scores"] = whole.predict(TEST.X[:6], k=3)[1].tolist()
     return found

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from slide.kernels.parallel import isa
+
 EXACT = {
     "softmax": {"output": {"loss": "softmax"}},
     "bce": {"output": {"loss": "bce"}, "distribution": {"partition": "contiguous"}},
@@ -94,8 +96,10 @@ def check_same(found, expected):
 def check_sound(found):
     """What ranks predict together is what the network that they are gathered in predicts."""
     assert found["labels agree"]
-    # A BLAS may round a product otherwise where it has another number of rows; cut features make sums of parts besides.
-    assert found["scores differ"] <= 1e-6
+    # The kernels for AVX-512 round alike whatever the number of rows. A BLAS, which other machines use, need not. Where
+    # features are cut, too, hidden vectors are sums of parts.
+    exact = isa() == "avx512" and not found["features cut"]
+    assert found["scores differ"] <= (0 if exact else 1e-6)
     assert found["quality differs"] < 1e-9
 
 
